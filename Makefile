@@ -1,0 +1,75 @@
+# Every target sets up what it needs: a Linux or macOS machine with Python 3.11 or newer is enough.
+#
+#   make demo         install, trace a prompt on the specimen, serve the page
+#   make test         the whole suite (no network beyond the package registry)
+#   make check        format, lint, types, layers, spelling, links
+#   make evidence     every measured figure again, into docs/evidence.md
+#   make bench        side by side with peers, where they are installed
+#   make docs         links, snippets and figures of the documentation
+#   make screenshots  the pictures in docs/screenshots
+#   make specimen     train the specimen and its dictionaries from nothing (hours)
+
+PYTHON ?= $(shell for v in python3.13 python3.12 python3.11 python3 python; do \
+	if command -v $$v >/dev/null 2>&1 && $$v -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; \
+	then echo $$v; break; fi; done)
+VENV := .venv
+RUN := $(VENV)/bin/python
+READY := $(VENV)/.ready
+PIP := $(RUN) -m pip --disable-pip-version-check --no-input
+PYTEST_FLAGS ?=
+DEMO_FLAGS ?=
+SPECIMEN := src/thoughtscope/assets/specimen
+# A folder of running text for the specimen; without it, the generator's own grammars.
+TEXT ?=
+TEXT_FLAG := $(if $(TEXT),--text $(TEXT))
+
+.PHONY: demo test check format bench docs evidence screenshots specimen clean
+.DELETE_ON_ERROR:
+
+demo: $(READY)
+	$(RUN) -m thoughtscope demo $(DEMO_FLAGS)
+
+test: $(READY)
+	$(RUN) -m pytest $(PYTEST_FLAGS)
+
+check: $(READY)
+	$(RUN) -m ruff format --check .
+	$(RUN) -m ruff check .
+	$(RUN) -m mypy
+	$(VENV)/bin/lint-imports
+	$(RUN) -m codespell_lib
+	$(RUN) -m pytest -q tests/test_house.py tests/test_docs.py
+
+format: $(READY)
+	$(RUN) -m ruff format .
+	$(RUN) -m ruff check --fix .
+
+bench: $(READY)
+	$(RUN) bench/run_all.py
+
+docs: $(READY)
+	$(RUN) docs/render.py
+	$(RUN) -m pytest -q tests/test_docs.py
+
+evidence: $(READY)
+	$(RUN) evidence/run_all.py
+
+screenshots: $(READY)
+	$(RUN) docs/screenshots/take.py
+
+specimen: $(READY)
+	$(RUN) -m specimens.train --work runs/specimen --out $(SPECIMEN) $(TEXT_FLAG)
+	$(RUN) -m specimens.dictionaries --kind clt --out $(SPECIMEN)/clt $(TEXT_FLAG)
+	$(RUN) -m specimens.dictionaries --kind plt --out $(SPECIMEN)/plt $(TEXT_FLAG)
+	$(RUN) -m specimens.score --model $(SPECIMEN) $(TEXT_FLAG)
+
+# PyTorch first and by itself, at its pinned version: some machines keep that build at hand.
+$(READY): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "thoughtscope needs Python 3.11 or newer with venv (Debian: apt install python3-venv)"; exit 1; }
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --constraint constraints.txt "$$(grep '^torch==' constraints.txt)"
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
