@@ -1,0 +1,81 @@
+"""Every mistake a user can make, as a `ValueError` that names the value, what is allowed, and the fix."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class ThoughtscopeError(ValueError):
+    """The root of the package's user errors. `code` is the stable word used in HTTP and `--json` answers."""
+
+    code = "invalid"
+
+
+class UnknownModel(ThoughtscopeError):
+    """A model name or path that cannot be found."""
+
+    code = "unknown_model"
+
+
+class UnsupportedModel(ThoughtscopeError):
+    """A model whose family is not known, or whose probes failed; the message gives the reason."""
+
+    code = "unsupported_model"
+
+
+class UnknownSite(ThoughtscopeError):
+    """A site that does not parse, or that this model family does not have."""
+
+    code = "unknown_site"
+
+
+class UnknownFeature(ThoughtscopeError):
+    """A feature, node or supernode that does not exist."""
+
+    code = "unknown_feature"
+
+
+class DictionaryMismatch(ThoughtscopeError):
+    """A dictionary that does not fit the model, or that failed its preflight."""
+
+    code = "dictionary_mismatch"
+
+
+class CorruptArtefact(ThoughtscopeError):
+    """A file that is missing, truncated, altered, or not in the declared format. Names the file."""
+
+    code = "corrupt_artefact"
+
+
+class LimitExceeded(ThoughtscopeError):
+    """Input over a stated limit (prompt tokens, body size, nodes)."""
+
+    code = "limit_exceeded"
+
+
+class PathOutsideRoot(ThoughtscopeError):
+    """A path that resolves outside the folder it must stay in."""
+
+    code = "path_outside_root"
+
+
+class InvalidGraph(ThoughtscopeError):
+    """A graph file that does not follow the published schema. Names the first offending field."""
+
+    code = "invalid_graph"
+
+
+class InvalidPlan(ThoughtscopeError):
+    """An intervention plan that cannot be carried out; says which edit and why."""
+
+    code = "invalid_plan"
+
+
+def describe_choices(value: object, allowed: Iterable[object], *, what: str, limit: int = 12) -> str:
+    """`"foo" is not a site kind. Allowed: a, b, … Did you mean "fo"?` — one sentence for every lookup error."""
+    names = [str(name) for name in allowed]
+    shown = ", ".join(names[:limit]) + (f", … ({len(names)} in all)" if len(names) > limit else "")
+    near = get_close_matches(str(value), names, n=1, cutoff=0.6)
+    hint = f' Did you mean "{near[0]}"?' if near else ""
+    return f'"{value}" is not a {what}. Allowed: {shown or "none"}.{hint}'

@@ -1,0 +1,59 @@
+"""What every test shares: fixed seeds, one thread, no network, and no silent skips where the whole suite must run."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+# The same examples each time, and no deadline: a busy machine must not turn a right answer into a failure.
+settings.register_profile("house", derandomize=True, deadline=None)
+settings.load_profile("house")
+
+LOCAL = ("127.0.0.1", "::1", "localhost", "0.0.0.0", "")
+
+
+@pytest.fixture(autouse=True)
+def fixed_seeds() -> None:
+    """Each test starts from the same random numbers, whatever ran before it."""
+    import torch
+
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that leaves this machine fails at the place that does it."""
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: object) -> None:
+        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in LOCAL:  # type: ignore[index]
+            raise AssertionError(f"a test tried to reach {address}")
+        return connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
+    """With THOUGHTSCOPE_NO_SKIPS=1 a skipped test is a failed one: what promised to run here did not.
+
+    Tests marked `gpu` may still be skipped: not every machine that must run the rest has one.
+    """
+    outcome = yield
+    report = outcome.get_result()
+    strict = os.environ.get("THOUGHTSCOPE_NO_SKIPS") == "1" and item.get_closest_marker("gpu") is None
+    if strict and report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} was skipped where every test must run: {reason}"
