@@ -1,0 +1,210 @@
+"""Where a model's files are, and whether they are whole: everything that is checked before any weight is read."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import socket
+import threading
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from thoughtscope.core.errors import CorruptArtefact, UnknownModel, UnsupportedModel
+from thoughtscope.core.store import check_safetensors, file_sha256, strict_json
+
+SPECIMEN = "specimen"
+REACH_SECONDS = 1.5
+"""How long the model hub may take to answer a connection before it counts as unreachable."""
+
+_HUB_NAME = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*")
+_WANTED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+_ALLOWED = (
+    'Allowed: "specimen", the path of a folder with config.json, model.safetensors and tokenizer.json, '
+    "or the name of a model on the Hugging Face hub (org/name)."
+)
+
+
+def locate(name_or_path: str, *, revision: str | None = None) -> tuple[Path, str]:
+    """The folder that holds a model, and the revision to record.
+
+    Order: the shipped specimen, a local folder, the hub's local cache, the hub itself if it answers.
+    Raises `UnknownModel` naming the value, what is allowed and the fix; at once when there is no network.
+    """
+    if name_or_path == SPECIMEN:
+        folder = Path(str(resources.files("thoughtscope"))) / "assets" / SPECIMEN
+        if not (folder / "config.json").is_file():
+            raise UnknownModel(f"The specimen's files are missing from {folder}. Reinstall the package.")
+        return folder, fingerprint(folder)
+    local = Path(name_or_path).expanduser()
+    if local.is_dir():
+        if not (local / "config.json").is_file():
+            raise UnknownModel(f'The folder "{name_or_path}" has no config.json, so it is not a model. {_ALLOWED}')
+        return local, fingerprint(local)
+    if local.is_file():
+        raise UnknownModel(f'"{name_or_path}" is a file. Give the folder that holds it. {_ALLOWED}')
+    if _HUB_NAME.fullmatch(name_or_path) is None:
+        raise UnknownModel(f'There is no folder "{name_or_path}". {_ALLOWED}')
+    return _from_hub(name_or_path, revision)
+
+
+def _from_hub(name: str, revision: str | None) -> tuple[Path, str]:
+    """The snapshot in the local cache; downloaded first when it is not there whole and the hub answers."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    def snapshot(*, local_files_only: bool) -> Path:
+        found = snapshot_download(
+            name, revision=revision, allow_patterns=list(_WANTED), local_files_only=local_files_only
+        )
+        return Path(found)
+
+    try:
+        folder = snapshot(local_files_only=True)
+        if _looks_whole(folder):
+            return folder, folder.name
+    except HFValidationError as error:
+        raise UnknownModel(f'"{name}" is not a valid model name: {error} {_ALLOWED}') from None
+    except OSError:
+        pass  # not in the cache; whether that is final depends on the network
+    why_not = unreachable()
+    if why_not is not None:
+        raise UnknownModel(
+            f'"{name}"{_at(revision)} is not on this machine, and the model hub cannot be asked: {why_not}. '
+            f"{_ALLOWED} Fix: connect once to download it, or give the path of a folder."
+        )
+    try:
+        folder = snapshot(local_files_only=False)
+    except (OSError, ValueError) as error:  # every error of the hub client is one of these
+        raise UnknownModel(
+            f'The model hub does not give "{name}"{_at(revision)}: {_first_line(error)}. {_ALLOWED}'
+        ) from error
+    if not any(folder.glob("*.safetensors")):
+        raise UnsupportedModel(
+            f'"{name}"{_at(revision)} has no .safetensors weights on the hub; pickled weights can run code when they are '
+            f"opened, so they are not read. Use another revision, or convert it once with transformers' save_pretrained."
+        )
+    return folder, folder.name
+
+
+def unreachable() -> str | None:
+    """Why the model hub cannot be reached, or None if it answers a connection."""
+    from huggingface_hub import constants
+
+    if constants.is_offline_mode():
+        return "HF_HUB_OFFLINE is set"
+    proxy = next((os.environ[key] for key in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY") if os.environ.get(key)), None)
+    target = urlsplit(proxy or constants.ENDPOINT)
+    address = (target.hostname or "", target.port or (443 if target.scheme == "https" else 80))
+    return _in_time(lambda: socket.create_connection(address, timeout=REACH_SECONDS).close(), f"{address[0]}")
+
+
+def _in_time(connect: Callable[[], None], host: str) -> str | None:
+    """Runs `connect` with a deadline: name resolution has none of its own."""
+    outcome: list[str | None] = []
+
+    def attempt() -> None:
+        try:
+            connect()
+            outcome.append(None)
+        except OSError as error:
+            outcome.append(f"no connection to {host} ({error.strerror or error})")
+
+    thread = threading.Thread(target=attempt, daemon=True)
+    thread.start()
+    thread.join(REACH_SECONDS)
+    return outcome[0] if outcome else f"{host} did not answer within {REACH_SECONDS} s"
+
+
+def check_files(folder: Path) -> None:
+    """Refuses a checkpoint whose weights are missing, damaged, or only available as pickle.
+
+    Raises `CorruptArtefact` naming the file, `UnsupportedModel` for a pickle-only checkpoint.
+    """
+    _read_json(folder / "config.json")
+    for path in weight_files(folder):
+        check_safetensors(path)
+    _check_sums(folder)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a checkpoint, single or sharded; each is checked to be there."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        shards = _read_json(index).get("weight_map")
+        if not isinstance(shards, dict) or not shards or not all(isinstance(each, str) for each in shards.values()):
+            raise CorruptArtefact(f'{index} has no "weight_map" from tensor names to files.')
+        names = sorted(set(shards.values()))
+    else:
+        names = ["model.safetensors"]
+        pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
+        if pickled and not (folder / names[0]).is_file():
+            raise UnsupportedModel(
+                f"{folder} has its weights only as pickle ({pickled[0]}), which can run code when it is opened. "
+                f"Use a revision with .safetensors files, or convert it once with transformers' save_pretrained."
+            )
+    for name in names:
+        if Path(name).name != name or not (folder / name).is_file():
+            raise CorruptArtefact(f"{folder / name} is missing. Download or copy the whole checkpoint again.")
+    return [folder / name for name in names]
+
+
+def fingerprint(folder: Path) -> str:
+    """A short name for the content of a local checkpoint: `local-` and a hash of its configuration and weights.
+
+    Of a weight file only the size and both ends are read, so that large models open at once.
+    """
+    digest = hashlib.sha256()
+    for path in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")]):
+        size = path.stat().st_size
+        digest.update(f"{path.name}\0{size}\0".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(1 << 20))
+            file.seek(max(0, size - (1 << 16)))
+            digest.update(file.read(1 << 16))
+    return f"local-{digest.hexdigest()[:16]}"
+
+
+def _looks_whole(folder: Path) -> bool:
+    try:
+        weight_files(folder)
+    except CorruptArtefact:
+        return False
+    except UnsupportedModel:
+        return True  # a cached pickle-only checkpoint is refused later, with its own reason
+    return (folder / "config.json").is_file()
+
+
+def _check_sums(folder: Path) -> None:
+    """Compares the files with `SHA256SUMS` where a checkpoint carries one (the specimen does)."""
+    sums = folder / "SHA256SUMS"
+    if not sums.is_file():
+        return
+    for line in sums.read_text().splitlines():
+        stated, _, name = line.partition("  ")
+        path = folder / name
+        if Path(name).name != name or not path.is_file():
+            raise CorruptArtefact(f"{path} is missing, but {sums} lists it.")
+        if file_sha256(path) != stated:
+            raise CorruptArtefact(f"{path} was altered: its content does not have the hash that {sums.name} states.")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        data = strict_json(path.read_bytes(), path)
+    except OSError as error:
+        raise CorruptArtefact(f"{path} cannot be read: {error.strerror or error}.") from None
+    if not isinstance(data, dict):
+        raise CorruptArtefact(f"{path} is not a JSON object.")
+    return data
+
+
+def _at(revision: str | None) -> str:
+    return "" if revision is None else f" at revision {revision}"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -1,0 +1,281 @@
+"""`tokenize`: text to token ids, with pieces and byte offsets that are exact for any script."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from thoughtscope.core.errors import LimitExceeded, ThoughtscopeError, UnsupportedModel
+from thoughtscope.models.hooks import positions_of
+from thoughtscope.models.pieces import decode, piece_bytes, show
+
+if TYPE_CHECKING:
+    from thoughtscope.models.model import Model
+
+Offsets = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Tokens:
+    """Token ids of one or more prompts, padded on the left, with what each token covers of its text."""
+
+    ids: Int[Tensor, "batch pos"]
+    mask: Bool[Tensor, "batch pos"]
+    "True for real tokens."
+    texts: tuple[str, ...]
+    pieces: tuple[tuple[str, ...], ...]
+    "Each real token as shown to a person; bytes of partial characters as <0xE4>."
+    offsets: tuple[Offsets, ...]
+    "Byte offsets of each real token in `texts[row].encode()`; (0, 0) for special tokens that the tokenizer added."
+
+    @property
+    def positions(self) -> Int[Tensor, "batch pos"]:
+        """0 from the first real token of a row; -1 for padding."""
+        return positions_of(self.mask)
+
+    def __len__(self) -> int:
+        return self.ids.shape[0]
+
+    def row(self, index: int) -> Tokens:
+        """One prompt alone, without padding."""
+        keep = self.mask[index]
+        return Tokens(
+            ids=self.ids[index : index + 1, keep],
+            mask=self.mask[index : index + 1, keep],
+            texts=(self.texts[index],),
+            pieces=(self.pieces[index],),
+            offsets=(self.offsets[index],),
+        )
+
+
+def tokenize(
+    model: Model,
+    text: str | Sequence[str] | Sequence[dict[str, Any]],
+    *,
+    special_tokens: bool = True,
+    chat: bool = False,
+    max_tokens: int | None = None,
+) -> Tokens:
+    """Token ids for one text, several texts (padded on the left), or one conversation.
+
+    With `chat`, each text is one user message put through the model's chat template, ready for the answer; a list of
+    `{"role": ..., "content": ...}` is one conversation. `special_tokens` adds what the tokenizer adds by itself
+    (a template already holds them). The limit is `max_tokens` or the model's own positions, whichever is less.
+    Raises `LimitExceeded` over the limit, `UnsupportedModel` without a fast tokenizer, `ThoughtscopeError` for an
+    empty prompt or a missing chat template.
+    """
+    _require_tokenizer(model)
+    texts, templated = _texts(model, text, chat)
+    limit = model.max_positions if max_tokens is None else min(max_tokens, model.max_positions)
+    rows = []
+    for each in texts:
+        _check_text(model, each, limit)
+        rows.append(_encode(model, each, special_tokens and not templated))
+        _check_length(len(rows[-1][0]), limit, model)
+    return _pad(model, texts, rows)
+
+
+def tokens_from_ids(model: Model, ids: Tensor | Sequence[int] | Sequence[Sequence[int]]) -> Tokens:
+    """Tokens from ids: one row, several rows of any lengths (padded on the left), or a tensor (batch, pos).
+
+    Texts are the ids' bytes read as UTF-8; without a tokenizer they are empty and pieces are `⟨id⟩`.
+    Raises `ThoughtscopeError` for no ids or an id outside the vocabulary, `LimitExceeded` over the model's positions.
+    """
+    listed = ids.tolist() if isinstance(ids, Tensor) else [*ids]
+    rows: list[list[int]] = [[*row] if isinstance(row, Sequence) else [row] for row in listed]
+    if listed and not isinstance(listed[0], Sequence):
+        rows = [[*listed]]
+    if not rows or not all(rows):
+        raise ThoughtscopeError("There are no token ids. Give at least one id in every row.")
+    for row in rows:
+        _check_length(len(row), model.max_positions, model)
+        bad = next((token for token in row if not 0 <= token < model.vocab_size), None)
+        if bad is not None:
+            raise ThoughtscopeError(f"Token id {bad} is outside the vocabulary: allowed 0 to {model.vocab_size - 1}.")
+    described = [describe(model, row) for row in rows]
+    texts = [text for text, _, _ in described]
+    return _pad(model, texts, [(row, p, o) for row, (_, p, o) in zip(rows, described, strict=True)])
+
+
+def describe(model: Model, ids: Sequence[int]) -> tuple[str, list[str], list[tuple[int, int]]]:
+    """The text that ids spell, each id's piece, and its byte offsets in that text."""
+    if model.tokenizer is None:
+        return "", [f"⟨{token}⟩" for token in ids], [(0, 0)] * len(ids)
+    bytes_of = piece_bytes(model.tokenizer)
+    data = [bytes_of(token) for token in ids]
+    text, where = decode(b"".join(data))
+    offsets, at = [], 0
+    for piece in data:
+        offsets.append((where[at], where[at + len(piece)]))
+        at += len(piece)
+    return text, [show(piece) for piece in data], offsets
+
+
+def append(tokens: Tokens, model: Model, new: Int[Tensor, "batch pos"]) -> Tokens:
+    """Tokens with generated columns on the right; texts, pieces and offsets grow with them."""
+    texts, pieces, offsets = [], [], []
+    for row in range(len(tokens)):
+        text, more, spans = describe(model, new[row].tolist())
+        shift = len(tokens.texts[row].encode())
+        texts.append(tokens.texts[row] + text)
+        pieces.append((*tokens.pieces[row], *more))
+        offsets.append((*tokens.offsets[row], *((shift + start, shift + end) for start, end in spans)))
+    return Tokens(
+        ids=torch.cat([tokens.ids, new.to(tokens.ids)], dim=1),
+        mask=torch.cat([tokens.mask, torch.ones_like(new, dtype=torch.bool, device=tokens.mask.device)], dim=1),
+        texts=tuple(texts),
+        pieces=tuple(pieces),
+        offsets=tuple(offsets),
+    )
+
+
+def _require_tokenizer(model: Model) -> None:
+    if model.tokenizer is None:
+        raise UnsupportedModel(f"{model.name} was bound without a tokenizer. Use tokens_from_ids(model, ids).")
+    if getattr(model.tokenizer, "backend_tokenizer", None) is None:
+        raise UnsupportedModel(
+            f"{model.name} has a {type(model.tokenizer).__name__}, which keeps no exact offsets. "
+            f"Only fast tokenizers (tokenizer.json) are supported; convert it with transformers' AutoTokenizer."
+        )
+
+
+def _texts(model: Model, text: Any, chat: bool) -> tuple[list[str], bool]:
+    """The texts to encode, and whether a chat template (with its own special tokens) wrote them."""
+    several = [text] if isinstance(text, str) else [*text]
+    if not several:
+        raise ThoughtscopeError("The prompt is empty. Give at least one text.")
+    if all(isinstance(each, dict) for each in several):
+        return [_template(model, several)], True
+    if not all(isinstance(each, str) for each in several):
+        raise ThoughtscopeError("A prompt is a text, a list of texts, or a list of chat messages, not a mixture.")
+    for each in several:
+        if not each:
+            raise ThoughtscopeError("The prompt is empty. Type at least one character.")
+    if chat:
+        return [_template(model, [{"role": "user", "content": each}]) for each in several], True
+    return several, False
+
+
+def _template(model: Model, messages: list[dict[str, Any]]) -> str:
+    if not getattr(model.tokenizer, "chat_template", None):
+        raise ThoughtscopeError(f"{model.name} has no chat template. Call tokenize with chat=False and a plain text.")
+    try:
+        return model.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except Exception as error:  # a template is a program of the checkpoint: any exception is its refusal
+        raise ThoughtscopeError(f"The chat template of {model.name} refuses these messages: {error}") from error
+
+
+def _check_text(model: Model, text: str, limit: int) -> None:
+    """Refuses what cannot be UTF-8, and what is over the limit whatever the tokens, before any work on it."""
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError as error:
+        raise ThoughtscopeError(
+            f"The prompt holds half of a surrogate pair at character {error.start}, so it is not valid Unicode. Remove it."
+        ) from None
+    longest = _longest_piece(model.tokenizer)
+    if size > limit * longest:
+        raise LimitExceeded(
+            f"The prompt has {size:,} bytes, over {size // longest:,} tokens; {model.name} allows {limit:,}. Shorten it."
+        )
+
+
+def _longest_piece(tokenizer: Any) -> int:
+    """An upper bound on the bytes of text that one token can stand for."""
+    longest: int | None = getattr(tokenizer, "_thoughtscope_longest_piece", None)
+    if longest is None:
+        # normalisation (NFKC, stripped accents) may shorten text before it is matched, by a small factor only
+        longest = 8 * max((len(piece.encode()) for piece in tokenizer.get_vocab()), default=1)
+        tokenizer._thoughtscope_longest_piece = longest
+    return longest
+
+
+def _check_length(length: int, limit: int, model: Model) -> None:
+    if length > limit:
+        raise LimitExceeded(f"The prompt has {length:,} tokens; {model.name} allows {limit:,}. Shorten it.")
+
+
+def _encode(model: Model, text: str, special_tokens: bool) -> tuple[list[int], list[str], list[tuple[int, int]]]:
+    """Ids, pieces and byte offsets of one text."""
+    encoded = model.tokenizer(
+        text, add_special_tokens=special_tokens, return_offsets_mapping=True, verbose=False, return_token_type_ids=False
+    )
+    ids = encoded["input_ids"]
+    if not ids:
+        raise ThoughtscopeError(f"The prompt {text!r} has no tokens for {model.name}. Type some text.")
+    bytes_of = piece_bytes(model.tokenizer)
+    data = [bytes_of(token) for token in ids]
+    return ids, [show(piece) for piece in data], byte_offsets(text, data, encoded["offset_mapping"], _special(model, ids))
+
+
+def _special(model: Model, ids: Sequence[int]) -> list[bool]:
+    special = set(model.tokenizer.all_special_ids)
+    return [token in special for token in ids]
+
+
+def byte_offsets(
+    text: str, data: Sequence[bytes], spans: Sequence[tuple[int, int]], special: Sequence[bool]
+) -> list[tuple[int, int]]:
+    """Each token's byte range in `text`, from the tokens' own bytes and the tokenizer's character spans.
+
+    Tokens that share a character (byte-level pieces of one Chinese character) have the same character span; their own
+    bytes tell which part each holds. Where normalisation changed the text, a token keeps the range of its characters.
+    """
+    starts = [0]
+    for character in text:
+        starts.append(starts[-1] + len(character.encode()))
+    encoded = text.encode()
+    result = [(0, 0)] * len(data)
+    at, end = 0, 0  # next token; end of the bytes that are accounted for
+    while at < len(data):
+        if spans[at][0] == spans[at][1]:
+            at += 1  # added by the tokenizer: no place in the text
+            continue
+        stop, right = at + 1, spans[at][1]
+        while stop < len(data) and spans[stop][0] < right and spans[stop][0] != spans[stop][1]:
+            right = max(right, spans[stop][1])
+            stop += 1
+        low, high = starts[spans[at][0]], starts[right]
+        members = range(at, stop)
+        joined = b"".join(data[each] for each in members)
+        low = _reach_left(encoded, joined, low, high, end)
+        if encoded[low:high] == joined:
+            place = low
+            for each in members:
+                result[each] = (place, place + len(data[each]))
+                place += len(data[each])
+        else:
+            for each in members:
+                result[each] = (starts[spans[each][0]], starts[spans[each][1]])
+        at, end = stop, high
+    return result
+
+
+def _reach_left(encoded: bytes, joined: bytes, low: int, high: int, end: int) -> int:
+    """The start of `joined` in the text when the tokenizer trimmed leading spaces off its span."""
+    wider = high - len(joined)
+    return wider if end <= wider < low and encoded[wider:high] == joined else low
+
+
+def _pad(model: Model, texts: Sequence[str], rows: Sequence[tuple[Any, Any, Any]]) -> Tokens:
+    """Rows of ids as one batch, padded on the left."""
+    width = max(len(ids) for ids, _, _ in rows)
+    filler = getattr(model.tokenizer, "pad_token_id", None)
+    filler = filler if filler is not None and filler < model.vocab_size else 0
+    ids = torch.full((len(rows), width), filler, dtype=torch.long)
+    mask = torch.zeros(len(rows), width, dtype=torch.bool)
+    for row, (tokens, _, _) in enumerate(rows):
+        ids[row, width - len(tokens) :] = torch.tensor(tokens, dtype=torch.long)
+        mask[row, width - len(tokens) :] = True
+    return Tokens(
+        ids=ids.to(model.device),
+        mask=mask.to(model.device),
+        texts=tuple(texts),
+        pieces=tuple(tuple(pieces) for _, pieces, _ in rows),
+        offsets=tuple(tuple(offsets) for _, _, offsets in rows),
+    )

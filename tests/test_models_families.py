@@ -1,0 +1,159 @@
+"""The site table and the facts of every family, and that the probes notice when either is wrong."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.tiny_models import FAMILIES, VARIANTS, tiny_model, tiny_variant
+from thoughtscope.core.errors import UnsupportedModel
+from thoughtscope.models import capture, model_from, tokens_from_ids
+from thoughtscope.models.families import bind
+from thoughtscope.models.probes import prove
+
+IDS = [[3, 1, 4, 1, 5, 9, 2, 6, 5, 35]]
+
+
+@pytest.mark.parametrize("attention", ["default", "eager"])
+@pytest.mark.parametrize("label", VARIANTS)
+def test_every_identity_holds_on_the_real_module(label: str, attention: str) -> None:
+    model = tiny_variant(label, layers=3, attention=None if attention == "default" else attention, prove_sites=False)
+    errors = prove(model)
+    assert len(errors) >= 14
+    assert max(errors.values()) < 2e-6
+    assert errors["chain: resid_post of a layer = resid_pre of the next"] == 0
+
+
+@pytest.mark.parametrize("label", VARIANTS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_probes_accept_every_precision(label: str, dtype: torch.dtype) -> None:
+    assert tiny_variant(label, dtype=dtype).dtype == dtype
+
+
+@pytest.mark.parametrize("label", VARIANTS)
+def test_sites_are_what_transformers_reports(label: str) -> None:
+    """An independent source: hidden states and attentions of the library itself."""
+    model = tiny_variant(label, layers=3, attention="eager")
+    tokens = tokens_from_ids(model, IDS)
+    theirs = model.module(tokens.ids, output_hidden_states=True, output_attentions=True)
+    sites = [f"{kind}.{layer}" for kind in ("resid_pre", "pattern") for layer in range(3)]
+    ours = capture(model, tokens, [*sites, "final_norm", "logits"])
+    for layer in range(3):
+        assert torch.equal(ours[f"resid_pre.{layer}"], theirs.hidden_states[layer])
+        assert torch.equal(ours[f"pattern.{layer}"], theirs.attentions[layer])
+    assert torch.equal(ours["final_norm"], theirs.hidden_states[3])
+    assert torch.equal(ours["logits"], theirs.logits)
+
+
+def test_norm_weights_biases_and_groups_are_not_at_their_comfortable_defaults() -> None:
+    for label in VARIANTS:
+        model = tiny_variant(label)
+        block = model.family.blocks[0]
+        norms = [block.attn_norm, block.mlp_norm, model.family.final_norm, block.attn_post_norm, block.mlp_post_norm]
+        for norm in filter(None, norms):
+            assert (norm.weight - 1).abs().mean() > 0.2
+            assert norm.bias is None or norm.bias.abs().mean() > 0.1
+        grouped = not label.startswith("gpt")
+        assert block.group == (2 if grouped else 1)
+        assert (block.b_V is not None) == (label in ("gpt2", "gpt_neox", "gpt_neox_sequential", "qwen2", "qwen3"))
+
+
+def _with_block(model, layer=1, **changes):
+    blocks = list(model.family.blocks)
+    blocks[layer] = replace(blocks[layer], **changes)
+    return replace(model, family=replace(model.family, blocks=tuple(blocks)))
+
+
+def _wrong_tables(model):
+    """Site tables with one mistake each, of the kinds that are easy to make."""
+    family, block = model.family, model.family.blocks[1]
+    yield "W_V and b_V", _with_block(model, W_V=block.W_V.flip(0) if len(block.W_V) > 1 else -block.W_V)
+    yield "W_O and b_O", _with_block(model, W_O=block.W_O.flip(0))
+    if block.b_V is not None:
+        yield "W_V and b_V", _with_block(model, b_V=None)
+    if block.b_O is not None:
+        yield "W_O and b_O", _with_block(model, b_O=None)
+    yield "norm before attn", _with_block(model, attn_norm=replace(block.attn_norm, weight=block.attn_norm.weight + 0.1))
+    yield "norm before mlp", _with_block(model, mlp_norm=replace(block.mlp_norm, weight=block.mlp_norm.weight - 1))
+    other = "rms" if block.mlp_norm.kind == "layer" else "layer"
+    yield "norm before mlp", _with_block(model, mlp_norm=replace(block.mlp_norm, kind=other))
+    yield "final norm", replace(model, family=replace(family, final_norm=replace(family.final_norm, eps=0.5)))
+    cap = None if family.logit_soft_cap else 2.0
+    yield "unembedding", replace(model, family=replace(family, logit_soft_cap=cap))
+    if block.attn_post_norm is not None:
+        yield "resid_pre", _with_block(model, attn_post_norm=None)
+        yield "resid_pre", _with_block(model, mlp_post_norm=None)
+    yield "chain", replace(model, family=replace(family, blocks=family.blocks[::-1]))
+
+
+@pytest.mark.parametrize("label", VARIANTS)
+def test_probes_refuse_a_wrong_table_and_name_the_identity(label: str) -> None:
+    model = tiny_variant(label)
+    cases = list(_wrong_tables(model))
+    assert len(cases) >= 8
+    for expected, wrong in cases:
+        with pytest.raises(UnsupportedModel, match=expected):
+            prove(wrong)
+
+
+def test_a_wrong_block_layout_is_refused() -> None:
+    """Parallel NeoX declared sequential, and the other way round."""
+    for parallel in (True, False):
+        model = tiny_model("gpt_neox", use_parallel_residual=parallel)
+        blocks = tuple(replace(block, parallel=not parallel) for block in model.family.blocks)
+        with pytest.raises(UnsupportedModel, match="fails"):
+            prove(replace(model, family=replace(model.family, blocks=blocks, missing={})))
+
+
+def test_a_modified_module_is_refused() -> None:
+    """A module that adds something to the residual behind the table's back."""
+    model = tiny_model("llama")
+    handle = model.module.model.layers[1].register_forward_hook(lambda module, args, output: output * 1.01)
+    with pytest.raises(UnsupportedModel, match="resid_post.*layer 1"):
+        model_from(model.module, name="altered")
+    handle.remove()
+    model_from(model.module, name="restored")
+
+
+def test_family_comes_from_the_architecture_not_from_a_name() -> None:
+    model = tiny_model("llama")
+    model.module.config._name_or_path = "someone/gpt2-llama-gemma"
+    assert bind(model.module).name == "llama"
+    with pytest.raises(UnsupportedModel, match='"Linear" is not a supported model architecture.*GPT2LMHeadModel'):
+        module = torch.nn.Linear(2, 2)
+        module.config = type("Config", (), {"architectures": None})()
+        bind(module)
+
+
+def test_the_value_and_output_matrices_are_views_of_the_weights() -> None:
+    """A trained step is seen at once, and no memory is copied."""
+    for family in FAMILIES:
+        model = tiny_model(family)
+        block = model.family.blocks[0]
+        assert block.W_O.untyped_storage().data_ptr() == block.o_module.weight.untyped_storage().data_ptr()
+        assert block.W_V.untyped_storage().data_ptr() == block.v_module.weight.untyped_storage().data_ptr()
+
+
+def test_multimodal_gemma_is_refused_with_the_way_out() -> None:
+    module = torch.nn.Module()
+    module.config = type("Config", (), {"architectures": ["Gemma3ForConditionalGeneration"]})()
+    module.__class__ = type("Gemma3ForConditionalGeneration", (torch.nn.Module,), {})
+    with pytest.raises(UnsupportedModel, match="Gemma3ForCausalLM"):
+        bind(module)
+
+
+@pytest.mark.parametrize("label", VARIANTS)
+def test_frozen_norms_are_linear_in_their_input(label: str) -> None:
+    model = tiny_variant(label, dtype=torch.float64)
+    block = model.family.blocks[0]
+    for norm in filter(None, (block.attn_norm, block.mlp_norm, block.attn_post_norm, block.mlp_post_norm)):
+        x, y = torch.randn(2, 1, 5, 16, dtype=torch.float64)
+        scale = norm.scale(x)
+        assert torch.allclose(norm.apply(x, scale), norm.module(x), atol=1e-12)
+        constant = norm.apply(torch.zeros_like(x), scale)
+        both = norm.apply(x + 3 * y, scale) - constant
+        parts = (norm.apply(x, scale) - constant) + 3 * (norm.apply(y, scale) - constant)
+        assert torch.allclose(both, parts, atol=1e-12)
+        assert not torch.allclose(norm.apply(x + 3 * y), norm.apply(x + 3 * y, scale), atol=1e-3)

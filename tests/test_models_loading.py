@@ -1,0 +1,247 @@
+"""`load_model`: local first, at once without network, whole or refused with the file named."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import socket
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+from tests.tiny_models import FAMILIES, tiny_model
+from thoughtscope.core.errors import CorruptArtefact, ThoughtscopeError, UnknownModel, UnsupportedModel
+from thoughtscope.models import checkpoints, forward, load_model, tokenize, tokens_from_ids
+
+
+def save(folder: Path, family: str = "llama", **options) -> Path:
+    model = tiny_model(family)
+    model.module.save_pretrained(folder, **options)
+    model.tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    return save(tmp_path / "model")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_saved_model_of_every_family_comes_back_with_its_logits(family: str, tmp_path: Path) -> None:
+    model = load_model(str(save(tmp_path, family)))
+    original = tiny_model(family)
+    tokens = tokenize(model, "héllo 北京")
+    assert model.family.name == family and model.revision.startswith("local-")
+    assert torch.equal(forward(model, tokens), forward(original, tokenize(original, "héllo 北京")))
+    assert not model.module.training
+
+
+def test_dtype_device_and_revision_are_as_asked(saved: Path) -> None:
+    model = load_model(str(saved), dtype="bfloat16", device="cpu")
+    assert model.dtype == torch.bfloat16 and model.device.type == "cpu"
+    assert load_model(str(saved)).dtype == torch.float32
+    assert load_model(str(saved), dtype=torch.float64).dtype == torch.float64
+    with pytest.raises(ThoughtscopeError, match='"float8" is not a dtype. Allowed: float32'):
+        load_model(str(saved), dtype="float8")
+    for device in ("cuda:99", "toaster"):
+        with pytest.raises(ThoughtscopeError, match="is not a device on this machine. Allowed: cpu"):
+            load_model(str(saved), device=device)
+
+
+def test_the_fingerprint_changes_with_the_weights(saved: Path) -> None:
+    before = checkpoints.fingerprint(saved)
+    assert before == checkpoints.fingerprint(saved)
+    path = saved / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(data)
+    assert checkpoints.fingerprint(saved) != before
+
+
+def test_a_missing_shard_is_named(tmp_path: Path) -> None:
+    folder = save(tmp_path, max_shard_size="8KB")
+    shards = sorted(folder.glob("model-*.safetensors"))
+    assert len(shards) > 2
+    assert load_model(str(folder)).n_layers == 2
+    shards[1].unlink()
+    with pytest.raises(CorruptArtefact, match=f"{shards[1].name} is missing"):
+        load_model(str(folder))
+
+
+def _truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def _pad(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"\0" * 8)
+
+
+def _scramble_header(path: Path) -> None:
+    path.write_bytes(b"\xff" * 16 + path.read_bytes()[16:])
+
+
+def _empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [_truncate, _pad, _scramble_header, _empty])
+def test_a_damaged_weight_file_is_named(saved: Path, damage) -> None:
+    damage(saved / "model.safetensors")
+    with pytest.raises(CorruptArtefact, match=r"model\.safetensors"):
+        load_model(str(saved))
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
+def test_a_damaged_json_file_is_named(saved: Path, name: str) -> None:
+    path = saved / name
+    path.write_text(path.read_text()[:-40])
+    with pytest.raises(CorruptArtefact, match="config.json|tokenizer"):
+        load_model(str(saved))
+
+
+def test_an_index_that_points_elsewhere_is_refused(tmp_path: Path) -> None:
+    folder = save(tmp_path / "model", max_shard_size="8KB")
+    index = folder / "model.safetensors.index.json"
+    shutil.copy(next(folder.glob("model-*.safetensors")), tmp_path / "outside.safetensors")
+    changed = json.loads(index.read_text())
+    changed["weight_map"] = {name: "../outside.safetensors" for name in changed["weight_map"]}
+    index.write_text(json.dumps(changed))
+    with pytest.raises(CorruptArtefact, match="outside"):
+        load_model(str(folder))
+    index.write_text("{}")
+    with pytest.raises(CorruptArtefact, match="weight_map"):
+        load_model(str(folder))
+
+
+def test_a_flipped_byte_is_found_where_the_checkpoint_carries_sums(saved: Path) -> None:
+    path = saved / "model.safetensors"
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    (saved / "SHA256SUMS").write_text(f"{digest}  model.safetensors\n")
+    load_model(str(saved))
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CorruptArtefact, match="model.safetensors was altered"):
+        load_model(str(saved))
+
+
+def test_a_tensor_that_is_not_in_the_file_is_never_left_random(saved: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    path = saved / "model.safetensors"
+    tensors = load_file(path)
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(CorruptArtefact, match=r"lacks 1 of the model's tensors.*layers\.1\.mlp\.up_proj"):
+        load_model(str(saved))
+
+
+def test_a_pickle_only_checkpoint_is_refused_and_never_opened(saved: Path) -> None:
+    (saved / "model.safetensors").unlink()
+    (saved / "pytorch_model.bin").write_bytes(b"not even a pickle")
+    with pytest.raises(UnsupportedModel, match="only as pickle.*pytorch_model.bin"):
+        load_model(str(saved))
+
+
+def test_another_architecture_is_refused_by_its_declared_name(saved: Path) -> None:
+    path = saved / "config.json"
+    config = json.loads(path.read_text())
+    for architectures in (["OPTForCausalLM"], []):
+        path.write_text(json.dumps({**config, "architectures": architectures}))
+        with pytest.raises(UnsupportedModel, match="not a supported architecture.*LlamaForCausalLM"):
+            load_model(str(saved))
+    path.write_text(json.dumps({**config, "model_type": "something-new"}))
+    with pytest.raises(UnsupportedModel, match="configuration"):
+        load_model(str(saved))
+
+
+def test_remote_code_is_off_at_every_call_of_the_library(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, object, object]] = []
+    for name in ("AutoConfig", "AutoModelForCausalLM", "AutoTokenizer"):
+        original = getattr(transformers, name).from_pretrained
+
+        def spy(*args, _name=name, _original=original, **kwargs):
+            seen.append((_name, kwargs.get("trust_remote_code"), kwargs.get("local_files_only")))
+            return _original(*args, **kwargs)
+
+        monkeypatch.setattr(getattr(transformers, name), "from_pretrained", spy)
+    load_model(str(saved))
+    assert {name for name, _, _ in seen} == {"AutoConfig", "AutoModelForCausalLM", "AutoTokenizer"}
+    assert all(trusted is False and local is True for _, trusted, local in seen)
+
+
+@pytest.mark.parametrize("name", ["no-such/model", "gpt-no-such", "./nowhere", "/nowhere/at/all", "a b", "http://x.y/z"])
+def test_an_unknown_name_says_so_at_once(name: str) -> None:
+    start = time.perf_counter()
+    with pytest.raises(UnknownModel) as caught:
+        load_model(name)
+    assert time.perf_counter() - start < 3
+    message = str(caught.value)
+    assert f'"{name}"' in message and "Allowed:" in message and "specimen" in message
+
+
+def test_a_folder_or_file_that_is_no_model_says_so(tmp_path: Path) -> None:
+    with pytest.raises(UnknownModel, match=r"no config\.json"):
+        load_model(str(tmp_path))
+    (tmp_path / "weights.gguf").write_bytes(b"x")
+    with pytest.raises(UnknownModel, match="is a file"):
+        load_model(str(tmp_path / "weights.gguf"))
+
+
+@pytest.fixture
+def online(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The hub is not declared offline, and its cache is empty."""
+    import huggingface_hub.constants as constants
+
+    monkeypatch.setattr(constants, "is_offline_mode", lambda: False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_a_network_that_swallows_everything_costs_under_three_seconds(
+    online: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hang(*args, **kwargs):
+        time.sleep(10)
+        raise OSError
+
+    monkeypatch.setattr(socket, "create_connection", hang)
+    start = time.perf_counter()
+    with pytest.raises(UnknownModel, match=r"did not answer within 1\.5 s"):
+        load_model("no-such/model")
+    assert time.perf_counter() - start < 3
+
+
+def test_a_refused_connection_is_the_reason_given(online: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args, **kwargs):
+        raise ConnectionRefusedError(111, "Connection refused")
+
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    with pytest.raises(UnknownModel, match="Connection refused.*Fix: connect once"):
+        load_model("no-such/model")
+
+
+def test_a_cached_snapshot_needs_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    cache = tmp_path / "cache"
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    home = cache / "models--org--small"
+    save(home / "snapshots" / commit)
+    (home / "refs").mkdir()
+    (home / "refs" / "main").write_text(commit)
+    original = huggingface_hub.snapshot_download
+    monkeypatch.setattr(
+        huggingface_hub, "snapshot_download", lambda *args, **kwargs: original(*args, cache_dir=cache, **kwargs)
+    )
+    model = load_model("org/small")
+    assert model.revision == commit and model.name == "org/small"
+    assert forward(model, tokens_from_ids(model, [1, 2])).shape == (1, 2, 260)
+    (home / "snapshots" / commit / "model.safetensors").unlink()
+    with pytest.raises(UnknownModel, match="not on this machine"):
+        load_model("org/small")
