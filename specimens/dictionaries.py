@@ -1,0 +1,83 @@
+"""Trains, scores and saves the specimen's dictionaries and their example banks.
+
+    python -m specimens.dictionaries --kind clt --text FOLDER --out src/thoughtscope/assets/specimen/clt
+
+`--kind clt` is the cross-layer transcoder, `plt` one transcoder a layer. Training stops and resumes at its last
+checkpoint in `--work`. The scores that are printed and stored come from documents of another seed than the training's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from specimens.corpus import sample_documents
+from thoughtscope.dictionaries import (
+    TrainConfig,
+    evaluate_dictionary,
+    save_dictionary,
+    train_dictionary,
+)
+from thoughtscope.models import load_model
+
+TRAINING_SEED, SCORING_SEED = 1, 2
+CONFIGS = {
+    "clt": TrainConfig(cross_layer=True, n_features=1024, l0=12.0, n_tokens=4_000_000),
+    "plt": TrainConfig(cross_layer=False, n_features=1024, l0=12.0, n_tokens=4_000_000),
+}
+
+
+def main() -> None:
+    """Command line: trains one dictionary and prints its scores as one JSON object."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--kind", choices=CONFIGS, required=True)
+    parser.add_argument("--model", default="specimen")
+    parser.add_argument("--text", type=Path, help="folder of text; without it the grammars alone")
+    parser.add_argument("--work", type=Path, help="folder for metrics and checkpoints")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument(
+        "--set",
+        nargs="*",
+        default=[],
+        metavar="NAME=VALUE",
+        help="other values of the configuration",
+    )
+    parser.add_argument("--documents", type=int, default=2000, help="documents to score on")
+    args = parser.parse_args()
+    changes = {name: json.loads(value) for name, value in (item.split("=", 1) for item in args.set)}
+    config = replace(CONFIGS[args.kind], **changes)
+    torch.manual_seed(config.seed)
+    model = load_model(args.model)
+    dictionary = train_dictionary(
+        model,
+        lambda: sample_documents(TRAINING_SEED, 400_000, args.text),
+        config,
+        folder=args.work,
+        name=f"specimen/{args.kind}",
+        progress=_print,
+    )
+    scores = evaluate_dictionary(
+        model, dictionary, sample_documents(SCORING_SEED, args.documents, args.text)
+    )
+    declared = {"fvu": scores.fvu, "l0": scores.l0, "dead": scores.dead}
+    save_dictionary(replace(dictionary, declared=declared), args.out)
+    print(json.dumps({"kind": args.kind, "config": asdict(config), "scores": asdict(scores)}))
+
+
+def _print(metrics: Mapping[str, Any]) -> None:
+    if metrics["step"] % 50 == 0:
+        line = {name: metrics[name] for name in ("step", "n_steps", "fvu", "l0", "dead")}
+        print(json.dumps(line), file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()
