@@ -1,0 +1,46 @@
+"""The non-linearity of a dictionary, as data: ReLU, JumpReLU and TopK are one type with one `apply`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from thoughtscope.core.errors import DictionaryMismatch, describe_choices
+
+Kind = Literal["relu", "jumprelu", "topk"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Activation:
+    """Which pre-activations pass, and as what. JumpReLU's thresholds are weights and lie with their layer.
+
+    - relu:      a = max(x, 0)
+    - jumprelu:  a = x where x > θ (strictly, θ ≥ 0), else 0            (Rajamanoharan et al. 2024, eq. 5)
+    - topk:      a = max(x, 0) for the k largest x of a position, else 0 (Gao et al. 2024, eq. 3)
+    """
+
+    kind: Kind
+    k: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise DictionaryMismatch(describe_choices(self.kind, get_args(Kind), what="activation"))
+        if (self.kind == "topk") != (self.k is not None) or (self.k is not None and self.k < 1):
+            raise DictionaryMismatch(f"A topk activation needs k ≥ 1 and no other takes it; got {self.kind}, k={self.k}.")
+
+    def apply(
+        self, pre: Float[Tensor, "*rows feature"], threshold: Float[Tensor, " feature"] | None = None
+    ) -> Float[Tensor, "*rows feature"]:
+        """The activations of pre-activations `pre`, one independent row each."""
+        if self.kind == "relu":
+            return pre.relu()
+        if self.kind == "jumprelu":
+            assert threshold is not None
+            return pre.where(pre > threshold, 0)
+        assert self.k is not None
+        values, index = pre.topk(min(self.k, pre.shape[-1]), dim=-1)
+        return torch.zeros_like(pre).scatter(-1, index, values.relu())

@@ -1,0 +1,83 @@
+"""The registry of layouts, and what their loaders and savers share."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from torch import Tensor
+
+from thoughtscope.core.errors import CorruptArtefact, DictionaryMismatch
+from thoughtscope.core.registry import Registry
+from thoughtscope.dictionaries.dictionary import Dictionary
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """One layout: whether a folder has it, and how to read and write it."""
+
+    matches: Callable[[Path], bool]
+    load: Callable[[Path], Dictionary]
+    save: Callable[[Dictionary, Path], None]
+
+
+FORMATS: Registry[Format] = Registry("dictionary format", DictionaryMismatch)
+
+
+def detect(folder: Path) -> str:
+    """The name of the layout that `folder` has. Raises `CorruptArtefact` when it has none."""
+    for name in FORMATS:
+        if FORMATS[name].matches(folder):
+            return name
+    raise CorruptArtefact(f"{folder} holds no dictionary in a known layout. Known: {', '.join(FORMATS)}.")
+
+
+def numbered(paths: Iterable[Path], pattern: str) -> dict[int, list[Path]]:
+    """The paths whose name matches `pattern`, by the number in its first group."""
+    found: dict[int, list[Path]] = {}
+    for path in sorted(paths):
+        match = re.fullmatch(pattern, path.name)
+        if match:
+            found.setdefault(int(match[1]), []).append(path)
+    return found
+
+
+def every_layer(found: Mapping[int, T], folder: Path, shape: str) -> list[T]:
+    """The entries of layers 0, 1, … in order. Raises `CorruptArtefact` naming the first one that is missing."""
+    for layer in range(max(found, default=0) + 1):
+        if layer not in found:
+            raise CorruptArtefact(f"{folder / shape.format(layer)} is missing: every layer from 0 on needs its file.")
+    return [found[layer] for layer in sorted(found)]
+
+
+def expect_tensors(path: Path, names: Iterable[str], required: Iterable[str], optional: Iterable[str] = ()) -> None:
+    """Raises `CorruptArtefact` for a file that lacks a tensor, or holds one whose meaning is not known."""
+    names, required, optional = set(names), list(required), list(optional)
+    missing = sorted(set(required) - names)
+    if missing:
+        raise CorruptArtefact(f"{path} lacks {', '.join(missing)}; it holds {', '.join(sorted(names)) or 'nothing'}.")
+    unknown = sorted(names - set(required) - set(optional))
+    if unknown:
+        raise CorruptArtefact(f"{path} holds {', '.join(unknown)}, whose meaning this format does not define.")
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Writes a plain safetensors file, atomically: other tools read it, and an older file may still be mapped."""
+    from safetensors.torch import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        table = {"format": "pt"} if metadata is None else dict(metadata) or None
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, table)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

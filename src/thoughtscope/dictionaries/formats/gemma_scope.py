@@ -1,0 +1,284 @@
+"""Gemma Scope's layouts.
+
+    1   layer_{i}/…/params.npz         W_enc (d, F), W_dec (F, d), b_enc, b_dec, threshold
+    2   layer_{i}_…/config.json        hf_hook_point_in, hf_hook_point_out, model_name, l0, width, …
+        layer_{i}_…/params.safetensors w_enc (d, F), w_dec (F, d), b_enc, b_dec, threshold; affine_skip_connection (d, d)
+    2   config.json, params_layer_{i}.safetensors   the cross-layer transcoder: the same keys, w_dec (F, n_layers, d)
+
+All are JumpReLU. `affine_skip_connection` maps rows: `y += x @ A`. Version 1 reads the normalised residual before the
+norm's weight (`ln2.hook_normalized`) and writes the contribution to the residual; version 2 says its hooks itself.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, cat, zeros
+
+from thoughtscope.core.errors import CorruptArtefact, DictionaryMismatch
+from thoughtscope.core.store import TensorFile, atomic_write_bytes, atomic_write_text, strict_json
+from thoughtscope.dictionaries.activation import Activation
+from thoughtscope.dictionaries.dictionary import Dictionary, LayerWeights, parse_sites
+from thoughtscope.dictionaries.formats.base import FORMATS, Format, every_layer, expect_tensors, numbered, write_safetensors
+from thoughtscope.dictionaries.formats.npz import read_npz
+
+ONE, TWO = "gemma-scope", "gemma-scope-2"
+_NPZ = ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")
+_LOWER = ("w_enc", "w_dec", "b_enc", "b_dec", "threshold")
+_SKIP = "affine_skip_connection"
+_HOOKS = {
+    "pre_feedforward_layernorm.output": "mlp_in",
+    "mlp.input": "mlp_in",
+    "mlp.output": "mlp_raw",
+    "post_feedforward_layernorm.output": "mlp_out",
+    "pre_feedforward_layernorm.input": "resid_mid",
+    "output": "resid_post",
+    "input": "resid_pre",
+}
+"""Module paths inside `model.layers.{i}.` as the sites that they mean."""
+
+
+# --- version 1 -----------------------------------------------------------------------------------------------------
+
+
+def matches_one(folder: Path) -> bool:
+    return next(folder.glob("layer_*/**/params.npz"), None) is not None
+
+
+def load_one(folder: Path) -> Dictionary:
+    """Opens a folder with one `params.npz` per layer. Raises `CorruptArtefact` naming the file."""
+    found = {
+        layer: _only([npz for path in paths for npz in sorted(path.glob("**/params.npz"))], folder)
+        for layer, paths in numbered(folder.glob("layer_*"), r"layer_(\d+)").items()
+    }
+    paths = every_layer(found, folder, "layer_{}/params.npz")
+    read = [read_npz_layer(path) for path in paths]
+    size = re.search(r"gemma-scope-(\d+b)", str(folder.resolve()))
+    l0 = [re.search(r"average_l0_(\d+)", str(path)) for path in paths]
+    name = folder.resolve().name
+    return Dictionary(
+        name=name,
+        scan=name,
+        model_name=f"google/gemma-2-{size[1]}" if size else "",
+        cross_layer=False,
+        reads=parse_sites("mlp_norm", len(paths)),
+        writes=parse_sites("mlp_out", len(paths)),
+        activation=Activation(kind="jumprelu"),
+        layers=tuple(weights for weights, _ in read),
+        declared={"l0": float(sum(int(match[1]) for match in l0 if match))} if all(l0) else {},
+        foreign={
+            "format": ONE,
+            "paths": [str(path.relative_to(folder)) for path in paths],
+            "orders": [order for _, order in read],
+        },
+    )
+
+
+def read_npz_layer(path: Path) -> tuple[LayerWeights, list[str]]:
+    """One layer of version 1, and the order of its arrays."""
+    arrays = read_npz(path)
+    expect_tensors(path, arrays, _NPZ)
+    weights = LayerWeights(
+        W_enc=arrays["W_enc"].T,
+        b_enc=arrays["b_enc"],
+        decoder=arrays["W_dec"].unsqueeze(1),
+        b_dec=arrays["b_dec"],
+        threshold=arrays["threshold"],
+    )
+    return weights, list(arrays)
+
+
+def save_one(dictionary: Dictionary, folder: Path) -> None:
+    """Writes one `params.npz` per layer. Raises `DictionaryMismatch` for what version 1 cannot hold."""
+    d = dictionary
+    _require(d, ONE, per_layer=True, skip=False)
+    if (d.reads[0].kind, d.writes[0].kind) != ("mlp_norm", "mlp_out"):
+        raise DictionaryMismatch(f"{ONE} reads mlp_norm and writes mlp_out; {d.name} has {d.reads[0]} and {d.writes[0]}.")
+    own = d.foreign if d.foreign.get("format") == ONE else {}
+    for layer, weights in enumerate(d.layers):
+        path = folder / (own["paths"][layer] if own else f"layer_{layer}/params.npz")
+        arrays = {
+            "W_enc": weights.W_enc.T,
+            "W_dec": weights.decoder.squeeze(1),
+            "b_enc": weights.b_enc,
+            "b_dec": weights.b_dec,
+            "threshold": weights.threshold,
+        }
+        order = own["orders"][layer] if own else _NPZ
+        _write_npz(path, {name: arrays[name] for name in order})
+
+
+def _write_npz(path: Path, arrays: Mapping[str, Tensor | None]) -> None:
+    import io
+
+    buffer = io.BytesIO()
+    np.savez(buffer, **{name: np.ascontiguousarray(tensor.numpy()) for name, tensor in arrays.items() if tensor is not None})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write_bytes(path, buffer.getvalue())
+
+
+# --- version 2 -----------------------------------------------------------------------------------------------------
+
+
+def matches_two(folder: Path) -> bool:
+    cross = (folder / "config.json").is_file() and any(folder.glob("params_layer_*.safetensors"))
+    return cross or next(folder.glob("layer_*/params.safetensors"), None) is not None
+
+
+def load_two(folder: Path) -> Dictionary:
+    """Opens a folder of per-layer folders, or a cross-layer transcoder. Raises `CorruptArtefact` naming the file."""
+    cross = any(folder.glob("params_layer_*.safetensors"))
+    if cross:
+        found = numbered(folder.glob("params_layer_*.safetensors"), r"params_layer_(\d+)\.safetensors")
+        paths = [entry[0] for entry in every_layer(found, folder, "params_layer_{}.safetensors")]
+        configs = [folder / "config.json"]
+    else:
+        groups = numbered(folder.glob("layer_*"), r"layer_(\d+)(?:_.*)?")
+        folders = every_layer({layer: _only(paths, folder) for layer, paths in groups.items()}, folder, "layer_{}")
+        paths = [entry / "params.safetensors" for entry in folders]
+        configs = [entry / "config.json" for entry in folders]
+    read = [read_safetensors_layer(TensorFile(path), layer if cross else None) for layer, path in enumerate(paths)]
+    texts = [_text(path) for path in configs]
+    parsed = [strict_json(text, path) for text, path in zip(texts, configs, strict=True)]
+    name = folder.resolve().name
+    l0 = [config.get("l0") for config in parsed]
+    plain = all(isinstance(value, (int, float)) for value in l0) and not cross
+    return Dictionary(
+        name=name,
+        scan=name,
+        model_name=str(parsed[0].get("model_name", "")),
+        cross_layer=cross,
+        reads=parse_sites(_site_kind(parsed, "hf_hook_point_in", configs), len(paths)),
+        writes=parse_sites(_site_kind(parsed, "hf_hook_point_out", configs), len(paths)),
+        activation=Activation(kind="jumprelu"),
+        layers=tuple(weights for weights, _ in read),
+        declared={"l0": float(sum(l0))} if plain else {},
+        foreign={
+            "format": TWO,
+            "configs": texts,
+            "paths": [str(path.relative_to(folder)) for path in configs],
+            "metadata": [metadata for _, (metadata, _) in read],
+            "full": [full for _, (_, full) in read],
+        },
+    )
+
+
+def read_safetensors_layer(file: TensorFile, layer: int | None) -> tuple[LayerWeights, tuple[dict[str, str], Tensor | None]]:
+    """One layer of version 2; of the cross-layer transcoder if `layer` is given. Also its metadata and whole `w_dec`."""
+    expect_tensors(file.path, file, _LOWER, [_SKIP])
+    decoder = file["w_dec"]
+    if decoder.ndim != (2 if layer is None else 3):
+        raise CorruptArtefact(f"{file.path}: w_dec has shape {tuple(decoder.shape)}, not that of this kind of dictionary.")
+    weights = LayerWeights(
+        W_enc=file["w_enc"].T,
+        b_enc=file["b_enc"],
+        decoder=decoder.unsqueeze(1) if layer is None else decoder[:, layer:],
+        b_dec=file["b_dec"],
+        threshold=file["threshold"],
+        W_skip=file[_SKIP].T if _SKIP in file else None,
+    )
+    return weights, (file.metadata(), None if layer is None else decoder)
+
+
+def save_two(dictionary: Dictionary, folder: Path) -> None:
+    """Writes version 2's layout, with its own configuration where the dictionary came from it."""
+    import json
+
+    d = dictionary
+    _require(d, TWO, per_layer=False, skip=True)
+    own = d.foreign if d.foreign.get("format") == TWO else {}
+    texts = own.get("configs") or [json.dumps(_config(d, layer)) for layer in range(1 if d.cross_layer else d.n_layers)]
+    paths = own.get("paths") or (
+        ["config.json"] if d.cross_layer else [f"layer_{layer}/config.json" for layer in range(d.n_layers)]
+    )
+    for layer, weights in enumerate(d.layers):
+        target = folder / f"params_layer_{layer}.safetensors" if d.cross_layer else folder / paths[layer]
+        whole = own["full"][layer] if own else None
+        decoder = weights.decoder.squeeze(1) if not d.cross_layer else _all_targets(weights.decoder, layer, whole)
+        tensors = {"w_enc": weights.W_enc.T, "w_dec": decoder, "b_enc": weights.b_enc, "b_dec": weights.b_dec}
+        if weights.threshold is not None:
+            tensors["threshold"] = weights.threshold
+        if weights.W_skip is not None:
+            tensors[_SKIP] = weights.W_skip.T
+        if not d.cross_layer:
+            target = target.with_name("params.safetensors")
+        write_safetensors(target, tensors, own["metadata"][layer] if own else None)
+    for path, text in zip(paths, texts, strict=True):
+        atomic_write_text(folder / path, text)
+
+
+def _all_targets(decoder: Tensor, layer: int, whole: Tensor | None) -> Tensor:
+    """`w_dec` with entries for earlier layers too, which mean nothing: zeros, or what the file held."""
+    if whole is not None:
+        return whole
+    return cat([zeros(decoder.shape[0], layer, decoder.shape[2], dtype=decoder.dtype), decoder], dim=1)
+
+
+def _config(d: Dictionary, layer: int) -> dict[str, Any]:
+    modules = {site: module for module, site in reversed(_HOOKS.items())}
+    for site in (d.reads[layer], d.writes[layer]):
+        if site.kind not in modules:
+            raise DictionaryMismatch(f"{TWO} has no name for the site {site}; {d.name} uses it.")
+    return {
+        "hf_hook_point_in": f"model.layers.{layer}.{modules[d.reads[layer].kind]}",
+        "hf_hook_point_out": f"model.layers.{layer}.{modules[d.writes[layer].kind]}",
+        "width": d.n_features,
+        "model_name": d.model_name,
+        "architecture": "jump_relu",
+        "affine_connection": d.layers[layer].W_skip is not None,
+        "type": "cross_layer_transcoder" if d.cross_layer else "transcoder",
+    }
+
+
+def _site_kind(configs: list[dict[str, Any]], key: str, paths: list[Path]) -> str:
+    """The site kind that a hook point of every configuration names; a list of hook points has one per layer."""
+    kinds = set()
+    for config, path in zip(configs, paths, strict=True):
+        value = config.get(key)
+        for hook in value if isinstance(value, list) and value else [value]:
+            match = re.fullmatch(r"(?:model\.)?(?:language_model\.)?(?:model\.)?layers\.(?:\d+|\{\w*\})\.(.+)", str(hook))
+            if match is None or match[1] not in _HOOKS:
+                raise CorruptArtefact(f"{path}: {key} is {hook!r}, which names no known site.")
+            kinds.add(_HOOKS[match[1]])
+    if len(kinds) != 1:
+        raise CorruptArtefact(f"{paths[0].parent}: {key} differs between layers ({', '.join(sorted(kinds))}).")
+    return kinds.pop()
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CorruptArtefact(f"{path} cannot be read: {error}.") from None
+
+
+def _only(paths: list[Path], folder: Path) -> Path:
+    """The one candidate of a layer. Raises `DictionaryMismatch` when a release's several widths lie side by side."""
+    if len(paths) > 1:
+        some = ", ".join(str(path.relative_to(folder)) for path in paths[:4])
+        raise DictionaryMismatch(
+            f"{folder} holds several dictionaries for one layer ({some}{', …' if len(paths) > 4 else ''}). "
+            "Keep one per layer, or list the files you want under transcoders: in a config.yaml."
+        )
+    if not paths:
+        raise CorruptArtefact(f"{folder} has a layer without a params file.")
+    return paths[0]
+
+
+def _require(d: Dictionary, name: str, *, per_layer: bool, skip: bool) -> None:
+    reasons = [
+        "is cross-layer" if per_layer and d.cross_layer else "",
+        "has skip connections" if not skip and d.has_skip else "",
+        f"is {d.activation.kind}, not jumprelu" if d.activation.kind != "jumprelu" else "",
+    ]
+    found = [reason for reason in reasons if reason]
+    if found:
+        raise DictionaryMismatch(f"{name} cannot hold {d.name}: it {' and '.join(found)}. Use the native format.")
+
+
+FORMATS.register(ONE)(Format(matches=matches_one, load=load_one, save=save_one))
+FORMATS.register(TWO)(Format(matches=matches_two, load=load_two, save=save_two))

@@ -1,0 +1,68 @@
+"""`load_dictionary` and `save_dictionary`: from a name, a folder or a hub reference to a `Dictionary`, and back."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from thoughtscope.core.errors import DictionaryMismatch
+from thoughtscope.dictionaries.dictionary import Dictionary, check_fits
+from thoughtscope.dictionaries.formats import FORMATS, detect
+
+if TYPE_CHECKING:
+    from thoughtscope.models import Model
+
+
+def load_dictionary(
+    path_or_name: str | os.PathLike[str],
+    model: Model | None = None,
+    *,
+    format: str | None = None,
+    preflight: bool = True,
+) -> Dictionary:
+    """Opens a dictionary: a folder, a shipped one (`specimen/clt`, `specimen/plt`), or `hf://org/repo[/folder][@revision]`.
+
+    The layout is recognised, or named by `format`. With a `model`, layers, width and sites are checked against it and,
+    unless `preflight=False`, a few hundred tokens are encoded to see that the reconstruction is plausible.
+    Raises `DictionaryMismatch`, and `CorruptArtefact` naming the file that is missing or damaged.
+    """
+    folder = _find(path_or_name)
+    dictionary = replace(FORMATS[format or detect(folder)].load(folder), folder=folder)
+    if model is not None:
+        check_fits(dictionary, model)
+        if preflight:
+            from thoughtscope.dictionaries.preflight import preflight as check
+
+            check(model, dictionary)
+    return dictionary
+
+
+def save_dictionary(dictionary: Dictionary, path: str | os.PathLike[str], *, format: str = "native") -> None:
+    """Writes a dictionary as the folder `path`. Raises `DictionaryMismatch` when the format cannot hold it."""
+    FORMATS[format].save(dictionary, Path(path))
+
+
+def _find(path_or_name: str | os.PathLike[str]) -> Path:
+    folder = Path(path_or_name)
+    if os.path.isdir(folder):  # False also for a name too long to be a path, where `Path.is_dir` raises
+        return folder
+    name = os.fspath(path_or_name)
+    if name.startswith("specimen/"):
+        return _shipped(name)
+    if name.startswith("hf://") or (name.count("/") >= 1 and not name.startswith((".", "/", "~"))):
+        from thoughtscope.dictionaries.hub import download
+
+        return download(name)
+    raise DictionaryMismatch(f'There is no folder "{name}". Give a folder, specimen/clt, specimen/plt, or hf://org/repo.')
+
+
+def _shipped(name: str) -> Path:
+    assets = Path(str(resources.files("thoughtscope"))) / "assets" / "specimen"
+    folder = assets / name.removeprefix("specimen/")
+    shipped = sorted(f"specimen/{entry.name}" for entry in assets.glob("*") if FORMATS["native"].matches(entry))
+    if name not in shipped:
+        raise DictionaryMismatch(f'"{name}" is not a shipped dictionary. Shipped: {", ".join(shipped) or "none"}.')
+    return folder
