@@ -1,0 +1,206 @@
+"""`attribute`: the attribution graph of a prompt, exact on the local replacement model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+
+from thoughtscope.core.errors import ThoughtscopeError, UnknownFeature
+from thoughtscope.core.ids import NodeId
+from thoughtscope.core.provenance import provenance
+from thoughtscope.dictionaries.dictionary import Dictionary, check_fits
+from thoughtscope.dictionaries.features import Features, encode
+from thoughtscope.graphs.graph import ERROR, FEATURE, LOGIT, TOKEN, Graph, Scores, Target
+from thoughtscope.graphs.linear import check_sites, linearise
+from thoughtscope.graphs.prune import with_scores
+from thoughtscope.graphs.sweep import gather_sources
+from thoughtscope.graphs.targets import LogitTarget, TargetLike, resolve_targets
+from thoughtscope.graphs.tracer import Progress, Tracer, best_first
+from thoughtscope.models.model import Model
+from thoughtscope.models.tokens import Tokens
+
+
+@torch.no_grad()
+def attribute(
+    model: Model,
+    dictionary: Dictionary,
+    tokens: Tokens,
+    *,
+    targets: Sequence[TargetLike] | None = None,
+    position: int = -1,
+    max_targets: int = 10,
+    target_mass: float = 0.95,
+    max_nodes: int | None = None,
+    influence_bound: float | None = None,
+    edge_floor: float = 0.0,
+    progress: Progress | None = None,
+) -> Graph:
+    """Traces which features, errors and tokens drive the targets, through which others.
+
+    Edges are direct effects on the model with attention patterns, norm scales and MLP errors held at the prompt's
+    values (Ameisen et al. 2025, "Circuit Tracing"): `edges[t, s]` is what source `s` contributes to the pre-activation
+    of feature `t`, or to a logit less the vocabulary's mean, and with `bias[t]` they add up to it. Computed by linear
+    algebra in float32 from one forward pass.
+
+    - `targets`: None for the likeliest next tokens at `position` (`target_mass` of the probability, at most
+      `max_targets`); or tokens, vocabulary ids, `LogitDifference`s, and `NodeId`s of features at any position.
+    - `max_nodes`, `influence_bound`: expand features best first by influence, at most so many, or until the influence
+      that waits at unexpanded ones is at most that share. `graph.certificate` says what was left out at most.
+    - `edge_floor`: leave out edges below that share of their target's absolute input.
+    - `progress(stage, done, total)` is called as work gets done.
+
+    Raises `DictionaryMismatch` for a dictionary that does not fit, `UnknownFeature` for a target feature that is not
+    active, `ThoughtscopeError` for targets or bounds out of range.
+    """
+    _check_bounds(max_nodes, influence_bound, edge_floor)
+    report = progress or (lambda stage, done, total: None)
+    check_fits(dictionary, model)
+    check_sites(dictionary.reads, dictionary.writes, model.n_layers)
+    report("forward", 0, 1)
+    frozen, activations = linearise(model, tokens, dictionary.sites)
+    features = encode(dictionary, activations)
+    report("forward", 1, 1)
+    position = _absolute(position, frozen.length)
+    logits, nodes = resolve_targets(
+        model, frozen, targets, position=position, max_targets=max_targets, target_mass=target_mass
+    )
+    rows = [_active_row(features, node, dictionary.name) for node in nodes]
+    sources = gather_sources(frozen, dictionary, features)
+    tracer = Tracer(
+        frozen=frozen, dictionary=dictionary, features=features, sources=sources, edge_floor=edge_floor
+    )
+    tracer.expand_targets(logits, rows)
+    best_first(tracer, max_nodes=max_nodes, influence_bound=influence_bound, report=report)
+    report("graph", 0, 1)
+    graph = assemble(tracer, model, tokens, logits, rows)
+    report("graph", 1, 1)
+    return graph
+
+
+def assemble(
+    tracer: Tracer, model: Model, tokens: Tokens, logits: Sequence[LogitTarget], rows: Sequence[int]
+) -> Graph:
+    """The graph of what was expanded; edges from other features go to `absent`."""
+    features, n_layers, length = tracer.features, len(tracer.frozen.blocks), tracer.frozen.length
+    kept = np.concatenate([tracer.expanded, np.ones(tracer.n_columns - len(features), dtype=bool)])
+    size, n_features = int(kept.sum()) + len(logits), int(tracer.expanded.sum())
+    number = np.cumsum(tracer.expanded) - 1
+    edges, bias, absent = _edge_table(tracer, kept, number, size)
+    active = torch.from_numpy(tracer.expanded)
+    layers, positions = np.divmod(np.arange(n_layers * length), length)
+    token_ids = tokens.ids[0].cpu().numpy()
+    counts = [n_features, n_layers * length, length, len(logits)]
+    graph = Graph(
+        prompt=tokens.texts[0],
+        tokens=tuple(tokens.pieces[0]),
+        token_ids=tuple(token_ids.tolist()),
+        model_name=model.name,
+        dictionary_name=tracer.dictionary.name,
+        scan=tracer.dictionary.scan,
+        n_layers=n_layers,
+        kind=np.repeat(np.array([FEATURE, ERROR, TOKEN, LOGIT], dtype=np.uint8), counts),
+        layer=_join(np.int32, features.layer.cpu()[active], layers, [-1] * length, [n_layers] * len(logits)),
+        position=_join(
+            np.int32, features.position.cpu()[active], positions, range(length), [t.position for t in logits]
+        ),
+        index=_join(
+            np.int32, features.index.cpu()[active], [-1] * len(layers), token_ids, [t.index for t in logits]
+        ),
+        value=_join(
+            np.float32,
+            features.value.cpu()[active],
+            features.error.float().norm(dim=-1).flatten().cpu(),
+            tracer.frozen.embed.norm(dim=-1).cpu(),
+            [float(t.vector @ tracer.frozen.final_hidden[t.position]) + t.bias for t in logits],
+        ),
+        edges=edges,
+        bias=bias,
+        absent=absent,
+        targets=(
+            *(
+                Target(
+                    text=t.text, vocab_id=t.vocab_id, probability=t.probability, weight=t.weight, node=node
+                )
+                for node, t in enumerate(logits, start=size - len(logits))
+            ),
+            *(_feature_target(features, row, int(number[row])) for row in rows),
+        ),
+        influence=np.zeros(size, dtype=np.float32),
+        scores=Scores(replacement=0.0, completeness=0.0, mean_path_length=0.0),
+        certificate=tracer.certificate(),
+        provenance=provenance(),
+    )
+    return with_scores(graph)
+
+
+def _edge_table(
+    tracer: Tracer, kept: np.ndarray, number: np.ndarray, size: int
+) -> tuple[sp.csr_array, np.ndarray, np.ndarray]:
+    """Edges, biases and absent weight of the final nodes."""
+    first_logit = size - len(tracer.logit_start)
+    bias, absent = np.zeros(size, dtype=np.float32), np.zeros(size, dtype=np.float32)
+    blocks = [block for layer in sorted(tracer.rows) for block in tracer.rows[layer]]
+    row_of = [number[block.target] if block.features else first_logit + block.target for block in blocks]
+    row, everything_kept = np.concatenate(row_of), bool(kept.all())
+    bias[row] = np.concatenate([block.bias for block in blocks])
+    parts = []
+    for block, target in zip(blocks, row_of, strict=True):
+        edges = block.edges if everything_kept else block.edges[:, kept]
+        lost = (
+            0 if everything_kept else block.incoming - block.absent - abs(edges).sum(axis=1, dtype=np.float64)
+        )
+        absent[target] = np.where(block.absent + lost > 1e-6 * block.incoming, block.absent + lost, 0)
+        parts.append(edges)
+    stacked = sp.vstack(parts, format="csr")
+    # Rows come block by block; taking them by number puts them in the order of the nodes, the others empty.
+    where = np.full(size, -1)
+    where[row] = np.arange(len(row))
+    filled = np.flatnonzero(where >= 0)
+    ordered = stacked[where[filled]]
+    pointer = np.zeros(size + 1, dtype=np.int64)
+    pointer[filled + 1] = np.diff(ordered.indptr)
+    return sp.csr_array((ordered.data, ordered.indices, np.cumsum(pointer)), shape=(size, size)), bias, absent
+
+
+def _join(dtype: type, *parts) -> np.ndarray:
+    return np.concatenate([np.asarray(part, dtype=dtype) for part in parts])
+
+
+def _feature_target(features: Features, row: int, node: int) -> Target:
+    text = f"feature {int(features.index[row])} of layer {int(features.layer[row])}"
+    return Target(text=text, vocab_id=None, probability=1.0, weight=1.0, node=node)
+
+
+def _active_row(features: Features, node: NodeId, dictionary: str) -> int:
+    """Where an active feature stands. Raises `UnknownFeature` with those that are active beside it."""
+    here = (features.layer == node.layer) & (features.position == node.position)
+    row = (here & (features.index == node.index)).nonzero()[:, 0]
+    if not len(row):
+        active = features.index[here].tolist()
+        raise UnknownFeature(
+            f"Feature {node.index} of layer {node.layer} in {dictionary} is not active at position {node.position}; "
+            f"active there: {', '.join(map(str, active[:12])) or 'none'}{', …' if len(active) > 12 else ''}."
+        )
+    return int(row[0])
+
+
+def _absolute(position: int, length: int) -> int:
+    if not -length <= position < length:
+        raise ThoughtscopeError(
+            f"position {position} is outside the prompt, which has positions 0 to {length - 1}."
+        )
+    return position % length
+
+
+def _check_bounds(max_nodes: int | None, influence_bound: float | None, edge_floor: float) -> None:
+    if max_nodes is not None and max_nodes < 1:
+        raise ThoughtscopeError(f"max_nodes must be 1 or more, or None for all; got {max_nodes}.")
+    if influence_bound is not None and not 0 <= influence_bound < 1:
+        raise ThoughtscopeError(f"influence_bound is a share, from 0 to less than 1; got {influence_bound}.")
+    if not 0 <= edge_floor < 1:
+        raise ThoughtscopeError(
+            f"edge_floor is a share of a target's input, from 0 to less than 1; got {edge_floor}."
+        )

@@ -1,0 +1,243 @@
+"""`Graph`: an attribution graph of one prompt, as a node table and sparse edges."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+from jaxtyping import Bool, Float32, Int32, UInt8
+
+from thoughtscope.core.errors import CorruptArtefact, UnknownFeature, describe_choices
+from thoughtscope.core.ids import FeatureId, NodeId, NodeKind
+from thoughtscope.core.store import load_artefact, save_artefact
+
+KINDS = (NodeKind.FEATURE, NodeKind.ERROR, NodeKind.TOKEN, NodeKind.LOGIT)
+FEATURE, ERROR, TOKEN, LOGIT = range(4)  # codes in `Graph.kind`, and the order of the nodes
+
+_ARRAYS = {
+    "kind": np.uint8,
+    "layer": np.int32,
+    "position": np.int32,
+    "index": np.int32,
+    "value": np.float32,
+    "bias": np.float32,
+    "absent": np.float32,
+    "influence": np.float32,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What the graph explains: a next token, a difference of two, or a feature's activation."""
+
+    text: str
+    vocab_id: int | None
+    """The token; None for a difference or a feature."""
+    probability: float
+    """The model's probability of the token (for a difference: of its first token; for a feature: 1)."""
+    weight: float
+    """The influence that starts at this target: the probability of a token, else 1."""
+    node: int
+    """The target's row in the node table."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Supernode:
+    """Nodes that a person reads as one."""
+
+    label: str
+    members: tuple[NodeId, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """How much of the influence on the targets the graph explains; all in shares except the path length."""
+
+    replacement: float
+    """Share of the influence that reaches the input through features rather than stopping at an error."""
+    completeness: float
+    """Share of the nodes' input that is no error, weighted by the nodes' influence."""
+    mean_path_length: float
+    """Mean number of edges from a target to a token, weighted by influence."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certificate:
+    """What the full graph leaves out. Masses are shares of all influence that starts at the targets."""
+
+    expanded: int
+    """Features whose incoming edges were computed."""
+    active: int
+    """Features that are active on the prompt and can reach a target."""
+    frontier_mass: float
+    """Influence that arrives at features that were not expanded, and goes no further."""
+    bound: float
+    """No feature that was left out can have more influence than this, however it is continued."""
+    dropped_mass: float
+    """Influence lost with edges under the floor."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Graph:
+    """Nodes in the order features (layer, position, index), errors (layer, position), tokens, logits.
+
+    `edges[target, source]` is the signed direct effect of a source on a target with attention patterns and norm
+    scales held at the prompt's values; a target's edges and its `bias` add up to its `value` when nothing was left
+    out. What was left out (a floor, pruning, a node budget) is in `absent`, as absolute weight by target, and counts
+    as error in every score.
+    """
+
+    prompt: str
+    tokens: tuple[str, ...]
+    token_ids: tuple[int, ...]
+    model_name: str
+    dictionary_name: str
+    scan: str
+    n_layers: int
+    kind: UInt8[np.ndarray, " node"]
+    """0 feature, 1 error, 2 token, 3 logit."""
+    layer: Int32[np.ndarray, " node"]
+    """-1 for tokens, `n_layers` for logits."""
+    position: Int32[np.ndarray, " node"]
+    index: Int32[np.ndarray, " node"]
+    """Feature index; -1 for errors; vocabulary id for tokens and logits (`vocab_size + i` for a difference)."""
+    value: Float32[np.ndarray, " node"]
+    """Activation of a feature, norm of an error or token vector, centred logit before any soft cap; NaN if unknown."""
+    edges: sp.csr_array
+    bias: Float32[np.ndarray, " node"]
+    """Part of each target's value that comes from constants: encoder, decoder, norm and projection biases."""
+    absent: Float32[np.ndarray, " node"]
+    """Absolute incoming weight that is no longer among the edges."""
+    targets: tuple[Target, ...]
+    influence: Float32[np.ndarray, " node"]
+    scores: Scores
+    certificate: Certificate | None
+    """None for a graph that another tool made."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """By node id (`feature:2:9:310`) or, for all positions at once, by feature id (`dictionary/2/310`)."""
+    supernodes: tuple[Supernode, ...] = ()
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.kind)
+
+    def node_id(self, node: int) -> NodeId:
+        """The id of a row of the node table."""
+        kind = KINDS[self.kind[node]]
+        return NodeId(
+            kind,
+            int(self.position[node]),
+            int(self.layer[node]) if kind in (NodeKind.FEATURE, NodeKind.ERROR) else None,
+            int(self.index[node]) if kind in (NodeKind.FEATURE, NodeKind.LOGIT) else None,
+        )
+
+    def node_ids(self) -> list[NodeId]:
+        """The ids of all rows, in order."""
+        return [self.node_id(node) for node in range(len(self))]
+
+    @cached_property
+    def _rows(self) -> dict[NodeId, int]:
+        return {node_id: row for row, node_id in enumerate(self.node_ids())}
+
+    def find(self, node: NodeId | str) -> int:
+        """The row of a node. Raises `UnknownFeature` when this graph does not have it."""
+        node_id = NodeId.parse(node) if isinstance(node, str) else node
+        row = self._rows.get(node_id)
+        if row is None:
+            same_kind = [name for name in self._rows if name.kind == node_id.kind]
+            raise UnknownFeature(
+                describe_choices(node_id, same_kind, what=f"{node_id.kind} node of this graph")
+            )
+        return row
+
+    def label(self, node: int) -> str | None:
+        """The label of a row: the node's own, else its feature's; None without one."""
+        own = self.labels.get(str(self.node_id(node)))
+        if own is not None or self.kind[node] != FEATURE or not self.dictionary_name:
+            return own
+        feature = FeatureId(self.dictionary_name, int(self.layer[node]), int(self.index[node]))
+        return self.labels.get(str(feature))
+
+    @property
+    def is_target(self) -> Bool[np.ndarray, " node"]:
+        """True for the rows that the graph explains."""
+        mask = np.zeros(len(self), dtype=bool)
+        mask[[target.node for target in self.targets]] = True
+        return mask
+
+    @property
+    def weights(self) -> Float32[np.ndarray, " node"]:
+        """The influence that starts at each node: a target's weight, zero elsewhere."""
+        weights = np.zeros(len(self), dtype=np.float32)
+        for target in self.targets:
+            weights[target.node] += target.weight
+        return weights
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Saves the graph as the folder `path` (safetensors and a manifest), atomically."""
+        arrays = {name: getattr(self, name) for name in _ARRAYS}
+        edges = {"data": self.edges.data, "indices": self.edges.indices, "indptr": self.edges.indptr}
+        return save_artefact(
+            path,
+            kind="graph",
+            tensors={"nodes": arrays, "edges": edges},
+            meta=self.meta(),
+            provenance=self.provenance or None,
+        )
+
+    def meta(self) -> dict[str, Any]:
+        """Everything but the arrays and the provenance, as JSON."""
+        names = ("prompt", "tokens", "token_ids", "model_name", "dictionary_name", "scan", "n_layers")
+        return {
+            **{name: getattr(self, name) for name in names},
+            "targets": [asdict(target) for target in self.targets],
+            "scores": asdict(self.scores),
+            "certificate": None if self.certificate is None else asdict(self.certificate),
+            "labels": dict(self.labels),
+            "supernodes": [[node.label, *map(str, node.members)] for node in self.supernodes],
+        }
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Graph:
+        """Reads a graph that `save` wrote. Raises `CorruptArtefact` naming what does not fit."""
+        artefact = load_artefact(path, kind="graph")
+        nodes, edges = artefact.tensors("nodes"), artefact.tensors("edges")
+        arrays: dict[str, Any] = {name: nodes[name].numpy().astype(dtype) for name, dtype in _ARRAYS.items()}
+        size = len(arrays["kind"])
+        try:
+            arrays["edges"] = sp.csr_array(
+                (edges["data"].numpy(), edges["indices"].numpy(), edges["indptr"].numpy()), shape=(size, size)
+            )
+            return cls(**arrays, **parse_meta(artefact.meta), provenance=artefact.provenance)
+        except (KeyError, TypeError, ValueError) as error:
+            raise CorruptArtefact(f"{path} does not hold a graph of this version: {error}.") from error
+
+
+def parse_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `Graph.meta`: fields for the constructor."""
+    fields = dict(meta)
+    fields["tokens"] = tuple(meta["tokens"])
+    fields["token_ids"] = tuple(meta["token_ids"])
+    fields["targets"] = tuple(Target(**target) for target in meta["targets"])
+    fields["scores"] = Scores(**meta["scores"])
+    fields["certificate"] = None if meta["certificate"] is None else Certificate(**meta["certificate"])
+    fields["supernodes"] = tuple(
+        Supernode(label=label, members=tuple(map(NodeId.parse, members)))
+        for label, *members in meta["supernodes"]
+    )
+    return fields
+
+
+def keep_supernodes(supernodes: Sequence[Supernode], present: set[NodeId]) -> tuple[Supernode, ...]:
+    """The supernodes without the members that a smaller graph lacks; empty ones go."""
+    kept = [
+        Supernode(label=supernode.label, members=tuple(m for m in supernode.members if m in present))
+        for supernode in supernodes
+    ]
+    return tuple(supernode for supernode in kept if supernode.members)

@@ -1,0 +1,475 @@
+"""`read_json`: graph files of any tool that writes the shared format, ours included.
+
+Files of others are read for what they are:
+
+- circuit-tracer names the error of layer l `0_l_pos`, which is also the id of feature l of layer 0. Where a file has
+  both, two links between the same ends are read in the order in which it writes them, features first; a single one as
+  the feature's where the error could not reach the target, else as the error's, so that no score is flattered.
+- `bias` nodes become the constant part of their targets. Attention (`lorsa`) features get indices from `LORSA` on, so
+  that they cannot be taken for MLP features; their errors join the error node of the layer. Nodes of unknown type get
+  indices from `OPAQUE` on, or count as errors where nothing flows into them.
+- Labels are data: nothing in them is interpreted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from thoughtscope.core.errors import InvalidGraph, LimitExceeded, UnknownFeature
+from thoughtscope.core.ids import NodeId
+from thoughtscope.graphs.graph import (
+    ERROR,
+    FEATURE,
+    LOGIT,
+    TOKEN,
+    Certificate,
+    Graph,
+    Scores,
+    Supernode,
+    Target,
+)
+from thoughtscope.graphs.json_write import EXTRAS_VERSION, TYPE_NAMES
+from thoughtscope.graphs.prune import with_scores
+from thoughtscope.graphs.schema import check_schema
+
+MAX_BYTES = 256 * 2**20
+MAX_NODES = 200_000
+MAX_LINKS = 5_000_000
+MAX_LAYER = 10_000
+LORSA = 2**28
+OPAQUE = 2**29
+_BIAS = -2  # a kind of its own while reading
+
+_Key = tuple[int, int, int, int]  # kind, layer, position, index
+
+
+def read_json(path: str | os.PathLike[str]) -> Graph:
+    """Reads a graph file. Its scores are computed anew.
+
+    Raises `InvalidGraph` naming the field for a file that is broken, contradicts itself or runs in a circle,
+    `LimitExceeded` for one over 256 MiB, 200,000 nodes or 5,000,000 links.
+    """
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise LimitExceeded(
+                f"{path} has {size:,} bytes; a graph file may have {MAX_BYTES:,}. Prune it first."
+            )
+        data = path.read_bytes()
+    except OSError as error:
+        raise InvalidGraph(f"{path} cannot be read: {error.strerror or error}.") from None
+    try:
+        return graph_from_json(parse_json(data))
+    except InvalidGraph as error:
+        raise InvalidGraph(f"{path}: {error}") from None
+
+
+def parse_json(data: bytes | str) -> Any:
+    """JSON without NaN and Infinity. Raises `InvalidGraph`, also for nesting too deep to read."""
+
+    def refuse(constant: str) -> None:
+        raise InvalidGraph(f"{constant} is not a JSON number.")
+
+    try:
+        return json.loads(data, parse_constant=refuse)
+    except InvalidGraph:
+        raise
+    except RecursionError:
+        raise InvalidGraph("The file is nested too deeply to be a graph.") from None
+    except ValueError as error:
+        raise InvalidGraph(f"The file is not JSON: {error}.") from None
+
+
+def graph_from_json(obj: Any) -> Graph:
+    """The graph in an object of the shared format. Raises as `read_json`."""
+    obj = _with_params(obj)
+    check_schema(obj)
+    for name, limit in (("nodes", MAX_NODES), ("links", MAX_LINKS)):
+        if len(obj[name]) > limit:
+            raise LimitExceeded(
+                f"The file has {len(obj[name]):,} {name}; a graph may have {limit:,}. Prune it first."
+            )
+    extras = obj["metadata"].get("thoughtscope")
+    if extras is not None and extras["version"] != EXTRAS_VERSION:
+        extras = None  # of another version: what the shared format says is still good
+    table = _NodeTable(obj, extras)
+    edges, bias = _read_links(obj, table)
+    return _build(obj, extras, table, edges, bias)
+
+
+@dataclass(frozen=True)
+class _Read:
+    """One node as read, before it has a row."""
+
+    kind: int
+    layer: int
+    position: int
+    index: int
+    source: Mapping[str, Any]
+
+    @property
+    def key(self) -> _Key:
+        return self.kind, self.layer, self.position, self.index
+
+
+class _NodeTable:
+    """Rows for the nodes of a file, in the order of `Graph`, and the way from its ids to them."""
+
+    def __init__(self, obj: Mapping[str, Any], extras: Mapping[str, Any] | None) -> None:
+        fed = {link["target"] for link in obj["links"]}
+        self.n_layers = extras["n_layers"] if extras else _count_layers(obj)
+        self.read = [
+            self._node(node, number, obj, node["node_id"] in fed) for number, node in enumerate(obj["nodes"])
+        ]
+        places: dict[_Key, int] = {}
+        for number, node in enumerate(self.read):
+            if node.key in places and node.kind not in (ERROR, _BIAS):
+                raise InvalidGraph(
+                    f"nodes[{number}].node_id: the node is the same as nodes[{places[node.key]}] "
+                    f"({node.source['node_id']!r})."
+                )
+            places.setdefault(node.key, number)
+        ordered = sorted(node for node in places if node[0] != _BIAS)
+        self.row: dict[_Key, int] = {key: row for row, key in enumerate(ordered)}
+        self.nodes = [self.read[places[key]] for key in ordered]
+        self.by_id: dict[str, list[_Read]] = {}
+        for node in self.read:
+            self.by_id.setdefault(node.source["node_id"], []).append(node)
+        for name, same in self.by_id.items():
+            if len(same) > 1 and not _is_collision(name, same):
+                number = self.read.index(same[1])
+                raise InvalidGraph(f'nodes[{number}].node_id: "{name}" is the id of another node too.')
+
+    def _node(self, node: Mapping[str, Any], number: int, obj: Mapping[str, Any], fed: bool) -> _Read:
+        position, kind = node["ctx_idx"], node["feature_type"]
+        if position >= max(len(obj["metadata"]["prompt_tokens"]), 1):
+            raise InvalidGraph(
+                f"nodes[{number}].ctx_idx: position {position} of {len(obj['metadata']['prompt_tokens'])} tokens."
+            )
+        if kind == "embedding":
+            match = re.fullmatch(r"E_(\d{1,9})_\d+", node["node_id"])
+            return _Read(TOKEN, -1, position, int(match[1]) if match else -1, node)
+        if kind == "logit":
+            return _Read(LOGIT, self.n_layers, position, _logit_index(node, number), node)
+        layer = _layer(node, number)
+        if kind == "bias":
+            return _Read(_BIAS, layer, position, number, node)
+        if "error" in kind or (kind not in _FEATURES and not fed):
+            return _Read(ERROR, layer, position, -1, node)
+        index = _feature_index(node, layer, obj["metadata"].get("schema_version"))
+        if kind == "lorsa" and index is not None and index < LORSA:
+            index += LORSA
+        elif index is None or index >= LORSA or kind not in _FEATURES:
+            # Already ours on a second trip; else a number of its own, which stays within int32.
+            index = index if index is not None and LORSA <= index < 2**31 else OPAQUE + number
+        return _Read(FEATURE, layer, position, index, node)
+
+
+_FEATURES = ("cross layer transcoder", "transcoder", "unexplored node", "lorsa")
+
+
+def _is_collision(name: str, nodes: list[_Read]) -> bool:
+    """True for the two nodes that circuit-tracer gives one id: feature l of layer 0 and the error of layer l."""
+    kinds = {node.kind: node for node in nodes}
+    return len(nodes) == 2 and kinds.keys() == {FEATURE, ERROR} and name.startswith("0_")
+
+
+def _with_params(obj: Any) -> Any:
+    """`qParams` as lists and texts: circuit-tracer's "Save" leaves texts where lists belong, and nulls."""
+    if not isinstance(obj, dict) or not isinstance(obj.get("qParams", {}), dict):
+        return obj
+    params = dict(obj.get("qParams", {}))
+    pinned, supernodes = params.get("pinnedIds"), params.get("supernodes")
+    if pinned is None or isinstance(pinned, str):
+        params["pinnedIds"] = [name for name in (pinned or "").split(",") if name]
+    if supernodes is None or isinstance(supernodes, str):
+        params["supernodes"] = parse_json(supernodes) if supernodes else []
+    for name in ("linkType", "clickedId", "sg_pos"):
+        if params.get(name) is None:
+            params.pop(name, None)
+    return {**obj, "qParams": params}
+
+
+def _count_layers(obj: Mapping[str, Any]) -> int:
+    """Layers of the model as far as the file shows: circuit-tracer's logits stand at `n_layers + 1`."""
+    layers = [_layer(node, number) for number, node in enumerate(obj["nodes"]) if _in_a_layer(node)]
+    highest = max(layers, default=0) + 1
+    logits = [node for node in obj["nodes"] if node["feature_type"] == "logit"]
+    if obj["metadata"].get("schema_version") == 1 and logits and str(logits[0]["layer"]).isdecimal():
+        stated = int(str(logits[0]["layer"])[:9]) - 1
+        return stated if highest <= stated <= MAX_LAYER else highest
+    return highest
+
+
+def _in_a_layer(node: Mapping[str, Any]) -> bool:
+    return node["feature_type"] not in ("embedding", "logit")
+
+
+def _layer(node: Mapping[str, Any], number: int) -> int:
+    text = str(node["layer"])
+    if re.fullmatch(r"[0-9]{1,5}", text) and int(text) <= MAX_LAYER:
+        return int(text)
+    raise InvalidGraph(f"nodes[{number}].layer: expected a layer from 0 to {MAX_LAYER}, got {text[:40]!r}.")
+
+
+def _feature_index(node: Mapping[str, Any], layer: int, schema_version: int | None) -> int | None:
+    """The feature's index in its layer: from the id, from Cantor's pairing, or `feature` itself; None without any."""
+    match = re.fullmatch(r"(\d{1,9})_(\d{1,10})_(\d{1,9})", node["node_id"])
+    if match and int(match[1]) == layer and int(match[3]) == node["ctx_idx"]:
+        return int(match[2])
+    feature = node["feature"]
+    if feature is None or feature < 0:
+        return None
+    if schema_version == 1:
+        total = int(((8 * feature + 1) ** 0.5 - 1) / 2)
+        total -= total * (total + 1) // 2 > feature
+        index = feature - total * (total + 1) // 2
+        if total - index == layer:
+            return index
+    return feature
+
+
+def _logit_index(node: Mapping[str, Any], number: int) -> int:
+    match = re.fullmatch(r"[A-Za-z0-9]+_(\d{1,9})_\d+", node["node_id"])
+    index = int(match[1]) if match else node["feature"]
+    if index is None or not 0 <= index < 2**31:
+        raise InvalidGraph(
+            f"nodes[{number}].feature: a logit needs its vocabulary id; got {node['feature']}."
+        )
+    return index
+
+
+def _read_links(obj: Mapping[str, Any], table: _NodeTable) -> tuple[sp.csr_array, np.ndarray]:
+    """Edges between rows, and what bias nodes add to their targets."""
+    size = len(table.nodes)
+    bias = np.zeros(size, dtype=np.float64)
+    targets, sources, weights = [], [], []
+    repeated: dict[tuple[str, str], int] = {}
+    twice = _written_twice(obj["links"])
+    for number, link in enumerate(obj["links"]):
+        ends = link["source"], link["target"]
+        for name, end in zip(("source", "target"), ends, strict=True):
+            if end not in table.by_id:
+                raise InvalidGraph(f'links[{number}].{name}: there is no node "{end}".')
+        seen = repeated[ends] = repeated.get(ends, 0) + 1
+        target = _as_target(table.by_id[ends[1]], number)
+        candidates = table.by_id[ends[0]]
+        if seen > len(candidates):
+            raise InvalidGraph(f'links[{number}]: a second link from "{ends[0]}" to "{ends[1]}".')
+        source = _as_source(candidates, target, ends in twice, seen)
+        if source.kind == LOGIT:
+            raise InvalidGraph(f'links[{number}].source: "{ends[0]}" is a logit, from which nothing flows.')
+        if source.kind == _BIAS:
+            bias[table.row[target.key]] += link["weight"]
+        elif link["weight"]:
+            targets.append(table.row[target.key])
+            sources.append(table.row[source.key])
+            weights.append(link["weight"])
+    with np.errstate(over="ignore"):  # refused below
+        data = np.array(weights, dtype=np.float32)
+    edges = sp.coo_array((data, (targets, sources)), shape=(size, size)).tocsr()
+    edges.sum_duplicates()
+    if not np.isfinite(edges.data).all():
+        raise InvalidGraph("links: a weight is too large for a number in single precision.")
+    _refuse_circles(edges)
+    return edges, bias.astype(np.float32)
+
+
+def _written_twice(links: list[Mapping[str, Any]]) -> set[tuple[str, str]]:
+    seen: set[tuple[str, str]] = set()
+    twice: set[tuple[str, str]] = set()
+    for link in links:
+        ends = link["source"], link["target"]
+        (twice if ends in seen else seen).add(ends)
+    return twice
+
+
+def _as_target(nodes: list[_Read], number: int) -> _Read:
+    for node in nodes:
+        if node.kind in (FEATURE, LOGIT):
+            return node
+    raise InvalidGraph(
+        f'links[{number}].target: "{nodes[0].source["node_id"]}" is a {nodes[0].source["feature_type"]} node, '
+        "into which nothing flows."
+    )
+
+
+def _as_source(nodes: list[_Read], target: _Read, twice: bool, seen: int) -> _Read:
+    if len(nodes) == 1:
+        return nodes[0]
+    feature = next(node for node in nodes if node.kind == FEATURE)
+    error = next(node for node in nodes if node.kind == ERROR)
+    if twice:
+        return feature if seen == 1 else error
+    return feature if target.layer <= error.layer else error
+
+
+def _refuse_circles(edges: sp.csr_array) -> None:
+    if edges.diagonal().any():
+        raise InvalidGraph("links: a node has a link to itself.")
+    count, _ = sp.csgraph.connected_components(edges, directed=True, connection="strong")
+    if count != edges.shape[0]:
+        raise InvalidGraph("links: they run in a circle; an attribution graph flows one way.")
+
+
+def _build(
+    obj: Mapping[str, Any],
+    extras: Mapping[str, Any] | None,
+    table: _NodeTable,
+    edges: sp.csr_array,
+    bias: np.ndarray,
+) -> Graph:
+    metadata, nodes = obj["metadata"], table.nodes
+    given = [node.source for node in nodes]
+    token_ids = extras["token_ids"] if extras else _token_ids(metadata, nodes)
+    if len(token_ids) != len(metadata["prompt_tokens"]):
+        raise InvalidGraph(
+            f"metadata.thoughtscope.token_ids: {len(token_ids)} for {len(metadata['prompt_tokens'])} tokens."
+        )
+    graph = Graph(
+        prompt=metadata["prompt"],
+        tokens=tuple(metadata["prompt_tokens"]),
+        token_ids=tuple(token_ids),
+        model_name=extras["model"] if extras else metadata["scan"],
+        dictionary_name=extras["dictionary"] if extras else metadata["scan"],
+        scan=extras["scan"] if extras else metadata["scan"],
+        n_layers=table.n_layers,
+        kind=np.array([node.kind for node in nodes], dtype=np.uint8),
+        layer=np.array([node.layer for node in nodes], dtype=np.int32),
+        position=np.array([node.position for node in nodes], dtype=np.int32),
+        index=np.array([node.index for node in nodes], dtype=np.int32),
+        value=_numbers(given, "value", "activation", default=np.nan),
+        edges=edges,
+        bias=_numbers(given, "bias") + bias,
+        absent=_numbers(given, "absent"),
+        targets=_targets(extras, table),
+        influence=np.zeros(len(nodes), dtype=np.float32),
+        scores=Scores(replacement=0.0, completeness=0.0, mean_path_length=0.0),
+        certificate=_certificate(extras),
+        provenance=_provenance(obj, extras, table),
+    )
+    graph = replace(graph, labels=_labels(graph, extras, given), supernodes=_supernodes(graph, obj, table))
+    return with_scores(graph)
+
+
+def _numbers(nodes: list[Mapping[str, Any]], *names: str, default: float = 0.0) -> np.ndarray:
+    """The first of `names` that each node has, in single precision."""
+    column = [next((node[name] for name in names if node.get(name) is not None), default) for node in nodes]
+    with np.errstate(over="ignore"):
+        values = np.array(column, dtype=np.float64).astype(np.float32)
+    if np.isinf(values).any():
+        raise InvalidGraph(f"nodes: {names[0]} holds a number too large for single precision.")
+    return values
+
+
+def _token_ids(metadata: Mapping[str, Any], nodes: list[_Read]) -> list[int]:
+    ids = [-1] * len(metadata["prompt_tokens"])
+    for node in nodes:
+        if node.kind == TOKEN and node.position < len(ids):
+            ids[node.position] = node.index
+    return ids
+
+
+def _targets(extras: Mapping[str, Any] | None, table: _NodeTable) -> tuple[Target, ...]:
+    """The targets that the file states, else its logits, the likeliest first."""
+    if extras and "targets" in extras:
+        stated = []
+        for number, target in enumerate(extras["targets"]):
+            path = f"metadata.thoughtscope.targets[{number}]"
+            found = table.by_id.get(target["id"])
+            if not found or found[0].kind not in (FEATURE, LOGIT):
+                raise InvalidGraph(f'{path}.id: "{target["id"]}" is no logit or feature of this file.')
+            if not 0 <= target["weight"] <= 1 or not 0 <= target["probability"] <= 1:
+                raise InvalidGraph(f"{path}: weight and probability lie between 0 and 1.")
+            fields = {name: target[name] for name in ("text", "vocab_id", "probability", "weight")}
+            stated.append(Target(**fields, node=table.row[found[0].key]))
+        return tuple(stated)
+    logits = [(_logit_text(node.source), node) for node in table.nodes if node.kind == LOGIT]
+    targets = [
+        Target(text=text, vocab_id=node.index, probability=p, weight=p, node=table.row[node.key])
+        for (text, p), node in logits
+    ]
+    return tuple(sorted(targets, key=lambda target: -target.probability))
+
+
+def _logit_text(node: Mapping[str, Any]) -> tuple[str, float]:
+    """Token and probability of a logit: `Output "tok" (p=0.396)`, ` tok (p=0.396)`, or `token_prob`."""
+    label, _, rest = node["clerp"].rpartition("(p=")
+    quoted = re.search(r'"(.*)"', label, flags=re.DOTALL)
+    text = quoted[1] if quoted else (label or node["clerp"]).strip()
+    probability = node.get("token_prob")
+    if not probability:
+        match = re.match(r"\s*([0-9.]{1,20}(?:[eE]-?\d{1,3})?)\s*\)", rest)
+        try:
+            probability = float(match[1]) if match else 0.0
+        except ValueError:
+            probability = 0.0
+    return text, min(max(float(probability), 0.0), 1.0)
+
+
+def _certificate(extras: Mapping[str, Any] | None) -> Certificate | None:
+    stated = (extras or {}).get("certificate")
+    if stated is None:
+        return None
+    return Certificate(**{name: stated[name] for name in Certificate.__dataclass_fields__})
+
+
+def _provenance(
+    obj: Mapping[str, Any], extras: Mapping[str, Any] | None, table: _NodeTable
+) -> dict[str, Any]:
+    """Ours as written; of other tools' files who made them, and the types of nodes that have no place in a graph."""
+    if extras:
+        return dict(extras.get("provenance", {}))
+    types = {
+        node.source["node_id"]: node.source["feature_type"]
+        for node in table.read
+        if node.source["feature_type"] not in TYPE_NAMES.values()
+    }
+    facts = {name: obj["metadata"][name] for name in ("slug", "info") if name in obj["metadata"]}
+    return {"read_from": facts} | ({"node_types": types} if types else {})
+
+
+def _labels(graph: Graph, extras: Mapping[str, Any] | None, given: list[Mapping[str, Any]]) -> dict[str, str]:
+    """Labels that the file keeps for us, overridden by what another viewer wrote on a node since."""
+    labels = {}
+    for name, label in (extras or {}).get("labels", {}).items():
+        if not isinstance(label, str):
+            raise InvalidGraph(f"metadata.thoughtscope.labels: the label of {name!r} is no text.")
+        labels[name] = label
+    labelled = replace(graph, labels=labels)
+    for row in np.flatnonzero(graph.kind == FEATURE).tolist():
+        label = given[row]["clerp"]
+        if label and label != labelled.label(row):
+            labels[str(graph.node_id(row))] = label
+    return labels
+
+
+def _supernodes(graph: Graph, obj: Mapping[str, Any], table: _NodeTable) -> tuple[Supernode, ...]:
+    """Supernodes with members that the file has; a node stays in the first that names it."""
+    taken: set[NodeId] = set()
+    result: dict[str, list[NodeId]] = {}
+    for entry in obj["qParams"]["supernodes"]:
+        if not entry:
+            continue
+        label, *names = entry
+        members = result.setdefault(label or "group", [])
+        for name in names:
+            found = [node for node in table.by_id.get(name, ()) if node.key in table.row]
+            try:
+                member = graph.node_id(table.row[found[0].key]) if found else None
+            except UnknownFeature:
+                member = None
+            if member is not None and member not in taken:
+                taken.add(member)
+                members.append(member)
+    return tuple(Supernode(label=label, members=tuple(m)) for label, m in result.items() if m)

@@ -1,0 +1,251 @@
+"""`write_json`: one file that Anthropic's viewer, circuit-tracer's server and Neuronpedia take unchanged.
+
+What each of them stumbles over, and so is done here: node ids and script ids are unique and the same (one
+viewer pins by the one, two by the other); an error's id cannot be a feature's; a logit's label holds its token
+in quotes and `(p=…)`; `qParams` holds lists and texts, never null; each embedding has a `feature` of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from thoughtscope.core.errors import ThoughtscopeError
+from thoughtscope.core.store import atomic_write_bytes
+from thoughtscope.graphs.graph import ERROR, FEATURE, LOGIT, TOKEN, Graph
+
+EXTRAS_VERSION = 1
+_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+TYPE_NAMES = {
+    FEATURE: "cross layer transcoder",
+    ERROR: "mlp reconstruction error",
+    TOKEN: "embedding",
+    LOGIT: "logit",
+}
+
+
+def write_json(
+    graph: Graph,
+    path: str | os.PathLike[str],
+    *,
+    scan: str | None = None,
+    slug: str | None = None,
+    node_threshold: float = 1.0,
+    feature_base_url: str | None = None,
+) -> Path:
+    """Writes the graph as one JSON file; see `graph_to_json`. Atomic."""
+    obj = graph_to_json(
+        graph, scan=scan, slug=slug, node_threshold=node_threshold, feature_base_url=feature_base_url
+    )
+    text = json.dumps(obj, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    atomic_write_bytes(path, text.encode("utf-8", "replace"))
+    return Path(path)
+
+
+def graph_to_json(
+    graph: Graph,
+    *,
+    scan: str | None = None,
+    slug: str | None = None,
+    node_threshold: float = 1.0,
+    feature_base_url: str | None = None,
+) -> dict[str, Any]:
+    """The graph as an object of the shared format.
+
+    - `scan`: the model's name unless given, because Neuronpedia knows models only; circuit-tracer finds feature
+      examples when it is the dictionary's repository.
+    - `slug`: the file's name in viewers; letters, digits, `_`, `.` and `-`. Made from the prompt unless given.
+    - `node_threshold`: where the viewers' pruning slider starts: nodes up to that share of the influence show.
+    - `feature_base_url`: where `{feature}.json` with examples lies, for Neuronpedia.
+
+    Raises `ThoughtscopeError` for a slug or threshold that viewers would refuse.
+    """
+    if not 0 < node_threshold <= 1:
+        raise ThoughtscopeError(f"node_threshold is a share, over 0 and up to 1; got {node_threshold}.")
+    if slug is not None and not _NAME.fullmatch(slug):
+        raise ThoughtscopeError(f"A slug has letters, digits, _, . and - only; got {slug!r}.")
+    ids = file_ids(graph)
+    targets, sources = _ends(graph)
+    return {
+        "metadata": _metadata(graph, ids, scan, slug, node_threshold, feature_base_url),
+        "qParams": {
+            "pinnedIds": _pinned(graph, ids),
+            "supernodes": [
+                [node.label, *(ids[graph.find(member)] for member in node.members)]
+                for node in graph.supernodes
+            ],
+            "linkType": "both",
+            "clickedId": "",
+            "sg_pos": "",
+        },
+        "nodes": _nodes(graph, ids),
+        "links": [
+            {"source": ids[source], "target": ids[target], "weight": weight}
+            for source, target, weight in zip(sources, targets, short_floats(graph.edges.data), strict=True)
+        ],
+    }
+
+
+def file_ids(graph: Graph) -> list[str]:
+    """The id of every node in the shared format."""
+    form = {
+        FEATURE: "{layer}_{index}_{position}",
+        ERROR: "{layer}_-1_{position}",
+        TOKEN: "E_{index}_{position}",
+    }
+    form[LOGIT] = f"{graph.n_layers + 1}_{{index}}_{{position}}"
+    columns = zip(
+        graph.kind.tolist(), graph.layer.tolist(), graph.index.tolist(), graph.position.tolist(), strict=True
+    )
+    return [
+        form[kind].format(layer=layer, index=index, position=position)
+        for kind, layer, index, position in columns
+    ]
+
+
+def cumulative_influence(graph: Graph) -> Float[np.ndarray, " node"]:
+    """For each node the share of all influence held by the nodes that have at least as much.
+
+    A viewer that shows the nodes with at most 0.8 thus shows the fewest that hold 0.8.
+    """
+    order = np.argsort(-graph.influence, kind="stable")
+    running = np.cumsum(graph.influence[order], dtype=np.float64)
+    result = np.empty(len(order))
+    result[order] = running / max(running[-1] if len(running) else 0.0, 1e-30)
+    return np.minimum(result, 1.0)
+
+
+def short_floats(values: Float[np.ndarray, " value"]) -> list[float]:
+    """Float32 numbers as the shortest decimals that give them back."""
+    return [float(str(value)) for value in np.asarray(values, dtype=np.float32)]
+
+
+def _ends(graph: Graph) -> tuple[list[int], list[int]]:
+    targets = np.repeat(np.arange(len(graph)), np.diff(graph.edges.indptr))
+    return targets.tolist(), graph.edges.indices.tolist()
+
+
+def _pinned(graph: Graph, ids: list[str]) -> list[str]:
+    """Members of supernodes and the targets: what the subgraph view starts from."""
+    members = [graph.find(member) for node in graph.supernodes for member in node.members]
+    if not members:
+        return []
+    return [ids[node] for node in dict.fromkeys([*members, *(target.node for target in graph.targets)])]
+
+
+def _metadata(
+    graph: Graph, ids: list[str], scan: str | None, slug: str | None, threshold: float, base_url: str | None
+) -> dict[str, Any]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        generator = {"name": "thoughtscope", "version": version("thoughtscope")}
+    except PackageNotFoundError:  # run from a checkout
+        generator = {"name": "thoughtscope", "version": "0"}
+    result: dict[str, Any] = {
+        "slug": slug or _slug(graph.prompt, 60) or "graph",
+        "scan": scan or _slug(graph.model_name, 100) or "model",
+        "transcoder_list": [],
+        "prompt_tokens": list(graph.tokens),
+        "prompt": graph.prompt,
+        "node_threshold": threshold,
+        "schema_version": 1,
+        "info": {"generator": generator, "create_time_ms": int(time.time() * 1000)},
+    }
+    pruning = graph.provenance.get("pruning")
+    if isinstance(pruning, dict) and {"node_mass", "edge_mass"} <= pruning.keys():
+        result["pruning_settings"] = {
+            "node_threshold": pruning["node_mass"],
+            "edge_threshold": pruning["edge_mass"],
+        }
+    if base_url is not None:
+        result["feature_details"] = {"feature_json_base_url": base_url}
+    result["thoughtscope"] = {
+        "version": EXTRAS_VERSION,
+        "n_layers": graph.n_layers,
+        "model": graph.model_name,
+        "dictionary": graph.dictionary_name,
+        "scan": graph.scan,
+        "token_ids": list(graph.token_ids),
+        "targets": [
+            {"id": ids[target.node]} | {key: value for key, value in asdict(target).items() if key != "node"}
+            for target in graph.targets
+        ],
+        "scores": asdict(graph.scores),
+        "certificate": None if graph.certificate is None else asdict(graph.certificate),
+        "labels": dict(graph.labels),
+        "provenance": dict(graph.provenance),
+    }
+    return result
+
+
+def _nodes(graph: Graph, ids: list[str]) -> list[dict[str, Any]]:
+    share = short_floats(cumulative_influence(graph))
+    bias, absent = short_floats(graph.bias), short_floats(graph.absent)
+    value = [number if number == number else None for number in short_floats(graph.value)]  # NaN: unknown
+    target_of = {target.node: target for target in graph.targets}
+    nodes = []
+    for row, name in enumerate(ids):
+        kind, layer, index = int(graph.kind[row]), int(graph.layer[row]), int(graph.index[row])
+        position, target = int(graph.position[row]), target_of.get(row)
+        is_logit = kind == LOGIT
+        nodes.append(
+            {
+                "node_id": name,
+                "feature": _feature_number(kind, layer, index, position),
+                "layer": {TOKEN: "E", LOGIT: str(graph.n_layers + 1)}.get(kind, str(layer)),
+                "ctx_idx": position,
+                "feature_type": TYPE_NAMES[kind],
+                "token_prob": target.probability if is_logit and target else 0.0,
+                "is_target_logit": bool(is_logit and target and target is graph.targets[0]),
+                "run_idx": 0,
+                "reverse_ctx_idx": 0,
+                "jsNodeId": name,
+                "clerp": _label(graph, row, kind, position),
+                "influence": None if is_logit else share[row],
+                "activation": value[row] if kind == FEATURE else None,
+                "value": value[row],
+                "bias": bias[row],
+                "absent": absent[row],
+            }
+        )
+    return nodes
+
+
+def _feature_number(kind: int, layer: int, index: int, position: int) -> int:
+    """One number for layer and index (Cantor's pairing, schema version 1); positions tell embeddings apart."""
+    if kind == FEATURE:
+        pair = (layer + index) * (layer + index + 1) // 2 + index
+        return pair if pair <= 2**53 else index  # scripts cannot hold larger integers
+    return {ERROR: -1, TOKEN: position, LOGIT: index}[kind]
+
+
+def _label(graph: Graph, row: int, kind: int, position: int) -> str:
+    own = graph.label(row)
+    token = _quoted(graph.tokens[position]) if position < len(graph.tokens) else ""
+    if kind == ERROR:
+        return own or f'Err: mlp "{token}"'
+    if kind == TOKEN:
+        return f'Emb: "{token}"'
+    if kind == FEATURE:
+        return own or ""
+    target = next((target for target in graph.targets if target.node == row), None)
+    text, probability = (target.text, target.probability) if target else (f"#{int(graph.index[row])}", 0.0)
+    return f'Output "{_quoted(text)}" (p={probability:.3f})'
+
+
+def _quoted(token: str) -> str:
+    """A token that can stand between quotes: viewers split labels at `"` and at `(p=`."""
+    return token.replace('"', "\u201d").replace("(p=", "( p=")
+
+
+def _slug(text: str, length: int) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-.")[:length].strip("-.")

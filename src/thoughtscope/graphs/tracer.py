@@ -1,0 +1,232 @@
+"""`Tracer`: attribution in progress, from the targets to the features that are worth expanding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from thoughtscope.dictionaries.dictionary import Dictionary
+from thoughtscope.dictionaries.features import Features
+from thoughtscope.graphs.graph import Certificate
+from thoughtscope.graphs.linear import Linearised
+from thoughtscope.graphs.sweep import Effects, Injections, Sources, chunks, inject_features, sweep
+from thoughtscope.graphs.targets import LogitTarget
+
+Progress = Callable[[str, int, int], None]
+_BATCHES = 16  # how many times best-first order is renewed within a node budget
+_TINY = 1e-10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """Rows of edges into targets of one layer: active features by number, or logits by number."""
+
+    features: bool
+    target: Int[np.ndarray, " target"]
+    edges: sp.csr_array
+    """(target, column)"""
+    incoming: Float[np.ndarray, " target"]
+    """Absolute input, also what fell under the floor."""
+    absent: Float[np.ndarray, " target"]
+    """Absolute input that fell under the floor."""
+    bias: Float[np.ndarray, " target"]
+
+
+@dataclass(kw_only=True)
+class Tracer:
+    """The frozen model, the sources, and the rows of edges found so far.
+
+    Columns are the final node table's for all active features: features, errors, tokens. Rows are kept by layer of
+    the target, because influence flows from one layer to those below it and so needs one pass.
+    """
+
+    frozen: Linearised
+    dictionary: Dictionary
+    features: Features
+    sources: Sources
+    edge_floor: float = 0.0
+    rows: dict[int, list[Block]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.layer = self.features.layer.cpu().numpy()
+        self.position = self.features.position.cpu().numpy()
+        self.expanded: Bool[np.ndarray, " active"] = np.zeros(len(self.features), dtype=bool)
+        self.reachable: Bool[np.ndarray, " active"] = np.zeros(len(self.features), dtype=bool)
+        self.start: Float[np.ndarray, " column"] = np.zeros(self.n_columns)
+        """The influence that starts at each column: 1 at a feature that is a target."""
+        self.logit_start: Float[np.ndarray, " logit"] = np.zeros(0)
+
+    @property
+    def n_columns(self) -> int:
+        return len(self.features) + (len(self.frozen.blocks) + 1) * self.frozen.length
+
+    @property
+    def total(self) -> float:
+        """All influence that starts at targets."""
+        return float(self.start.sum() + self.logit_start.sum())
+
+    def expand_targets(self, logits: Sequence[LogitTarget], rows: Sequence[int]) -> None:
+        """Computes the edges into the targets, and lets influence start there."""
+        top = len(self.frozen.blocks) - 1  # after its MLPs nothing moves from position to position
+        for target in logits:
+            self.reachable |= (self.position <= target.position) & (self.layer < top)
+            self.reachable |= self.position == target.position
+        for row in rows:
+            self.start[row] = 1.0
+            self.reachable |= (self.position <= self.position[row]) & (self.layer < self.layer[row])
+        self.reachable[list(rows)] = True
+        self.logit_start = np.array([target.weight for target in logits])
+        if logits:
+            self._run(inject_logits(self.frozen, logits), np.arange(len(logits)), features=False)
+        if rows:
+            self.expand(np.array(rows))
+
+    def expand(self, which: Int[np.ndarray, " target"], done: Callable[[int], None] | None = None) -> None:
+        """Computes the edges into some active features. `done(n)` is called when n of them are."""
+        if len(which):
+            targets = inject_features(self.frozen, self.dictionary, self.features, torch.from_numpy(which))
+            self._run(targets, which, features=True, done=done)
+            self.expanded[which] = True
+
+    def influence(self) -> Float[np.ndarray, " column"]:
+        """Influence on the targets so far, of every column: one pass from the top layer down."""
+        arrived = np.zeros(self.n_columns)
+        for layer in sorted(self.rows, reverse=True):
+            for block in self.rows[layer]:
+                share = self.reached(block, arrived) / np.maximum(block.incoming, _TINY)
+                arrived += abs(block.edges).T @ share
+        return arrived
+
+    def reached(self, block: Block, arrived: Float[np.ndarray, " column"]) -> Float[np.ndarray, " target"]:
+        """The influence at a block's targets: what starts there and what has arrived."""
+        if block.features:
+            return self.start[block.target] + arrived[block.target]
+        return self.logit_start[block.target]
+
+    def certificate(self) -> Certificate:
+        """What is left out. See `Certificate`; the argument for the bound is at `best_first`."""
+        arrived = self.influence()
+        waiting = arrived[: len(self.features)] * ~self.expanded
+        dropped = 0.0
+        for block in (block for blocks in self.rows.values() for block in blocks):
+            share = block.absent / np.maximum(block.incoming, _TINY)
+            dropped += float((self.reached(block, arrived) * share).sum()) / self.total
+        frontier = float(waiting.sum()) / self.total
+        nothing_left = self.expanded[self.reachable].all()
+        highest = 0.0 if nothing_left else float(waiting.max()) / self.total
+        return Certificate(
+            expanded=int(self.expanded.sum()),
+            active=int(self.reachable.sum()),
+            frontier_mass=frontier,
+            bound=0.0 if nothing_left else min(highest + frontier + dropped, 1.0),
+            dropped_mass=dropped,
+        )
+
+    def _run(
+        self,
+        targets: Injections,
+        number: Int[np.ndarray, " target"],
+        *,
+        features: bool,
+        done: Callable[[int], None] | None = None,
+    ) -> None:
+        output = self.frozen.blocks[0].output
+        width = 3 * output.shape[2] + 2 * output.shape[0] * output.shape[1]
+        count = 0
+        for chosen in chunks(targets, width=width, columns=2 * self.n_columns):
+            chunk = targets[chosen.to(targets.layer.device)]
+            effects = sweep(self.frozen, self.dictionary, self.sources, chunk)
+            self._keep(effects, number[chosen.numpy()], chunk.layer.cpu().numpy(), features)
+            count += len(chosen)
+            if done is not None:
+                done(count)
+
+    def _keep(self, effects: Effects, number: np.ndarray, layer: np.ndarray, features: bool) -> None:
+        """Files a chunk's rows as sparse blocks, one per layer, with what fell under the floor in the books."""
+        dense = self._to_columns(effects)
+        total = dense.abs().sum(1, dtype=torch.float64)
+        left = total
+        if self.edge_floor:
+            dense = dense.where(dense.abs() >= self.edge_floor * total[:, None].float(), 0)
+            left = dense.abs().sum(1, dtype=torch.float64)
+        mask = dense != 0
+        pointer = np.concatenate([[0], mask.sum(1).cumsum(0).cpu().numpy()])
+        column, data = mask.nonzero()[:, 1].int().cpu().numpy(), dense[mask].cpu().numpy()
+        incoming, bias = total.cpu().numpy(), effects.bias.cpu().numpy()
+        absent = np.maximum(incoming - left.cpu().numpy(), 0)
+        for a, b in pairwise([0, *(np.flatnonzero(np.diff(layer)) + 1).tolist(), len(layer)]):
+            span, rows = slice(pointer[a], pointer[b]), slice(a, b)
+            table = data[span], column[span], pointer[a : b + 1] - pointer[a]
+            block = Block(
+                features=features,
+                target=number[rows],
+                edges=sp.csr_array(table, shape=(b - a, self.n_columns)),
+                incoming=incoming[rows],
+                absent=absent[rows],
+                bias=bias[rows],
+            )
+            self.rows.setdefault(int(layer[a]), []).append(block)
+
+    def _to_columns(self, effects: Effects) -> Float[Tensor, "target column"]:
+        """The effects in the order of the node table."""
+        n_targets, length = effects.tokens.shape
+        n_active, n_layers, n_pos = len(self.features), len(self.frozen.blocks), self.frozen.length
+        dense = effects.features.new_zeros(n_targets, self.n_columns)
+        seen = (self.sources.column_of < effects.features.shape[1]).nonzero()[:, 0]
+        dense[:, seen] = effects.features[:, self.sources.column_of[seen]]
+        errors = dense[:, n_active : n_active + n_layers * n_pos].view(n_targets, n_layers, n_pos)
+        errors[:, :, :length] = effects.errors
+        dense[:, n_active + n_layers * n_pos :][:, :length] = effects.tokens
+        return dense
+
+
+def inject_logits(frozen: Linearised, logits: Sequence[LogitTarget]) -> Injections:
+    """Logit vectors carried back through the final norm."""
+    device = frozen.embed.device
+    position = torch.tensor([target.position for target in logits], device=device)
+    vector = torch.stack([target.vector for target in logits]).to(device)
+    constant = torch.tensor([target.bias for target in logits], device=device)
+    if frozen.final.bias is not None:
+        constant = constant + vector @ frozen.final.bias
+    return Injections(
+        layer=torch.full_like(position, len(frozen.blocks)),
+        after_attention=torch.ones_like(position, dtype=torch.bool),
+        position=position,
+        vector=frozen.final.transpose_at(vector, position),
+        constant=constant,
+    )
+
+
+def best_first(
+    tracer: Tracer, *, max_nodes: int | None, influence_bound: float | None, report: Progress
+) -> None:
+    """Expands features: all that can reach a target, or best first by influence until a limit holds.
+
+    Why that can stop with a proof: the graph has no cycles and the rows of shares add up to at most one, so influence
+    that waits at unexpanded features, F in all, can bring at most F to any node, however it is continued.
+    """
+    open_rows = tracer.reachable & ~tracer.expanded
+    everything = int(open_rows.sum())
+    budget = everything
+    if max_nodes is not None:
+        budget = max(min(max_nodes - int(tracer.expanded.sum()), everything), 0)
+    if influence_bound is None and budget == everything:
+        tracer.expand(np.flatnonzero(open_rows), lambda done: report("attribute", done, everything))
+        return
+    batch, spent = max(budget // _BATCHES, _BATCHES), 0
+    while spent < budget:
+        waiting = tracer.influence()[: len(tracer.features)] * ~tracer.expanded
+        if waiting.sum() <= (influence_bound or 0.0) * tracer.total:
+            break
+        best = np.argsort(-waiting, kind="stable")[: min(batch, budget - spent)]
+        best = best[waiting[best] > 0]
+        tracer.expand(best)
+        spent += len(best)
+        report("attribute", spent, budget)
