@@ -1,0 +1,31 @@
+"""Interventions: change features, supernodes or directions in the running model and see what the answer does."""
+
+from thoughtscope.interventions.control import random_control as random_control
+from thoughtscope.interventions.edits import FeatureEdit as FeatureEdit
+from thoughtscope.interventions.outcome import Distribution as Distribution
+from thoughtscope.interventions.outcome import FeatureChange as FeatureChange
+from thoughtscope.interventions.outcome import Outcome as Outcome
+from thoughtscope.interventions.plans import Plan as Plan
+from thoughtscope.interventions.plans import plan as plan
+from thoughtscope.interventions.prediction import Prediction as Prediction
+from thoughtscope.interventions.prediction import TargetChange as TargetChange
+from thoughtscope.interventions.prediction import predict as predict
+from thoughtscope.interventions.running import intervene as intervene
+from thoughtscope.interventions.running import intervene_many as intervene_many
+from thoughtscope.models.edits import Edit as DirectionEdit
+
+__all__ = [
+    "DirectionEdit",
+    "Distribution",
+    "FeatureChange",
+    "FeatureEdit",
+    "Outcome",
+    "Plan",
+    "Prediction",
+    "TargetChange",
+    "intervene",
+    "intervene_many",
+    "plan",
+    "predict",
+    "random_control",
+]

@@ -1,0 +1,91 @@
+"""`CleanRun`: the unedited forward pass that plans are compared with, and what they hold on to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from thoughtscope.core.errors import InvalidPlan
+from thoughtscope.core.site import Site
+from thoughtscope.dictionaries.dictionary import Dictionary
+from thoughtscope.interventions.plans import Plan
+from thoughtscope.models.families import NormFacts
+from thoughtscope.models.hooks import Step, forward
+from thoughtscope.models.model import Model
+from thoughtscope.models.tokens import Tokens
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CleanRun:
+    """One prompt without edits: its logits, what encoders read, and what the plans at hand need held."""
+
+    tokens: Tokens
+    logits: Float[Tensor, " vocab"]
+    """Of the token after the prompt."""
+    inputs: dict[int, Float[Tensor, "batch pos d_in"]]
+    """By layer: what the dictionary's encoder reads."""
+    written: dict[int, Float[Tensor, "batch pos d_out"]]
+    """By layer: what the MLP writes. Only for constrained layers."""
+    patterns: dict[Site, Float[Tensor, "batch head query key"]]
+    """Only when a plan freezes attention."""
+    norm_scales: dict[Site, Float[Tensor, "batch pos 1"]]
+    """Only when a plan constrains every layer."""
+
+    @property
+    def padding(self) -> int:
+        """Columns of padding before the first real token."""
+        return int((~self.tokens.mask[0]).sum())
+
+
+@torch.no_grad()
+def clean_run(model: Model, dictionary: Dictionary, tokens: Tokens, plans: Sequence[Plan]) -> CleanRun:
+    """One forward pass that keeps what `plans` need. Raises `InvalidPlan` for tokens of more than one prompt."""
+    if len(tokens) != 1:
+        raise InvalidPlan(f"An intervention acts on one prompt; got {len(tokens)}. Pass tokens.row(i).")
+    acting = [plan for plan in plans if plan.edits]
+    layers = range(dictionary.n_layers)
+    held = [layer for layer in layers if any(plan.constrains(layer) for plan in acting)]
+    frozen = any(plan.attention == "frozen" for plan in acting)
+    everywhere = any(all(plan.constrains(layer) for layer in layers) for plan in acting)
+    norms = _norms(model) if everywhere else {}
+    wanted = {
+        *dictionary.reads,
+        *(dictionary.writes[layer] for layer in held),
+        *(Site("pattern", layer) for layer in range(model.n_layers) if frozen),
+        *(read for read, _ in norms.values()),
+    }
+    found: dict[Site, Tensor] = {}
+
+    logits = forward(model, tokens, reads={site: partial(_keep, found, site) for site in wanted})
+    assert logits is not None
+    return CleanRun(
+        tokens=tokens,
+        logits=logits[0, -1],
+        inputs={layer: found[dictionary.reads[layer]] for layer in layers},
+        written={layer: found[dictionary.writes[layer]] for layer in held},
+        patterns={site: x for site, x in found.items() if site.kind == "pattern"},
+        norm_scales={site: norm.scale(found[read]) for site, (read, norm) in norms.items()},
+    )
+
+
+def _keep(found: dict[Site, Tensor], site: Site, x: Tensor, step: Step) -> None:
+    found[site] = x
+
+
+def _norms(model: Model) -> dict[Site, tuple[Site, NormFacts]]:
+    """Every norm of the model: the site that it makes, the site that it reads, and its facts."""
+    norms = {Site("final_norm"): (Site("resid_post", model.n_layers - 1), model.family.final_norm)}
+    for layer, block in enumerate(model.family.blocks):
+        middle = "resid_pre" if block.parallel else "resid_mid"
+        norms[Site("attn_norm", layer)] = (Site("resid_pre", layer), block.attn_norm)
+        norms[Site("mlp_norm", layer)] = (Site(middle, layer), block.mlp_norm)
+        if block.attn_post_norm is not None:
+            norms[Site("attn_out", layer)] = (Site("attn_raw", layer), block.attn_post_norm)
+        if block.mlp_post_norm is not None:
+            norms[Site("mlp_out", layer)] = (Site("mlp_raw", layer), block.mlp_post_norm)
+    return norms

@@ -1,0 +1,187 @@
+"""`intervene`: run the model with a plan's edits in place, and compare with the run without them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from thoughtscope.core.errors import InvalidPlan, UnknownFeature
+from thoughtscope.dictionaries.dictionary import Dictionary, check_fits
+from thoughtscope.graphs.linear import check_sites
+from thoughtscope.interventions.clean import clean_run
+from thoughtscope.interventions.measuring import feature_changes, measure
+from thoughtscope.interventions.outcome import FeatureChange, Outcome
+from thoughtscope.interventions.patch import Patch
+from thoughtscope.interventions.plans import Plan
+from thoughtscope.models.generation import generate
+from thoughtscope.models.hooks import hooked, run
+from thoughtscope.models.model import Model
+from thoughtscope.models.tokens import Tokens, describe
+
+Answer = str | int | None
+
+
+def intervene(
+    model: Model,
+    dictionary: Dictionary,
+    tokens: Tokens,
+    plan: Plan,
+    *,
+    answer: Answer = None,
+    max_new_tokens: int = 0,
+    cache: bool = True,
+    top: int = 10,
+    changes: int = 20,
+) -> Outcome:
+    """What the model answers under `plan`, next to what it answers without.
+
+    The model is the real one, with everything that the dictionary does not explain: an edited feature's change of
+    activation times its decoder rows is added at each site that the feature writes to. What an edit starts from:
+
+    - in the running model, the activation `a` that the feature has in the edited pass itself;
+    - `set` and `ablate` end at their value; `add` ends at `a + value`;
+    - `scale` ends at `value` times the unedited run's activation when attention is frozen, and at `value * a` when
+      attention is free, and on generated tokens always;
+    - in constrained layers `a` is the unedited run's activation throughout, as the MLP's output is.
+
+    Frozen attention and constrained layers concern the prompt; generated tokens run free, and edits with `start` (or
+    without positions) act on them too. `answer` is a token (text or id), the model's own first choice unless given;
+    `top` tokens and `changes` features are listed.
+
+    Raises `UnknownFeature` and `InvalidPlan` for a plan that cannot be carried out, `DictionaryMismatch` for a
+    dictionary that does not fit, `LimitExceeded` for too many new tokens.
+    Source: Ameisen et al. 2025, "Circuit Tracing" (constrained patching, steering by multiples of the activation).
+    """
+    options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "cache": cache, "top": top, "changes": changes}
+    return intervene_many(model, dictionary, tokens, [plan], answer=answer, **options)[0]
+
+
+@torch.no_grad()
+def intervene_many(
+    model: Model,
+    dictionary: Dictionary,
+    tokens: Tokens,
+    plans: Sequence[Plan],
+    *,
+    answer: Answer | Sequence[Answer] = None,
+    max_new_tokens: int = 0,
+    cache: bool = True,
+    top: int = 10,
+    changes: int = 20,
+    batch: int = 32,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Outcome]:
+    """`intervene` for many plans on one prompt: one unedited run for all, and `batch` plans in a forward pass.
+
+    `answer` may be one for all plans or a list with one for each. Batched rows agree with `intervene` up to rounding.
+    `changes=0` leaves out the changes of other features, the costly part for large dictionaries.
+    """
+    check_fits(dictionary, model)
+    check_sites(dictionary.reads, dictionary.writes, model.n_layers)
+    answers = [answer] * len(plans) if answer is None or isinstance(answer, (str, int)) else list(answer)
+    if len(answers) != len(plans):
+        raise InvalidPlan(f"{len(plans)} plans need one answer, or a list of {len(plans)}; got {len(answers)}.")
+    length = int(tokens.mask[0].sum())
+    for plan in plans:
+        check_plan(plan, dictionary, length, max_new_tokens)
+    clean = clean_run(model, dictionary, tokens, plans)
+    (unedited,) = _continue(model, tokens, max_new_tokens, cache)
+    outcomes: dict[int, Outcome] = {}
+    for numbers in _batches(plans, batch):
+        patch = Patch(
+            model,
+            dictionary,
+            clean,
+            [plans[number] for number in numbers],
+            columns=tokens.ids.shape[1] + max_new_tokens,
+            watch=changes > 0,
+        )
+        logits, moved, texts = _edited(patch, max_new_tokens, cache, changes)
+        for row, number in enumerate(numbers):
+            outcomes[number] = measure(
+                model,
+                clean,
+                plans[number],
+                logits[row],
+                answer=answers[number],
+                top=top,
+                changes=moved[row],
+                generations=(unedited, texts[row]),
+            )
+        if progress is not None:
+            progress(len(outcomes), len(plans))
+    return [outcomes[number] for number in range(len(plans))]
+
+
+def check_plan(plan: Plan, dictionary: Dictionary, length: int, max_new_tokens: int = 0) -> None:
+    """Refuses a plan that this dictionary or this prompt of `length` tokens cannot carry out.
+
+    Raises `UnknownFeature` for a layer or an index that does not exist, `InvalidPlan` for a position outside the text.
+    """
+    end = length + max_new_tokens
+    for edit in plan.feature_edits:
+        if edit.layer >= dictionary.n_layers:
+            allowed = f"has layers 0 to {dictionary.n_layers - 1}"
+        elif edit.index >= dictionary.n_features:
+            allowed = f"has features 0 to {dictionary.n_features - 1} in each layer"
+        else:
+            continue
+        raise UnknownFeature(f"Feature {edit.layer}/{edit.index} does not exist: {dictionary.name} {allowed}.")
+    for each in plan.edits:
+        last = max([*(each.positions or ()), each.start or 0])
+        if last >= end:
+            raise InvalidPlan(
+                f"Position {last} is outside the text: the prompt has positions 0 to {length - 1}"
+                + (f", with {max_new_tokens} new tokens up to {end - 1}." if max_new_tokens else ".")
+            )
+    if plan.constrained is not None and plan.constrained[1] >= dictionary.n_layers:
+        allowed = f"allowed are layers 0 to {dictionary.n_layers - 1}"
+        raise InvalidPlan(f"constrained={plan.constrained} goes past the last layer; {allowed}.")
+
+
+def _batches(plans: Sequence[Plan], size: int) -> Iterator[list[int]]:
+    """Numbers of plans that can share a forward pass: of one kind, and those without edits by themselves."""
+    kinds: dict[object, list[int]] = {}
+    for number, plan in enumerate(plans):
+        kinds.setdefault((plan.attention, plan.constrained) if plan.edits else None, []).append(number)
+    for kind, numbers in kinds.items():
+        step = max(size, 1) if kind is not None else 1
+        yield from (numbers[at : at + step] for at in range(0, len(numbers), step))
+
+
+def _edited(
+    patch: Patch, max_new_tokens: int, cache: bool, changes: int
+) -> tuple[Float[Tensor, "batch vocab"], list[tuple[FeatureChange, ...]], list[str | None]]:
+    """The logits after the prompt, the changed features, and the continuations, a row for each plan."""
+    model, tokens, rows = patch.model, patch.clean.tokens, len(patch.plans)
+    many = replace(
+        tokens,
+        ids=tokens.ids.expand(rows, -1),
+        mask=tokens.mask.expand(rows, -1),
+        texts=tokens.texts * rows,
+        pieces=tokens.pieces * rows,
+        offsets=tokens.offsets * rows,
+    )
+    with hooked(model, reads=patch.reads, writes=patch.writes, norm_scales=patch.norm_scales):
+        logits = run(model, many.ids, many.mask)
+        assert logits is not None
+        logits = logits[:, -1]
+        if not bool(logits.isfinite().all()):
+            raise InvalidPlan("The edits drive the model's logits to infinity or NaN. Use smaller values.")
+        moved = feature_changes(patch, changes)
+        texts = _continue(model, many, max_new_tokens, cache)
+    return logits, moved, texts
+
+
+def _continue(model: Model, tokens: Tokens, max_new_tokens: int, cache: bool) -> list[str | None]:
+    """The greedy continuation of each row, up to its end token."""
+    if max_new_tokens == 0:
+        return [None] * len(tokens)
+    longer = generate(model, tokens, max_new_tokens=max_new_tokens, cache=cache)
+    new = longer.ids[:, tokens.ids.shape[1] :].tolist()
+    return [describe(model, ids)[0] for ids in new]
