@@ -1,0 +1,92 @@
+"""How the command line speaks: results on stdout, progress and one-line errors on stderr, `--json` for programs."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import unicodedata
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from thoughtscope.core.errors import ThoughtscopeError
+
+Progress = Callable[[str, int, int], None]
+USER_MISTAKE = 2
+_KEPT_FORMAT_CHARACTERS = "\u200c\u200d"  # joiners: parts of ordinary words in several scripts
+
+
+def printable(text: str) -> str:
+    """`text` for a terminal: control characters and direction overrides from models or files become visible escapes."""
+
+    def shown(character: str) -> str:
+        hidden = unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
+        if not hidden or character in _KEPT_FORMAT_CHARACTERS:
+            return character
+        return {"\n": "⏎", "\t": "⇥"}.get(character, f"<U+{ord(character):04X}>")
+
+    return "".join(shown(character) for character in text)
+
+
+def shell_quoted(text: str) -> str:
+    """`text` as one word for a shell, safe to print: what a terminal would obey is written as an escape of `$'…'`."""
+    if printable(text) == text:
+        return shlex.quote(text)
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    parts = (c if printable(c) == c else "".join(f"\\x{byte:02x}" for byte in c.encode()) for c in escaped)
+    return f"$'{''.join(parts)}'"
+
+
+def emit(data: dict[str, Any]) -> None:
+    """One JSON object on one line of stdout."""
+    print(json.dumps(data, ensure_ascii=False, allow_nan=False), flush=True)
+
+
+@contextmanager
+def reporting(as_json: bool) -> Iterator[None]:
+    """Turns every user mistake into one line on stderr, or one object on stdout, and exit code 2."""
+    try:
+        yield
+    except (ThoughtscopeError, OSError, MemoryError) as error:
+        code, message = code_of(error), message_of(error)
+        if as_json:
+            emit({"error": {"code": code, "message": message}})
+        else:
+            print(f"thoughtscope: {printable(' '.join(message.split()))}", file=sys.stderr)
+        raise SystemExit(USER_MISTAKE) from None
+
+
+def code_of(error: BaseException) -> str:
+    if isinstance(error, MemoryError):
+        return "out_of_memory"
+    return getattr(error, "code", "file") if isinstance(error, ThoughtscopeError) else "file"
+
+
+def message_of(error: BaseException) -> str:
+    if isinstance(error, MemoryError):
+        return "This needs more memory than there is. Use a shorter prompt or --max-nodes."
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'The file system'}: {error.strerror}."
+    return str(error)
+
+
+@contextmanager
+def progress_bar(quiet: bool = False) -> Iterator[Progress]:
+    """A bar on stderr when that is a terminal; otherwise silence. Yields `report(stage, done, total)`."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda stage, done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        tasks: dict[str, Any] = {}
+
+        def report(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(stage, total=total)
+            bar.update(tasks[stage], completed=done, total=total)
+
+        yield report

@@ -1,0 +1,30 @@
+"""`thoughtscope convert`: dictionaries between published layouts, graph files between viewers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from thoughtscope.cli.console import emit, printable
+from thoughtscope.core.errors import ThoughtscopeError
+
+
+def convert(source: str, target: Path, *, to: str, scan: str | None, slug: str | None, as_json: bool) -> None:
+    """A `.json` source is a graph file, anything else a dictionary."""
+    if source.lower().endswith(".json"):
+        from thoughtscope.reports import payload
+
+        payload.convert_graph(Path(source), target, flavour=to, scan=scan, slug=slug)
+        kind = "graph"
+    else:
+        if scan or slug:
+            raise ThoughtscopeError("--scan and --slug are for graph files; this is a dictionary.")
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise ThoughtscopeError(f"{target} exists already and is not an empty folder. Name a new one.")
+        from thoughtscope.dictionaries import load_dictionary, save_dictionary
+
+        save_dictionary(load_dictionary(source), target, format=to)
+        kind = "dictionary"
+    if as_json:
+        emit({"kind": kind, "source": source, "written": str(target), "format": to})
+    else:
+        print(f"Written: {printable(str(target))} ({kind}, {to})")

@@ -1,0 +1,239 @@
+"""`thoughtscope doctor`: what this machine has, what will fit on it, and whether the specimen works."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from typing import Any, Literal
+
+from thoughtscope.cli.console import emit, printable
+
+Verdict = Literal["ok", "warning", "failed"]
+MARKS: dict[str, str] = {"ok": "ok  ", "warning": "WARN", "failed": "FAIL"}
+
+CAVEATS: list[tuple[str, tuple[int, ...], tuple[int, ...], str]] = [
+    (
+        "torch",
+        (0,),
+        (2, 10),
+        "loading foreign .pt files can run code despite weights_only (CVE-2026-24747); update to 2.10",
+    ),
+    (
+        "transformers",
+        (0,),
+        (5,),
+        "block outputs are tuples for some families before 5.0; update to 5.4 or later",
+    ),
+    ("transformers", (5,), (5, 4), "untested version; 5.4 or later is"),
+]
+"""Package, first and first-not-affected version, and what is wrong with those between."""
+MODELS = {
+    "GPT-2 small": 0.124,
+    "Pythia 410M": 0.41,
+    "Llama 3.2 1B": 1.24,
+    "Gemma 2 2B": 2.6,
+    "Qwen3 4B": 4.0,
+    "Llama 3.1 8B": 8.0,
+}
+"""Billions of parameters of some usual models."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    name: str
+    verdict: Verdict
+    text: str
+
+
+def doctor(*, as_json: bool) -> None:
+    """Runs every check, prints the table, and exits with 1 if one failed."""
+    started = time.perf_counter()
+    checks = [
+        guarded(check) for check in (python_check, package_check, device_check, memory_check, specimen_check)
+    ]
+    seconds = round(time.perf_counter() - started, 2)
+    healthy = all(check.verdict != "failed" for check in checks)
+    if as_json:
+        emit({"healthy": healthy, "seconds": seconds, "checks": [asdict(check) for check in checks]})
+    else:
+        for check in checks:
+            first, *rest = printable_lines(check.text)
+            print(f"{MARKS[check.verdict]}  {check.name:<10} {first}")
+            for line in rest:
+                print(f"                 {line}")
+        print(
+            f"\n{'All well' if healthy else 'Something is wrong'} ({seconds:.1f} s).  Next: thoughtscope demo"
+        )
+    if not healthy:
+        raise SystemExit(1)
+
+
+def guarded(check: Callable[[], Check]) -> Check:
+    """A check that breaks is a finding, not the end."""
+    try:
+        return check()
+    except Exception as error:
+        return Check(
+            name=check.__name__.removesuffix("_check"),
+            verdict="failed",
+            text=f"{type(error).__name__}: {error}",
+        )
+
+
+def printable_lines(text: str) -> list[str]:
+    return [printable(line) for line in text.splitlines()] or [""]
+
+
+def python_check() -> Check:
+    import thoughtscope
+
+    good = sys.version_info >= (3, 11)
+    text = f"thoughtscope {thoughtscope.__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}"
+    return Check(
+        name="python",
+        verdict="ok" if good else "failed",
+        text=text if good else f"{text}\nPython 3.11 or later is needed",
+    )
+
+
+def package_check() -> Check:
+    names = (
+        "torch",
+        "transformers",
+        "tokenizers",
+        "safetensors",
+        "numpy",
+        "scipy",
+        "pydantic",
+        "fastapi",
+        "uvicorn",
+        "typer",
+    )
+    found = {name: _version(name) for name in names}
+    missing = [name for name, version in found.items() if version is None]
+    if missing:
+        return Check(
+            name="packages", verdict="failed", text=f"missing: {', '.join(missing)}. Reinstall thoughtscope."
+        )
+    lines = [", ".join(f"{name} {version}" for name, version in found.items())]
+    warnings = caveats({name: version for name, version in found.items() if version})
+    return Check(name="packages", verdict="warning" if warnings else "ok", text="\n".join(lines + warnings))
+
+
+def caveats(versions: dict[str, str]) -> list[str]:
+    """The known troubles of these versions."""
+    return [
+        f"{name} {versions[name]}: {text}"
+        for name, first, fixed, text in CAVEATS
+        if name in versions and first <= version_tuple(versions[name]) < fixed
+    ]
+
+
+def version_tuple(version: str) -> tuple[int, ...]:
+    """`"2.13.0+cpu"` → `(2, 13, 0)`; what is not a number ends it."""
+    numbers = []
+    for part in version.split("+")[0].split("."):
+        digits = "".join(character for character in part if character.isdigit())
+        if not digits:
+            break
+        numbers.append(int(digits))
+    return tuple(numbers)
+
+
+def device_check() -> Check:
+    import torch
+
+    threads = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    if torch.cuda.is_available():
+        name = torch.cuda.get_device_name(0)
+        free, total = torch.cuda.mem_get_info(0)
+        more = f", {torch.cuda.device_count()} devices" if torch.cuda.device_count() > 1 else ""
+        return Check(
+            name="device",
+            verdict="ok",
+            text=f"{name}: {free / 2**30:.0f} of {total / 2**30:.0f} GiB free{more}; {threads}",
+        )
+    if torch.backends.mps.is_available():
+        return Check(name="device", verdict="ok", text=f"Apple GPU (mps); {threads}")
+    return Check(name="device", verdict="ok", text=f"CPU only; {threads}")
+
+
+def memory_check() -> Check:
+    """Free memory, and which usual models it holds."""
+    free = free_memory()
+    if free is None:
+        return Check(name="memory", verdict="warning", text="cannot be measured on this system")
+    lines = [f"{free / 2**30:.1f} GiB free"]
+    for name, size in (("float32", 4), ("bfloat16", 2)):
+        fitting = fits(free, size)
+        lines.append(f"will fit in {name}: specimen" + "".join(f", {model}" for model in fitting))
+    return Check(name="memory", verdict="ok" if free > 2**30 else "warning", text="\n".join(lines))
+
+
+def fits(free: float, bytes_per_weight: int) -> list[str]:
+    """The usual models that `free` bytes hold: weights, half as much again for the dictionary's rows in use, and 1 GB."""
+    return [name for name, billions in MODELS.items() if billions * 1e9 * bytes_per_weight * 1.5 + 1e9 < free]
+
+
+def free_memory() -> float | None:
+    """Bytes that a new process can use: the least of the system's and its control group's."""
+    available = _meminfo()
+    limits = []
+    for limit, used in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        try:
+            with open(limit) as file, open(used) as other:
+                limits.append(float(file.read()) - float(other.read()))
+        except (OSError, ValueError):
+            continue  # "max", or not this kind of system
+    known = [value for value in (available, *limits) if value is not None]
+    return min(known) if known else None
+
+
+def _meminfo() -> float | None:
+    try:
+        with open("/proc/meminfo") as file:
+            for line in file:
+                if line.startswith("MemAvailable:"):
+                    return float(line.split()[1]) * 1024
+    except OSError:
+        pass
+    try:
+        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
+def specimen_check() -> Check:
+    """Loads the specimen and asks it one question."""
+    import thoughtscope
+
+    started = time.perf_counter()
+    model = thoughtscope.load_model("specimen")
+    dictionary = thoughtscope.load_dictionary("specimen/clt", model, preflight=False)
+    tokens = thoughtscope.tokenize(model, "Fact: the capital of the state containing Dallas is")
+    answer = _next_token(model, tokens)
+    text = f'answers "{answer}" for the capital of Dallas\' state; {dictionary.n_layers} × {dictionary.n_features:,} features'
+    verdict: Verdict = "ok" if answer.strip() == "Austin" else "warning"
+    return Check(name="specimen", verdict=verdict, text=f"{text}; {time.perf_counter() - started:.1f} s")
+
+
+def _next_token(model: Any, tokens: Any) -> str:
+    import thoughtscope
+
+    (logits,) = thoughtscope.capture(model, tokens, sites=["logits"]).values()
+    return model.tokenizer.decode([int(logits[0, -1].argmax())])
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

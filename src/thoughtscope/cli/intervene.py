@@ -1,0 +1,168 @@
+"""`thoughtscope intervene`: change features, and print what happens to the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from thoughtscope.cli.console import emit, printable
+from thoughtscope.cli.summary import quoted
+from thoughtscope.core.errors import InvalidPlan, UnknownFeature, describe_choices
+
+if TYPE_CHECKING:
+    from thoughtscope.graphs import Graph
+    from thoughtscope.server.microscope import Microscope
+
+
+def intervene(
+    prompt: str | None,
+    *,
+    nodes: Sequence[str],
+    supernodes: Sequence[str],
+    scale: Sequence[float],
+    set_value: Sequence[float],
+    add: Sequence[float],
+    ablate: bool,
+    graph_file: Path | None,
+    attention: str,
+    max_new_tokens: int,
+    model: str,
+    dictionary: str | None,
+    device: str | None,
+    dtype: str | None,
+    as_json: bool,
+) -> None:
+    """Runs the plan and prints before and after."""
+    names = [*nodes, *supernodes]
+    values = values_of(names, scale=scale, set_value=set_value, add=add, ablate=ablate)
+    check_request(prompt, names, supernodes, graph_file, attention)
+
+    from thoughtscope import interventions
+    from thoughtscope.reports import payload
+    from thoughtscope.server.microscope import open_microscope
+
+    given = None if graph_file is None else payload.graph_of(payload.read_graph_file(graph_file))
+    microscope = open_microscope(model, dictionary, device=device, dtype=dtype)
+    graph, tokens = _graph_and_tokens(microscope, prompt, given)
+    plans = [
+        interventions.plan(graph, _members(graph, name, supernodes), attention=attention, **value)
+        for name, value in values
+    ]
+    whole = plans[0]
+    for part in plans[1:]:
+        whole = whole | part
+    if len(plans) > 1:
+        whole = whole.predicted(graph)
+    answer = max(graph.targets, key=lambda target: target.probability, default=None)
+    outcome = interventions.intervene(
+        microscope.model, microscope.dictionary, tokens, whole,
+        answer=None if answer is None else answer.vocab_id, max_new_tokens=max_new_tokens,
+    )  # fmt: skip
+    data = payload.outcome_json(outcome, graph, bank=microscope.bank)
+    if as_json:
+        emit({"prompt": graph.prompt, **data})
+    else:
+        print(outcome_text(graph.prompt, data))
+
+
+def check_request(
+    prompt: str | None,
+    names: Sequence[str],
+    supernodes: Sequence[str],
+    graph_file: Path | None,
+    attention: str,
+) -> None:
+    """Refuses what cannot work before a model is loaded."""
+    if (prompt is None) == (graph_file is None):
+        raise InvalidPlan("Give a prompt or --graph FILE, one of the two.")
+    if not names:
+        raise InvalidPlan(
+            "Name what to change: --node feature:LAYER:POSITION:INDEX, or --supernode LABEL with --graph."
+        )
+    if supernodes and graph_file is None:
+        raise InvalidPlan("--supernode needs --graph FILE, where the supernodes are.")
+    if attention not in ("frozen", "free"):
+        raise InvalidPlan(describe_choices(attention, ["frozen", "free"], what="way to treat attention"))
+
+
+def values_of(
+    names: Sequence[str],
+    *,
+    scale: Sequence[float],
+    set_value: Sequence[float],
+    add: Sequence[float],
+    ablate: bool,
+) -> list[tuple[str, dict[str, Any]]]:
+    """Each name with its operation: one value goes to all, several go to the names in order.
+
+    Raises `InvalidPlan` for no or two operations, and for a count that does not fit.
+    """
+    given = {"scale": scale, "set": set_value, "add": add}
+    chosen = [op for op, values in given.items() if values]
+    if len(chosen) + ablate > 1:
+        raise InvalidPlan("Choose one of --scale, --set, --add and --ablate.")
+    if not chosen:
+        return [(name, {"ablate": True}) for name in names]
+    values = list(given[chosen[0]])
+    if len(values) == 1:
+        values *= len(names)
+    if len(values) != len(names):
+        raise InvalidPlan(
+            f"--{chosen[0]} was given {len(values)} times for {len(names)} nodes. Give it once, or once for each."
+        )
+    return [(name, {chosen[0]: value}) for name, value in zip(names, values, strict=True)]
+
+
+def outcome_text(prompt: str, data: dict[str, Any]) -> str:
+    """Before and after, side by side, and what else moved."""
+    before, after = data["before"]["top"][:5], data["after"]["top"][:5]
+    width = max(len(quoted(row["text"])) for row in [*before, *after])
+    lines = [printable(prompt), "", f"{'Before':<{width + 12}}After"]
+    for old, new in zip(before, after, strict=False):
+        left = f"  {quoted(old['text']):<{width}} {old['probability']:6.1%}"
+        lines.append(f"{left:<{width + 12}}  {quoted(new['text']):<{width}} {new['probability']:6.1%}")
+    rank = f"rank {data['rank_before']} → {data['rank_after']}"
+    lines += ["", f"The answer {quoted(str(data['answer']))}: {rank}; KL divergence {data['kl']:.3f} nats"]
+    prediction = data.get("prediction")
+    if prediction:
+        verdict = {True: "confirmed", False: "refuted", None: "not tested"}[prediction["confirmed"]]
+        lines.append(f"The graph predicts that the answer goes {prediction['direction']}: {verdict}.")
+    changes = data["feature_changes"][:6]
+    if changes:
+        lines += ["", "Other features that changed most"]
+        for row in changes:
+            label = printable(row.get("label") or f"#{row['index']}")
+            lines.append(
+                f"  L{row['layer']} at {row['position']:<3} {label:<28} {row['before']:8.2f} → {row['after']:.2f}"
+            )
+    if data.get("generation_after") is not None:
+        lines += ["", f"Continues before: {printable(data['generation_before'])}"]
+        lines.append(f"Continues after:  {printable(data['generation_after'])}")
+    return "\n".join(lines)
+
+
+def _graph_and_tokens(microscope: Microscope, prompt: str | None, given: Graph | None) -> tuple[Graph, Any]:
+    from thoughtscope.server import verbs
+
+    if given is None:
+        assert prompt is not None
+        tokens = verbs.tokens_of(microscope, prompt)
+        from thoughtscope.graphs import attribute
+
+        return attribute(microscope.model, microscope.dictionary, tokens), tokens
+    verbs.check_same_model(microscope, given)
+    tokens = verbs.tokens_of(microscope, given.prompt)
+    verbs.check_same_tokens(tokens, given)
+    return given, tokens
+
+
+def _members(graph: Graph, name: str, supernodes: Sequence[str]) -> Any:
+    from thoughtscope.server.verbs import node_of
+
+    if name not in supernodes:
+        return [node_of(graph, name)]
+    labels = [group.label for group in graph.supernodes]
+    if name not in labels:
+        raise UnknownFeature(describe_choices(name, labels, what="supernode of this graph"))
+    return name

@@ -1,0 +1,57 @@
+"""`thoughtscope report`: one HTML file of a prompt's graph, or of a graph file of any tool."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from thoughtscope.cli.console import emit, printable, progress_bar
+from thoughtscope.core.errors import ThoughtscopeError
+
+
+def report(
+    source: str,
+    *,
+    out: Path,
+    title: str | None,
+    model: str,
+    dictionary: str | None,
+    node_mass: float,
+    edge_mass: float,
+    max_nodes: int | None,
+    device: str | None,
+    dtype: str | None,
+    as_json: bool,
+) -> None:
+    """Writes the page and its data. A file is shown as it is; a prompt is traced first."""
+    from thoughtscope.reports import build_report, payload
+
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise ThoughtscopeError(f'A report is an HTML file; "{out}" should end in .html.')
+    if source.lower().endswith(".json"):
+        made = build_report(payload.read_graph_file(Path(source)), title=title)
+    else:
+        from thoughtscope.server.microscope import open_microscope
+        from thoughtscope.server.verbs import trace_prompt
+
+        microscope = open_microscope(model, dictionary, device=device, dtype=dtype)
+        with progress_bar(quiet=as_json) as progress:
+            graph = trace_prompt(
+                microscope,
+                source,
+                node_mass=node_mass,
+                edge_mass=edge_mass,
+                max_nodes=max_nodes,
+                progress=progress,
+            )
+        made = build_report(
+            graph, model=microscope.model, dictionary=microscope.dictionary, bank=microscope.bank, title=title
+        )
+    path = made.save(out)
+    data = path.with_suffix(".json")
+    if as_json:
+        emit({"report": str(path), "data": str(data), "bytes": path.stat().st_size})
+    else:
+        print(
+            f"Written: {printable(str(path))} ({path.stat().st_size / 1e6:.1f} MB; its data in {printable(data.name)})"
+        )
+        print("Open it in any browser; it needs no server and no network.")

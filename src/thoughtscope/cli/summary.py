@@ -1,0 +1,180 @@
+"""An attribution graph in words: what the model answers, what led there, and what the graph leaves out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from thoughtscope.cli.console import printable
+from thoughtscope.core.ids import NodeKind
+
+if TYPE_CHECKING:
+    from thoughtscope.graphs import Graph
+
+CHAIN_LENGTH = 12
+
+
+def summary_data(graph: Graph, *, features: int = 12) -> dict[str, Any]:
+    """The summary as plain data, for `--json`."""
+    return {
+        "prompt": graph.prompt,
+        "model": graph.model_name,
+        "dictionary": graph.dictionary_name,
+        "targets": [
+            {"text": target.text, "probability": round(float(target.probability), 6)}
+            for target in graph.targets
+        ],
+        "scores": {name: round(float(value), 6) for name, value in vars(graph.scores).items()},
+        "certificate": None
+        if graph.certificate is None
+        else {name: float(value) for name, value in vars(graph.certificate).items()},
+        "nodes": counts(graph),
+        "edges": int(graph.edges.nnz),
+        "features": [node_data(graph, node) for node in strongest_features(graph, features)],
+        "chain": [node_data(graph, node) for node in strongest_chain(graph)],
+    }
+
+
+def summary_text(graph: Graph, *, seconds: float | None = None, features: int = 8) -> str:
+    """The summary for a person: at most one screen."""
+    sections = [_head(graph, seconds), _answers(graph), _scores(graph), _left_out(graph), _chain(graph)]
+    sections.append(_features(graph, features))
+    return "\n\n".join(section for section in sections if section)
+
+
+def counts(graph: Graph) -> dict[str, int]:
+    """Nodes by kind."""
+    kinds = [graph.node_id(node).kind for node in range(len(graph))]
+    return {str(kind): kinds.count(kind) for kind in NodeKind}
+
+
+def strongest_features(graph: Graph, limit: int) -> list[int]:
+    """Rows of the features with the most influence on the answer, strongest first."""
+    order = np.argsort(-graph.influence, kind="stable")
+    kind = NodeKind.FEATURE
+    return [
+        int(node) for node in order if graph.node_id(int(node)).kind == kind and graph.influence[node] > 0
+    ][:limit]
+
+
+def strongest_chain(graph: Graph) -> list[int]:
+    """From a token to the likeliest answer: at each step back, the source with the largest effect that is no error."""
+    if not graph.targets:
+        return []
+    node = max(graph.targets, key=lambda target: target.probability).node
+    chain = [node]
+    while len(chain) < CHAIN_LENGTH and graph.node_id(node).kind != NodeKind.TOKEN:
+        start, end = graph.edges.indptr[node : node + 2]
+        sources, weights = graph.edges.indices[start:end], np.abs(graph.edges.data[start:end])
+        usable = [
+            (weight, int(source))
+            for source, weight in zip(sources, weights, strict=True)
+            if graph.node_id(int(source)).kind != NodeKind.ERROR and weight > 0
+        ]
+        if not usable:
+            break
+        node = max(usable)[1]
+        chain.append(node)
+    return chain[::-1]
+
+
+def node_data(graph: Graph, node: int) -> dict[str, Any]:
+    """One node as plain data."""
+    name = graph.node_id(node)
+    return {
+        "node": str(name),
+        "kind": str(name.kind),
+        "layer": name.layer,
+        "position": name.position,
+        "token": graph.tokens[name.position] if name.position < len(graph.tokens) else None,
+        "index": name.index,
+        "label": graph.label(node),
+        "activation": float(graph.value[node]),
+        "influence": float(graph.influence[node]),
+    }
+
+
+def describe_node(graph: Graph, node: int) -> str:
+    """A node in a few characters: `“ Dallas”`, `L2 #310 Texas`, `“ Austin” (answer)`."""
+    name = graph.node_id(node)
+    if name.kind == NodeKind.LOGIT:
+        text = next((target.text for target in graph.targets if target.node == node), f"output {name.index}")
+        return f"{quoted(text)} (answer)"
+    if name.kind == NodeKind.TOKEN:
+        return quoted(graph.tokens[name.position])
+    label = graph.label(node)
+    return (
+        f"L{name.layer} "
+        + (printable(label) if label else f"#{name.index}")
+        + f" at {quoted(graph.tokens[name.position])}"
+    )
+
+
+def quoted(text: str) -> str:
+    """A token with its spaces visible."""
+    return f"“{printable(text)}”"
+
+
+def _head(graph: Graph, seconds: float | None) -> str:
+    took = "" if seconds is None else f" · {seconds:.1f} s"
+    return (
+        f"{printable(graph.prompt)}\n{printable(graph.model_name)} · {printable(graph.dictionary_name)}{took}"
+    )
+
+
+def _answers(graph: Graph) -> str:
+    ranked = sorted(graph.targets, key=lambda target: -target.probability)[:5]
+    width = max((len(quoted(target.text)) for target in ranked), default=0)
+    lines = [f"  {quoted(target.text):<{width}}  {target.probability:6.1%}" for target in ranked]
+    return "Next token\n" + "\n".join(lines)
+
+
+def _scores(graph: Graph) -> str:
+    scores = graph.scores
+    return (
+        "Scores\n"
+        f"  replacement   {scores.replacement:.2f}  of the influence on the answer runs through features, not errors\n"
+        f"  completeness  {scores.completeness:.2f}  of what feeds each node is explained\n"
+        f"  path length   {scores.mean_path_length:.1f}   steps from a token to the answer, on average"
+    )
+
+
+def _left_out(graph: Graph) -> str:
+    certificate, nodes, pruned = graph.certificate, counts(graph), int(np.sum(graph.absent > 0))
+    active = "" if certificate is None else f" of {certificate.active:,} active"
+    lines = [
+        f"  shown: {nodes['feature']:,}{active} features, {graph.edges.nnz:,} edges, {nodes['error']:,} error nodes"
+    ]
+    if certificate is None:
+        lines.append("  the file does not say what was left out before it was written")
+    elif certificate.expanded >= certificate.active:
+        lines.append("  traced: every active feature; nothing was cut before pruning")
+    else:
+        lines.append(f"  traced: {certificate.expanded:,} of {certificate.active:,} active features")
+        lines.append(
+            f"  the rest holds {certificate.frontier_mass:.1%} of the influence, none of it more than {certificate.bound:.1%}"
+        )
+    if pruned:
+        lines.append(f"  what {pruned:,} nodes lost in pruning counts as error in the scores")
+    return "Left out\n" + "\n".join(lines)
+
+
+def _chain(graph: Graph) -> str:
+    chain = strongest_chain(graph)
+    if len(chain) < 2:
+        return ""
+    return "Strongest chain\n  " + "\n    → ".join(describe_node(graph, node) for node in chain)
+
+
+def _features(graph: Graph, limit: int) -> str:
+    rows = strongest_features(graph, limit)
+    if not rows:
+        return "No feature carries influence in this graph."
+    lines = [
+        f"  {graph.influence[row]:9.3f}  {graph.value[row]:10.2f}  {graph.node_id(row)!s:<22} {describe_node(graph, row)}"
+        for row in rows
+    ]
+    return "Features by influence\n  influence  activation  node                   meaning\n" + "\n".join(
+        lines
+    )

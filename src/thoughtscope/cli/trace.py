@@ -1,0 +1,77 @@
+"""`thoughtscope trace`: a prompt's graph in words, as JSON, as a file, or on the page."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from thoughtscope.cli.console import emit, printable, progress_bar, shell_quoted
+
+
+def trace(
+    prompt: str,
+    *,
+    model: str,
+    dictionary: str | None,
+    out: Path | None,
+    open_page: bool,
+    node_mass: float,
+    edge_mass: float,
+    max_nodes: int | None,
+    device: str | None,
+    dtype: str | None,
+    port: int,
+    folder: Path | None,
+    as_json: bool,
+) -> None:
+    """Traces, prints the summary and the next commands; writes and opens what was asked for."""
+    from thoughtscope.cli.summary import summary_data, summary_text
+    from thoughtscope.reports.payload import write_graph_file
+    from thoughtscope.server.microscope import open_microscope
+    from thoughtscope.server.verbs import trace_prompt
+
+    started = time.perf_counter()
+    microscope = open_microscope(model, dictionary, device=device, dtype=dtype)
+    with progress_bar(quiet=as_json) as report:
+        graph = trace_prompt(
+            microscope, prompt, node_mass=node_mass, edge_mass=edge_mass, max_nodes=max_nodes, progress=report
+        )
+    seconds = time.perf_counter() - started
+    if out is not None:
+        write_graph_file(graph, out)
+    options = _model_options(model, dictionary)
+    commands = next_commands(graph, prompt, options, out)
+    if as_json:
+        written = None if out is None else str(out)
+        emit({**summary_data(graph), "seconds": round(seconds, 3), "out": written, "next": commands})
+    else:
+        print(summary_text(graph, seconds=seconds))
+        if out is not None:
+            print(f"\nWritten: {printable(str(out))}")
+        if not open_page:
+            print("\nNext:\n" + "\n".join(f"  {command}" for command in commands))
+    if open_page:
+        from thoughtscope.cli.serve import serve_traced
+
+        serve_traced(microscope, graph, folder=folder, port=port, as_json=as_json)
+
+
+def next_commands(graph: Any, prompt: str, options: str, out: Path | None) -> list[str]:
+    """The exact commands that follow naturally: see it, test the strongest feature, write it down."""
+    from thoughtscope.cli.summary import strongest_features
+
+    quoted = shell_quoted(prompt)
+    commands = [f"thoughtscope trace {quoted}{options} --open"]
+    strongest = strongest_features(graph, 1)
+    if strongest:
+        node = graph.node_id(strongest[0])
+        commands.append(f"thoughtscope intervene {quoted}{options} --node {node} --scale -1")
+    source = quoted if out is None else shell_quoted(str(out))
+    commands.append(f"thoughtscope report {source}{options} --out report.html")
+    return commands
+
+
+def _model_options(model: str, dictionary: str | None) -> str:
+    chosen = "" if model == "specimen" else f" --model {shell_quoted(model)}"
+    return chosen + ("" if dictionary is None else f" --dictionary {shell_quoted(dictionary)}")

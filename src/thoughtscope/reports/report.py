@@ -1,0 +1,152 @@
+"""`build_report`: the page, one graph, its features and the interventions on it, in one HTML file without a network."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html as escaping
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import thoughtscope
+from thoughtscope.core.errors import ThoughtscopeError
+from thoughtscope.core.store import atomic_write_text
+from thoughtscope.reports import payload
+from thoughtscope.reports.bundle import bundle
+
+if TYPE_CHECKING:
+    from thoughtscope.dictionaries import Dictionary
+    from thoughtscope.graphs import Graph
+    from thoughtscope.interventions import Outcome
+    from thoughtscope.models import Model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """A finished page and the data that it shows."""
+
+    title: str
+    data: Mapping[str, Any]
+    """`version`, `title`, `graph` (the graph file), `features` (by `layer/index`), `outcomes`."""
+
+    @property
+    def html(self) -> str:
+        """The whole page as text."""
+        return render(self.title, self.data)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Writes the page to `path` and its data beside it as `.json`; each as a whole or not at all."""
+        path = Path(path)
+        if path.suffix.lower() not in (".html", ".htm"):
+            raise ThoughtscopeError(f'A report is an HTML file; "{path}" should end in .html.')
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(self.data, ensure_ascii=False, allow_nan=False, indent=1)
+        atomic_write_text(path.with_suffix(".json"), text + "\n")
+        atomic_write_text(path, self.html)
+        return path
+
+
+def build_report(
+    graph: Graph | Mapping[str, Any],
+    *,
+    model: Model | None = None,
+    dictionary: Dictionary | None = None,
+    bank: Any | None = None,
+    outcomes: Sequence[Outcome] = (),
+    title: str | None = None,
+) -> Report:
+    """A report on one graph (or the content of a graph file), with what the bank knows of its features.
+
+    `model` and `dictionary` are named in the page's head; `bank` gives examples and labels, by default the one that
+    lies with the dictionary; `outcomes` are shown as interventions.
+    """
+    if bank is None and dictionary is not None:
+        bank = payload.bank_of(dictionary)
+    file = (
+        dict(graph)
+        if isinstance(graph, Mapping)
+        else payload.graph_json(payload.with_bank_labels(graph, bank))
+    )
+    shown = graph if not isinstance(graph, Mapping) else None
+    data = {
+        "version": thoughtscope.__version__,
+        "title": title or str(file["metadata"].get("prompt", "")),
+        "graph": payload.with_names(file, model, dictionary),
+        "features": payload.features_of(file, bank),
+        "outcomes": [payload.outcome_json(outcome, shown, bank=bank) for outcome in outcomes],
+    }
+    return Report(title=data["title"], data=data)
+
+
+def render(title: str, data: Mapping[str, Any]) -> str:
+    """The HTML page. Its one script and its one style sheet are named by hash in the content security policy, so that
+    nothing else can run, whatever the data holds."""
+    script, style = _page_parts()
+    policy = "; ".join(
+        [
+            "default-src 'none'",
+            f"script-src {_hash_source(script)}",
+            "style-src 'unsafe-inline'",
+            "img-src data:",
+            "font-src data:",
+            "base-uri 'none'",
+            "form-action 'none'",
+        ]
+    )
+    return (
+        "<!doctype html>\n"
+        '<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark">\n'
+        f"<title>{escaping.escape(title)} · thoughtscope</title>\n"
+        f"<style>{style}</style>\n</head>\n<body>\n{_body()}\n"
+        f'<script type="application/json" id="thoughtscope-data">{embed_json(data)}</script>\n'
+        f"<script>{script}</script>\n</body>\n</html>\n"
+    )
+
+
+def embed_json(data: Any) -> str:
+    """JSON that is safe inside a script element and inside JavaScript, and still the same data."""
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _hash_source(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _page() -> Path:
+    return Path(str(files("thoughtscope"))) / "ui"
+
+
+@cache
+def _page_parts() -> tuple[str, str]:
+    """The page's script and style, ready to stand inside an HTML file."""
+    page = _page()
+    listing = json.loads((page / "modules.json").read_text(encoding="utf-8"))
+    script = bundle(page, listing["entry"], aliases=listing.get("aliases", {}))
+    # `</script` and `<!--` would end or disturb the element; in strings and patterns the backslash changes nothing.
+    script = re.sub(r"<(?=/script|!--)", r"\\x3c", script, flags=re.IGNORECASE)
+    style = "\n".join((page / name).read_text(encoding="utf-8") for name in listing["styles"])
+    if "</style" in style.lower():
+        raise ThoughtscopeError("The page's style sheet would end its own element.")
+    return script, style
+
+
+def _body() -> str:
+    """What stands in the body of the page's own index.html, without its scripts."""
+    index = (_page() / "index.html").read_text(encoding="utf-8")
+    match = re.search(r"<body[^>]*>(.*)</body>", index, flags=re.DOTALL | re.IGNORECASE)
+    return re.sub(
+        r"<script\b.*?</script>", "", match[1] if match else "", flags=re.DOTALL | re.IGNORECASE
+    ).strip()

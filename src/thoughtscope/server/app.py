@@ -1,0 +1,252 @@
+"""The application: routes over the verbs, one error shape, and the gate of `security` in front of everything."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Request
+from fastapi import Path as PathParameter
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, StreamingResponse
+from starlette.exceptions import HTTPException
+
+import thoughtscope
+from thoughtscope.core.errors import PathOutsideRoot, ThoughtscopeError
+from thoughtscope.server import verbs
+from thoughtscope.server.errors import error_body, error_of
+from thoughtscope.server.security import Access, Gate
+from thoughtscope.server.session import Session, Stopped
+from thoughtscope.server.wire import (
+    InterveneRequest,
+    LabelRequest,
+    PinsRequest,
+    SupernodesRequest,
+    TraceRequest,
+)
+
+_HTTP_CODES = {
+    400: "bad_request",
+    401: "unauthorised",
+    403: "forbidden",
+    404: "not_found",
+    405: "method_not_allowed",
+}
+_MEDIA_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".mjs": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".json": "application/json",
+    ".svg": "image/svg+xml",
+    ".png": "image/png",
+    ".txt": "text/plain; charset=utf-8",
+    ".woff2": "font/woff2",
+}
+Number = Annotated[int, PathParameter(ge=0, le=2**31)]
+
+
+def page_folder() -> Path:
+    """Where the page's files lie in the installed package."""
+    return Path(str(files(thoughtscope))) / "ui"
+
+
+def create_app(session: Session, access: Access | None = None, *, page: Path | None = None) -> FastAPI:
+    """The FastAPI application for one session. Interactive API docs are off, as they would load from a CDN;
+    the description itself is at `/openapi.json`."""
+    app = FastAPI(title="thoughtscope", version=thoughtscope.__version__, docs_url=None, redoc_url=None)
+    app.add_middleware(Gate, access=access or Access())
+    _add_error_handlers(app)
+    _add_graph_routes(app, session)
+    _add_model_routes(app, session)
+    _add_viewer_routes(app, session)
+    _add_page(app, page or page_folder())
+    return app
+
+
+# --- graphs ----------------------------------------------------------------------------------------------------------
+
+
+def _add_graph_routes(app: FastAPI, session: Session) -> None:
+    @app.get("/health")
+    async def health() -> dict[str, Any]:
+        return {"ok": True, "version": thoughtscope.__version__, "ready": session.ready}
+
+    @app.get("/api/session")
+    async def about(request: Request) -> dict[str, Any]:
+        return await session.describe(read_only=not request.state.may_write)
+
+    @app.get("/api/graphs/{slug}")
+    async def read_graph(slug: str) -> JSONResponse:
+        await session.settled(slug)
+        return JSONResponse(await asyncio.to_thread(verbs.graph_with_labels, session.folder, slug))
+
+    @app.post("/api/graphs")
+    async def keep_graph(request: Request) -> dict[str, str]:
+        body = await request.body()
+        return {"slug": await asyncio.to_thread(verbs.keep_graph, session.folder, body)}
+
+    @app.put("/api/graphs/{slug}/supernodes")
+    async def keep_supernodes(slug: str, body: SupernodesRequest) -> dict[str, Any]:
+        await asyncio.to_thread(verbs.keep_supernodes, session.folder, slug, body.supernodes)
+        return {"supernodes": body.supernodes}
+
+    @app.put("/api/graphs/{slug}/pins")
+    async def keep_pins(slug: str, body: PinsRequest) -> dict[str, Any]:
+        await asyncio.to_thread(verbs.keep_pins, session.folder, slug, body.pins)
+        return {"pins": body.pins}
+
+    @app.get("/api/reports/{slug}")
+    async def report(slug: str) -> HTMLResponse:
+        microscope = await session.microscope() if session.loading else None
+        html = await asyncio.to_thread(verbs.report_page, session.folder, slug, microscope)
+        # A file for the disk: its one inline script is allowed by its own hash, here it is only ever downloaded.
+        return HTMLResponse(html, headers={"Content-Disposition": f'attachment; filename="{slug}.html"'})
+
+
+# --- model -----------------------------------------------------------------------------------------------------------
+
+
+def _add_model_routes(app: FastAPI, session: Session) -> None:
+    @app.post("/api/trace", response_class=StreamingResponse)
+    async def trace(body: TraceRequest) -> StreamingResponse:
+        tokens = await session.run(lambda microscope: verbs.tokens_of(microscope, body.prompt))
+
+        def verb(report: Callable[[str, int, int], None]) -> Callable[[Any], str]:
+            return lambda microscope: verbs.trace(microscope, session.folder, tokens, body, progress=report)
+
+        return StreamingResponse(
+            _events(session, verb), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
+        )
+
+    @app.post("/api/intervene")
+    async def intervene(body: InterveneRequest) -> dict[str, Any]:
+        return await session.run(lambda microscope: verbs.intervene(microscope, session.folder, body))
+
+    @app.get("/api/features/{layer}/{index}")
+    async def feature(layer: Number, index: Number) -> JSONResponse:
+        microscope = await session.microscope()
+        return JSONResponse(await asyncio.to_thread(verbs.feature, microscope, session.folder, layer, index))
+
+    @app.put("/api/labels/{layer}/{index}")
+    async def label(layer: Number, index: Number, body: LabelRequest) -> dict[str, str]:
+        microscope = await session.microscope()
+        await asyncio.to_thread(verbs.keep_label, microscope, session.folder, layer, index, body.label)
+        return {"label": body.label}
+
+
+async def _events(
+    session: Session, verb: Callable[[Callable[[str, int, int], None]], Callable[[Any], str]]
+) -> AsyncIterator[str]:
+    """Server-sent events of one trace: `progress` …, then `graph` or `error`. A client that leaves stops the work."""
+    loop = asyncio.get_running_loop()
+    queue: asyncio.Queue[tuple[str, dict[str, Any]]] = asyncio.Queue()
+    gone = False
+
+    def report(stage: str, done: int, total: int) -> None:
+        if gone:
+            raise Stopped
+        loop.call_soon_threadsafe(
+            queue.put_nowait, ("progress", {"stage": stage, "done": done, "total": total})
+        )
+
+    async def work() -> None:
+        try:
+            slug = await session.run(verb(report))
+            event = ("graph", {"slug": slug})
+        except Exception as error:
+            _, code, message = error_of(error)
+            event = ("error", error_body(code, message))
+        queue.put_nowait(event)
+
+    task = asyncio.create_task(work())
+    try:
+        yield _event("progress", {"stage": "queued", "done": 0, "total": 1})
+        kind = ""
+        while kind not in ("graph", "error"):
+            kind, data = await queue.get()
+            yield _event(kind, data)
+    finally:
+        gone = not task.done()
+
+
+def _event(kind: str, data: dict[str, Any]) -> str:
+    return f"event: {kind}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
+
+
+# --- other viewers, the page, errors ---------------------------------------------------------------------------------
+
+
+def _add_viewer_routes(app: FastAPI, session: Session) -> None:
+    """The paths that Anthropic's viewer and circuit-tracer's ask for, so that either can be pointed at this server."""
+
+    @app.get("/data/graph-metadata.json")
+    async def graph_list() -> JSONResponse:
+        rows = await asyncio.to_thread(session.folder.summaries)
+        return JSONResponse({"graphs": [{**row["metadata"], "slug": row["slug"]} for row in rows]})
+
+    @app.get("/graph_data/{slug}.json")
+    async def graph_data(slug: str) -> JSONResponse:
+        await session.settled(slug)
+        return JSONResponse(await asyncio.to_thread(verbs.graph_with_labels, session.folder, slug))
+
+    @app.post("/save_graph/{slug}")
+    async def save_graph(slug: str, request: Request) -> dict[str, str]:
+        body = await request.body()
+        await asyncio.to_thread(verbs.keep_query, session.folder, slug, body)
+        return {"status": "success"}
+
+    @app.get("/features/{scan}/{number}.json")
+    async def feature_of_viewer(scan: str, number: Number) -> JSONResponse:
+        microscope = await session.microscope()
+        return JSONResponse(
+            await asyncio.to_thread(verbs.viewer_feature, microscope, session.folder, scan, number)
+        )
+
+
+def _add_page(app: FastAPI, page: Path) -> None:
+    root = page.resolve()
+
+    @app.get("/{path:path}", include_in_schema=False)
+    async def page_file(path: str) -> FileResponse:
+        if "\0" in path:
+            raise PathOutsideRoot("A path has no NUL character.")
+        target = (root / (path or "index.html").replace("\\", "/").lstrip("/")).resolve()
+        if not target.is_relative_to(root):
+            raise PathOutsideRoot("This path leads outside the page's folder.")
+        if target.suffix not in _MEDIA_TYPES or not target.is_file():
+            raise HTTPException(404, "There is nothing here.")
+        return FileResponse(
+            target, media_type=_MEDIA_TYPES[target.suffix], headers={"Cache-Control": "no-cache"}
+        )
+
+
+def _add_error_handlers(app: FastAPI) -> None:
+    def answer(status: int, code: str, message: str) -> JSONResponse:
+        return JSONResponse(error_body(code, message), status_code=status)
+
+    async def invalid(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"] if part not in ("body", "path", "query"))
+        message = str(first["msg"]).removeprefix("Value error, ")
+        return answer(422, "invalid_request", f"{where}: {message}" if where else message)
+
+    async def refused(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        return answer(error.status_code, _HTTP_CODES.get(error.status_code, "http_error"), str(error.detail))
+
+    async def failed(request: Request, error: Exception) -> JSONResponse:
+        return answer(*error_of(error))
+
+    handlers: dict[type[Exception], Callable[[Request, Exception], Awaitable[JSONResponse]]] = {
+        RequestValidationError: invalid,
+        HTTPException: refused,
+        ThoughtscopeError: failed,
+    }
+    for kind, handler in handlers.items():
+        app.add_exception_handler(kind, handler)

@@ -1,0 +1,139 @@
+"""One server's state: the microscope, which only one thread ever uses, and the work folder."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import thoughtscope
+from thoughtscope.server.errors import Busy, NoModel
+from thoughtscope.server.folder import WorkFolder
+from thoughtscope.server.microscope import Microscope
+
+T = TypeVar("T")
+Progress = Callable[[str, int, int], None]
+MAX_WAITING = 32
+
+EXAMPLE_PROMPTS = (
+    "Fact: the capital of the state containing Dallas is",
+    "Fact: the capital of the state containing Oakland is",
+    'The opposite of "small" is "',
+    'Le contraire de "petit" est "',
+    "calc: 36+59=",
+)
+
+
+class Stopped(Exception):
+    """The client went away; raised inside the verb by its progress callback."""
+
+
+class Session:
+    """Runs verbs on the model one after the other, in one worker thread, so that no request sees another's edits.
+
+    `load` is called once, in that thread, at once: the server answers while the model still loads. None serves graph
+    files only.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[], Microscope] | None,
+        *,
+        folder: WorkFolder,
+        example_prompts: Sequence[str] = EXAMPLE_PROMPTS,
+    ) -> None:
+        self.folder = folder
+        self.example_prompts = tuple(example_prompts)
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
+        self._waiting = threading.Semaphore(MAX_WAITING)
+        self._pending: dict[str, Future[str]] = {}
+        self.loading: Future[Microscope] | None = None if load is None else self._pool.submit(load)
+
+    @property
+    def ready(self) -> bool:
+        """Whether the model is loaded (or none is needed)."""
+        return self.loading is None or (self.loading.done() and self.loading.exception() is None)
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def submit(self, verb: Callable[[Microscope], T]) -> Future[T]:
+        """Queues `verb` for the model's thread. Raises `Busy` when too many wait and `NoModel` when there is none."""
+        loading = self._require()
+        if not self._waiting.acquire(blocking=False):
+            raise Busy(f"{MAX_WAITING} requests already wait for the model. Try again in a moment.")
+        future = self._pool.submit(lambda: verb(loading.result()))
+        future.add_done_callback(lambda _: self._waiting.release())
+        return future
+
+    async def run(self, verb: Callable[[Microscope], T]) -> T:
+        """`submit`, awaited."""
+        return await asyncio.wrap_future(self.submit(verb))
+
+    def trace_at_start(self, prompt: str, slug: str) -> None:
+        """Queues a trace behind the loading; a request for the graph `slug` waits for it."""
+        from thoughtscope.server import verbs
+        from thoughtscope.server.wire import TraceRequest
+
+        request = TraceRequest(prompt=prompt)
+
+        def verb(microscope: Microscope) -> str:
+            tokens = verbs.tokens_of(microscope, prompt)
+            return verbs.trace(microscope, self.folder, tokens, request, slug=slug)
+
+        self._pending[slug] = self.submit(verb)
+
+    async def settled(self, slug: str) -> None:
+        """Waits until the graph `slug` is no longer being made. Raises what its trace raised."""
+        if slug in self._pending:
+            await asyncio.shield(asyncio.wrap_future(self._pending[slug]))
+
+    async def microscope(self) -> Microscope:
+        """The loaded microscope, for what reads files and does not touch the model."""
+        return await asyncio.shield(asyncio.wrap_future(self._require()))
+
+    def _require(self) -> Future[Microscope]:
+        if self.loading is None:
+            raise NoModel(
+                "This server shows graph files only. Start it with --model (and --dictionary) to trace."
+            )
+        return self.loading
+
+    async def describe(self, *, read_only: bool) -> dict[str, Any]:
+        """The answer of GET /api/session."""
+        about: dict[str, Any] = {"version": thoughtscope.__version__, "model": None, "dictionary": None}
+        if self.loading is not None:
+            about.update(describe_microscope(await self.microscope()))
+        summaries = await asyncio.to_thread(self.folder.summaries)
+        graphs = [{key: row[key] for key in ("slug", "prompt", "created")} for row in summaries]
+        prompts = list(self.example_prompts) if self.loading is not None else []
+        return {**about, "graphs": graphs, "example_prompts": prompts, "read_only": read_only}
+
+
+def describe_microscope(microscope: Microscope) -> dict[str, Any]:
+    """Model and dictionary as the page's header shows them."""
+    model, dictionary = microscope.model, microscope.dictionary
+    return {
+        "model": {
+            "name": model.name,
+            "n_layers": model.n_layers,
+            "d_model": model.d_model,
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "device": str(model.device),
+            "max_tokens": microscope.max_tokens,
+        },
+        "dictionary": {
+            "name": dictionary.name,
+            "kind": "cross-layer transcoder" if dictionary.cross_layer else "per-layer transcoders",
+            "n_features": dictionary.n_features,
+            "scores": finite(dictionary.declared),
+        },
+    }
+
+
+def finite(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Scores as JSON can carry them: what is not a finite number becomes null."""
+    number = {key: float(value) for key, value in scores.items() if isinstance(value, (int, float))}
+    return {key: value if abs(value) < float("inf") else None for key, value in number.items()}

@@ -1,0 +1,357 @@
+"""The gate in front of every route: Host, Origin, token, size, paths, headers. No model is needed for any of it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fastapi import FastAPI
+from starlette.testclient import TestClient
+
+from thoughtscope.core.errors import PathOutsideRoot
+from thoughtscope.server.app import create_app
+from thoughtscope.server.folder import WorkFolder, default_folder, slug_of
+from thoughtscope.server.security import ANSWER_HEADERS, Access, UnsafeBinding, is_loopback
+from thoughtscope.server.session import Session
+
+HOST = "http://127.0.0.1"
+TOKEN = "a-secret-of-some-length"
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("server")
+
+
+@pytest.fixture(scope="module")
+def session(root: Path) -> Iterator[Session]:
+    session = Session(None, folder=WorkFolder(root / "work"))
+    yield session
+    session.close()
+
+
+@pytest.fixture(scope="module")
+def page(root: Path) -> Path:
+    folder = root / "ui"
+    (folder / "vendor").mkdir(parents=True)
+    (folder / "index.html").write_text("<!doctype html><title>page</title>")
+    (folder / "vendor" / "lib.mjs").write_text("export const a = 1;")
+    (folder / "notes.md").write_text("not served")
+    (root / "secret.json").write_text('"leaked"')
+    (folder / "link.json").symlink_to(root / "secret.json")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def client(session: Session, page: Path) -> TestClient:
+    return TestClient(create_app(session, page=page), base_url=HOST, raise_server_exceptions=False)
+
+
+def error_code(answer) -> str:
+    body = answer.json()
+    assert set(body) == {"error"} and set(body["error"]) == {"code", "message"}, body
+    assert body["error"]["message"].strip()
+    return body["error"]["code"]
+
+
+ROUTES = [
+    ("GET", "/health"),
+    ("GET", "/"),
+    ("GET", "/vendor/lib.mjs"),
+    ("GET", "/nothing.js"),
+    ("GET", "/api/session"),
+    ("GET", "/api/graphs/a"),
+    ("POST", "/api/graphs"),
+    ("PUT", "/api/graphs/a/pins"),
+    ("PUT", "/api/graphs/a/supernodes"),
+    ("POST", "/api/trace"),
+    ("POST", "/api/intervene"),
+    ("GET", "/api/features/0/0"),
+    ("PUT", "/api/labels/0/0"),
+    ("GET", "/api/reports/a"),
+    ("GET", "/data/graph-metadata.json"),
+    ("GET", "/graph_data/a.json"),
+    ("POST", "/save_graph/a"),
+    ("GET", "/features/scan/0.json"),
+    ("GET", "/openapi.json"),
+    ("DELETE", "/api/graphs/a"),
+]
+
+
+def test_the_list_of_routes_is_complete(session: Session) -> None:
+    def plain(path: str) -> str:
+        for name, value in (
+            ("{slug}", "a"),
+            ("{layer}", "0"),
+            ("{index}", "0"),
+            ("{number}", "0"),
+            ("{scan}", "scan"),
+        ):
+            path = path.replace(name, value)
+        return path
+
+    described = create_app(session).openapi()["paths"]
+    assert {plain(path) for path in described} <= {path for _, path in ROUTES}
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+def test_every_answer_carries_the_headers(client: TestClient, method: str, path: str) -> None:
+    answer = client.request(method, path)
+    for name, value in ANSWER_HEADERS.items():
+        assert answer.headers[name] == value
+    assert "access-control-allow-origin" not in answer.headers
+    assert "unsafe-inline" not in answer.headers["content-security-policy"].split("style-src")[0]
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["evil.test", "evil.test:80", "127.0.0.1.evil.test", "127.0.0.1@evil.test", "", "[::1", "a b", "1.2.3.4"],
+)
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+def test_a_foreign_host_is_refused_on_every_route(
+    client: TestClient, method: str, path: str, host: str
+) -> None:
+    answer = client.request(method, path, headers={"Host": host})
+    assert answer.status_code == 403
+    assert error_code(answer) == "unknown_host"
+    assert answer.headers["x-frame-options"] == "DENY"
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:8321", "127.0.0.1:1", "[::1]:8321"])
+def test_this_machine_is_known_by_its_loopback_names(client: TestClient, host: str) -> None:
+    assert client.get("/health", headers={"Host": host}).status_code == 200
+
+
+WRITES = [(method, path) for method, path in ROUTES if method != "GET"]
+
+
+@pytest.mark.parametrize(("method", "path"), WRITES)
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "https://evil.test"},
+        {"Origin": "null"},
+        {"Origin": "http://127.0.0.1:9"},
+        {"Sec-Fetch-Site": "cross-site"},
+    ],
+)
+def test_a_foreign_page_cannot_write(
+    client: TestClient, method: str, path: str, headers: dict[str, str]
+) -> None:
+    answer = client.request(method, path, headers=headers)
+    assert (answer.status_code, error_code(answer)) == (403, "foreign_origin")
+
+
+def test_the_own_page_can_write(client: TestClient) -> None:
+    answer = client.post(
+        "/api/graphs", content=b"{}", headers={"Origin": HOST, "Sec-Fetch-Site": "same-origin"}
+    )
+    assert error_code(answer) == "invalid_graph"
+
+
+# --- binding and token -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.7", "example.test"])
+def test_other_interfaces_need_a_token(host: str) -> None:
+    with pytest.raises(UnsafeBinding, match="--token"):
+        Access(host=host)
+    with pytest.raises(UnsafeBinding, match="16 characters"):
+        Access(host=host, token="short")
+    assert Access(host=host, token=TOKEN).token == TOKEN
+
+
+def test_loopback_is_recognised() -> None:
+    assert all(map(is_loopback, ("localhost", "127.0.0.1", "127.8.9.1", "::1")))
+    assert not any(map(is_loopback, ("0.0.0.0", "::", "localhost.evil.test", "10.0.0.1", "")))
+
+
+@pytest.fixture(scope="module")
+def reachable(session: Session, page: Path) -> FastAPI:
+    access = Access(host="0.0.0.0", token=TOKEN, allowed_hosts=frozenset({"lab.test"}))
+    return create_app(session, access, page=page)
+
+
+@pytest.fixture
+def open_client(reachable: FastAPI) -> TestClient:
+    return TestClient(reachable, base_url="http://10.0.0.1", raise_server_exceptions=False)
+
+
+@pytest.mark.parametrize(("method", "path"), WRITES)
+def test_writes_need_the_token_when_others_can_reach_the_server(
+    open_client: TestClient, method: str, path: str
+) -> None:
+    for headers in (
+        {},
+        {"Authorization": "Bearer wrong"},
+        {"Authorization": TOKEN},
+        {"Cookie": "thoughtscope_token=wrong"},
+    ):
+        answer = open_client.request(method, path, headers=headers)
+        assert (answer.status_code, error_code(answer)) == (401, "token_needed")
+    answer = open_client.request(method, path, headers={"Authorization": f"Bearer {TOKEN}"})
+    assert answer.status_code not in (401, 403)
+
+
+def test_readers_without_the_token_are_told_so(open_client: TestClient) -> None:
+    assert open_client.get("/api/session").json()["read_only"] is True
+    assert (
+        open_client.get("/api/session", headers={"Authorization": f"Bearer {TOKEN}"}).json()["read_only"]
+        is False
+    )
+
+
+def test_the_link_with_the_token_becomes_a_cookie_that_scripts_cannot_read(open_client: TestClient) -> None:
+    answer = open_client.get("/", params={"token": TOKEN}, follow_redirects=False)
+    assert answer.status_code == 303 and answer.headers["location"] == "/"
+    cookie = answer.headers["set-cookie"].lower()
+    assert "httponly" in cookie and "samesite=strict" in cookie
+    assert open_client.get("/api/session").json()["read_only"] is False
+    wrong = TestClient(open_client.app, base_url="http://10.0.0.1").get("/", params={"token": "wrong"})
+    assert wrong.status_code == 200 and "set-cookie" not in wrong.headers
+
+
+def test_an_open_server_takes_addresses_and_named_hosts_only(open_client: TestClient) -> None:
+    for host, status in (("10.0.0.1", 200), ("lab.test:80", 200), ("evil.test", 403)):
+        assert open_client.get("/health", headers={"Host": host}).status_code == status
+
+
+# --- size ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_body_over_the_limit_is_refused_at_once(client: TestClient) -> None:
+    started = time.perf_counter()
+    for headers in ({"Content-Length": "9" * 12}, {"Content-Length": "-1"}, {"Content-Length": "x"}):
+        answer = client.post("/api/trace", content=b"", headers=headers)
+        assert (answer.status_code, error_code(answer)) == (413, "limit_exceeded")
+    assert time.perf_counter() - started < 0.5
+
+
+def test_a_body_without_a_length_is_cut_off_at_the_limit(session: Session, page: Path) -> None:
+    sent = 0
+
+    def endless() -> Iterator[bytes]:
+        nonlocal sent
+        for _ in range(1000):
+            sent += 1
+            yield b" " * 1000
+
+    client = TestClient(create_app(session, Access(max_graph=10_000), page=page), base_url=HOST)
+    answer = client.post("/api/graphs", content=endless())
+    assert (answer.status_code, error_code(answer)) == (413, "limit_exceeded")
+    assert client.get("/health").status_code == 200
+
+
+# --- paths -----------------------------------------------------------------------------------------------------------
+
+OUTSIDE = [
+    "../secret.json", "..%2fsecret.json", "%2e%2e/secret.json", "%2e%2e%2fsecret.json", "..%252fsecret.json", "....//secret.json",
+    "..\\secret.json", "..%5csecret.json", "/etc/passwd", "//etc/passwd", "%2fetc%2fpasswd", "vendor/../../secret.json",
+    "vendor/%2e%2e/%2e%2e/secret.json", "secret.json%00.js", "%00", "link.json", "~/secret.json", "file:///etc/passwd", "C:%5csecret.json",
+    "..;/secret.json", "%c0%ae%c0%ae/secret.json", "%uff0e%uff0e/secret.json", ".", "..", "vendor", "vendor/", "notes.md",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", OUTSIDE)
+@pytest.mark.parametrize(
+    "prefix",
+    ["/", "/api/graphs/", "/api/reports/", "/graph_data/", "/api/features/", "/features/x/", "/features/"],
+)
+def test_no_path_leads_outside(client: TestClient, prefix: str, path: str) -> None:
+    answer = client.get(prefix + path)
+    assert "leaked" not in answer.text
+    assert "root:" not in answer.text
+    if answer.status_code == 200:  # the client itself folds "." and ".." away, which may leave the page
+        assert answer.text == "<!doctype html><title>page</title>"
+    else:
+        assert answer.status_code in (403, 404, 405, 409, 422)
+        error_code(answer)
+    assert client.get("/health").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "slug",
+    ["", ".", "..", "../a", "a/b", "a\\b", "/etc/passwd", "a\0", "é", "a" * 101, ".hidden", "a b", "a\n"],
+)
+def test_a_slug_is_a_plain_name(tmp_path: Path, slug: str) -> None:
+    folder = WorkFolder(tmp_path)
+    with pytest.raises(PathOutsideRoot):
+        folder.graph_path(slug)
+    with pytest.raises(PathOutsideRoot):
+        folder.write_graph(slug, {})
+
+
+def test_a_link_out_of_the_work_folder_is_not_followed(tmp_path: Path) -> None:
+    folder = WorkFolder(tmp_path / "work")
+    (tmp_path / "outside.json").write_text("{}")
+    (folder.root / "graphs" / "link.json").symlink_to(tmp_path / "outside.json")
+    with pytest.raises(PathOutsideRoot):
+        folder.read_graph("link")
+    assert folder.summaries() == []
+
+
+def test_what_the_page_is_made_of_is_served_with_its_type(client: TestClient) -> None:
+    assert client.get("/").headers["content-type"].startswith("text/html")
+    assert client.get("/vendor/lib.mjs").headers["content-type"].startswith("text/javascript")
+    assert client.get("/notes.md").status_code == 404
+
+
+def test_the_description_is_there_and_the_foreign_docs_page_is_not(client: TestClient) -> None:
+    assert "/api/trace" in client.get("/openapi.json").json()["paths"]
+    assert client.get("/docs").status_code == client.get("/redoc").status_code == 404
+
+
+# --- the work folder -------------------------------------------------------------------------------------------------
+
+
+def test_labels_survive_and_an_empty_one_is_forgotten(tmp_path: Path) -> None:
+    WorkFolder(tmp_path).write_label("scan", 1, 2, "Texas")
+    WorkFolder(tmp_path).write_label("other", 1, 2, "elsewhere")
+    WorkFolder(tmp_path).write_label("scan", 3, 4, "gone")
+    WorkFolder(tmp_path).write_label("scan", 3, 4, "")
+    assert WorkFolder(tmp_path).labels("scan") == {"1/2": "Texas"}
+    assert WorkFolder(tmp_path).labels("other") == {"1/2": "elsewhere"}
+
+
+def test_a_broken_graph_in_the_folder_hides_no_other(tmp_path: Path) -> None:
+    folder = WorkFolder(tmp_path)
+    folder.write_graph("good", {"metadata": {"prompt": "p"}})
+    for name, text in (("cut", '{"metadata":'), ("list", "[]"), ("odd", '{"metadata": 3}'), ("empty", "")):
+        (tmp_path / "graphs" / f"{name}.json").write_text(text)
+    assert [row["slug"] for row in folder.summaries()] == ["good"]
+
+
+def test_the_default_folder_follows_the_platform(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    assert default_folder() == tmp_path / "thoughtscope"
+    monkeypatch.delenv("XDG_DATA_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert default_folder() == tmp_path / ".local" / "share" / "thoughtscope"
+    monkeypatch.setattr("sys.platform", "darwin")
+    assert default_folder() == tmp_path / "Library" / "Application Support" / "thoughtscope"
+
+
+def test_slugs_are_readable_and_plain(tmp_path: Path) -> None:
+    folder = WorkFolder(tmp_path)
+    for prompt in ("Fact: the capital of", "«Ça va?»", "北京", "../../etc", "", "x" * 1000):
+        folder.graph_path(slug_of(prompt))
+    assert slug_of("Fact: the Capital").startswith("fact-the-capital-")
+
+
+def test_errors_are_json_even_when_a_verb_breaks(
+    session: Session, page: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("a defect with a /secret/path in its text")
+
+    monkeypatch.setattr("thoughtscope.server.verbs.graph_with_labels", broken)
+    client = TestClient(create_app(session, page=page), base_url=HOST)
+    answer = client.get("/api/graphs/a")
+    assert (answer.status_code, error_code(answer)) == (500, "internal")
+    assert "/secret/path" not in answer.text
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert json.loads(client.get("/health").text)["ok"] is True
