@@ -1,0 +1,43 @@
+// The view lives in the address after the #, so that it can be shared and the back button works.
+
+export function readHash(hash) {
+  const values = new URLSearchParams(String(hash).replace(/^#/, ""));
+  const prune = Number(values.get("t") ?? 1);
+  return {
+    slug: values.get("g"),
+    selected: values.get("s"),
+    pins: values.has("p") ? split(values.get("p")) : null,
+    supernodes: values.has("n") ? readGroups(values.get("n")) : null,
+    prune: Number.isFinite(prune) ? Math.min(1, Math.max(0.2, prune)) : 1,
+    showErrors: values.get("e") !== "0",
+    theme: ["light", "dark"].includes(values.get("theme")) ? values.get("theme") : null,
+  };
+}
+
+function split(text) {
+  return text ? text.split(",").map((id) => id.replaceAll("%2C", ",")) : [];
+}
+
+function readGroups(text) {
+  try {
+    const groups = JSON.parse(text);
+    return groups.filter((g) => Array.isArray(g) && g.length > 1).map(([label, ...members]) => ({ label: String(label), members: members.map(String) }));
+  } catch {
+    return [];
+  }
+}
+
+export function writeHash(view) {
+  const values = new URLSearchParams();
+  if (view.slug) values.set("g", view.slug);
+  if (view.selected) values.set("s", view.selected);
+  if (view.pins?.length) values.set("p", view.pins.map((id) => id.replaceAll(",", "%2C")).join(","));
+  else if (view.slug && !view.bare) values.set("p", "");
+  if (view.supernodes?.length) values.set("n", JSON.stringify(view.supernodes.map((g) => [g.label, ...g.members])));
+  else if (view.slug && !view.bare) values.set("n", "");
+  if (view.prune < 1) values.set("t", String(Math.round(view.prune * 100) / 100));
+  if (!view.showErrors) values.set("e", "0");
+  if (view.theme === "light" || view.theme === "dark") values.set("theme", view.theme);
+  const text = values.toString().replaceAll("%2C", ",").replaceAll("%3A", ":");
+  return text ? `#${text}` : "#";
+}

@@ -1,0 +1,65 @@
+// What opens over the page: help, and the name of a new supernode.
+import { html } from "../html.js";
+import { useEffect, useRef, useState } from "../vendor/hooks.mjs";
+import { setState, useStore } from "../store.js";
+import { group, groupable } from "../actions.js";
+import { nodeLabel } from "../model.js";
+import { plainText } from "../text.js";
+
+const close = () => setState({ dialog: null });
+
+export function Dialogs() {
+  const dialog = useStore((s) => s.dialog);
+  if (dialog === "help") return html`<${Dialog} title="Reading and testing a graph"><${Help} /><//>`;
+  if (dialog === "group") return html`<${Dialog} title="New supernode"><${NameGroup} /><//>`;
+  return null;
+}
+
+function Dialog({ title, children }) {
+  const element = useRef();
+  useEffect(() => {
+    element.current.showModal();
+  }, []);
+  return html`<dialog ref=${element} aria-label=${title} onClose=${close} onCancel=${close} onClick=${(event) => event.target === element.current && close()}>
+    <header><h2>${title}</h2><button class="icon" onClick=${close} aria-label="Close">×</button></header>${children}</dialog>`;
+}
+
+function NameGroup() {
+  const { graph, labels } = useStore((s) => s);
+  const members = groupable().map((id) => graph.byId.get(id)).filter(Boolean);
+  const [name, setName] = useState(() => commonLabel(members, labels));
+  const submit = (event) => {
+    event.preventDefault();
+    group(name);
+  };
+  return html`<form class="name-group" onSubmit=${submit}>
+    <input id="group-name" autofocus value=${name} maxlength="200" aria-label="Name of the supernode" placeholder="What do they stand for?" onInput=${(event) => setName(event.target.value)} onFocus=${(event) => event.target.select()} />
+    <p class="quiet">${members.length} nodes: ${members.slice(0, 6).map((node) => plainText(nodeLabel(node, labels))).join(", ")}${members.length > 6 ? "…" : ""}</p>
+    <div class="row"><span class="spacer"></span><button type="button" onClick=${close}>Cancel</button><button class="primary" disabled=${!name.trim()}>Group</button></div>
+  </form>`;
+}
+
+/** The label that most members share is the first suggestion. */
+function commonLabel(members, labels) {
+  const times = new Map();
+  for (const node of members) times.set(nodeLabel(node, labels), (times.get(nodeLabel(node, labels)) ?? 0) + 1);
+  return [...times].sort((a, b) => b[1] - a[1])[0]?.[0] ?? "";
+}
+
+const KEYS = [
+  ["← ↑ → ↓", "move between nodes"], ["Enter", "select"], ["P", "pin or unpin"], ["M", "mark for a supernode"], ["G", "group what is marked, or pinned"],
+  ["/", "search"], ["E", "errors on or off"], ["Ctrl Z", "undo"], ["Ctrl Shift Z", "redo"], ["Esc", "clear"], ["?", "this page"],
+];
+
+function Help() {
+  return html`<div class="help">
+    <section><h3>What is what</h3>
+      <p>Columns are the tokens of the prompt, rows the layers of the model. A <b>feature</b> ● is a direction that the dictionary found; it stands where it is active. An <b>edge</b> is
+      its direct effect on another node in this prompt: <em class="raises">blue raises</em> it, <em class="lowers">orange lowers</em> it, and wider is stronger.</p>
+      <p>An <b>error</b> ◆ is the part of a layer that no feature explains. <b>Replacement</b> is the share of the influence that runs from the tokens to the answer through features alone;
+      <b> completeness</b> is the share of what feeds the nodes that is explained. Whatever was cut away counts as error.</p>
+      <p>A graph is a hypothesis. <b>Test it:</b> change a feature or a supernode at the lower right, and compare what the model then says with what the graph predicts.</p></section>
+    <section><h3>Mouse</h3><dl><dt>click</dt><dd>select</dd><dt>Ctrl click</dt><dd>pin</dd><dt>Shift click</dt><dd>mark for a supernode</dd><dt>drag a card</dt><dd>arrange the circuit</dd><dt>drop a file</dt><dd>open a graph of another tool</dd></dl>
+      <h3>Keys</h3><dl>${KEYS.map(([key, what]) => html`<dt key=${key}><kbd>${key}</kbd></dt><dd>${what}</dd>`)}</dl></section>
+  </div>`;
+}
