@@ -29,8 +29,8 @@ from thoughtscope.models import load_model
 
 TRAINING_SEED, SCORING_SEED = 1, 2
 CONFIGS = {
-    "clt": TrainConfig(cross_layer=True, n_features=1024, l0=12.0, n_tokens=4_000_000),
-    "plt": TrainConfig(cross_layer=False, n_features=1024, l0=12.0, n_tokens=4_000_000),
+    "clt": TrainConfig(cross_layer=True, n_features=1024, l0=12.0, n_tokens=4_000_000, passes=2),
+    "plt": TrainConfig(cross_layer=False, n_features=1024, l0=12.0, n_tokens=4_000_000, passes=2),
 }
 
 

@@ -154,6 +154,7 @@ def export(model: LlamaForCausalLM, tokenizer: Tokenizer, out: Path) -> None:
     for path in partial.iterdir():
         with path.open("rb") as handle:
             os.fsync(handle.fileno())
+        path.chmod(0o644)
         os.replace(path, out / path.name)
     partial.rmdir()
 
