@@ -18,9 +18,9 @@ from specimens.facts import (
 )
 
 __all__ = [
+    "SHARES",
     "HeldOut",
     "Mixture",
-    "SHARES",
     "evaluation_text",
     "held_out",
     "held_out_two_hop",
