@@ -38,7 +38,7 @@ check: $(READY)
 	$(RUN) -m mypy
 	$(VENV)/bin/lint-imports
 	$(RUN) -m codespell_lib
-	$(RUN) -m pytest -q tests/test_house.py tests/test_docs.py
+	$(RUN) -m pytest -q -m "not slow" tests/test_house.py tests/test_docs.py
 
 format: $(READY)
 	$(RUN) -m ruff format .
@@ -49,13 +49,13 @@ bench: $(READY)
 
 docs: $(READY)
 	$(RUN) docs/render.py
-	$(RUN) -m pytest -q tests/test_docs.py
+	$(RUN) -m pytest -q -m "not slow" tests/test_docs.py
 
 evidence: $(READY)
 	$(RUN) evidence/run_all.py
 
 screenshots: $(READY)
-	$(RUN) docs/screenshots/take.py
+	$(RUN) -m tests.browser.screenshots
 
 specimen: $(READY)
 	$(RUN) -m specimens.train --work runs/specimen --out $(SPECIMEN) $(TEXT_FLAG)

@@ -24,13 +24,15 @@ from thoughtscope.dictionaries import (
     evaluate_dictionary,
     save_dictionary,
     train_dictionary,
+    with_probe,
 )
+from thoughtscope.features import collect_examples
 from thoughtscope.models import load_model
 
-TRAINING_SEED, SCORING_SEED = 1, 2
+TRAINING_SEED, SCORING_SEED, EXAMPLE_SEED = 1, 2, 3
 CONFIGS = {
-    "clt": TrainConfig(cross_layer=True, n_features=1024, l0=12.0, n_tokens=4_000_000, passes=2),
-    "plt": TrainConfig(cross_layer=False, n_features=1024, l0=12.0, n_tokens=4_000_000, passes=2),
+    "clt": TrainConfig(cross_layer=True, n_features=1536, l0=5.0, n_tokens=4_000_000, passes=2),
+    "plt": TrainConfig(cross_layer=False, n_features=1536, l0=5.0, n_tokens=4_000_000, passes=2),
 }
 
 
@@ -52,6 +54,7 @@ def main() -> None:
         help="other values of the configuration",
     )
     parser.add_argument("--documents", type=int, default=2000, help="documents to score on")
+    parser.add_argument("--example-tokens", type=int, default=200_000, help="tokens to draw examples from")
     args = parser.parse_args()
     changes = {name: json.loads(value) for name, value in (item.split("=", 1) for item in args.set)}
     config = replace(CONFIGS[args.kind], **changes)
@@ -65,11 +68,15 @@ def main() -> None:
         name=f"specimen/{args.kind}",
         progress=_print,
     )
-    scores = evaluate_dictionary(
-        model, dictionary, sample_documents(SCORING_SEED, args.documents, args.text)
-    )
+    scores = evaluate_dictionary(model, dictionary, sample_documents(SCORING_SEED, args.documents, args.text))
     declared = {"fvu": scores.fvu, "l0": scores.l0, "dead": scores.dead}
+    # What ships shows generated documents only: the texts that trained the weights are other people's.
+    dictionary = with_probe(model, dictionary, list(sample_documents(SCORING_SEED, 24)))
     save_dictionary(replace(dictionary, declared=declared), args.out)
+    bank = collect_examples(
+        model, dictionary, sample_documents(EXAMPLE_SEED, 100_000), max_tokens=args.example_tokens
+    )
+    bank.save(args.out / "features")
     print(json.dumps({"kind": args.kind, "config": asdict(config), "scores": asdict(scores)}))
 
 

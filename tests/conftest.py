@@ -44,16 +44,31 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", guarded)
 
 
-@pytest.hookimpl(hookwrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
-    """With THOUGHTSCOPE_NO_SKIPS=1 a skipped test is a failed one: what promised to run here did not.
+def must_run() -> bool:
+    """With THOUGHTSCOPE_NO_SKIPS=1 a skipped test is a failed one: what promised to run here did not."""
+    return os.environ.get("THOUGHTSCOPE_NO_SKIPS") == "1"
 
-    Tests marked `gpu` may still be skipped: not every machine that must run the rest has one.
-    """
-    outcome = yield
-    report = outcome.get_result()
-    strict = os.environ.get("THOUGHTSCOPE_NO_SKIPS") == "1" and item.get_closest_marker("gpu") is None
-    if strict and report.skipped and not hasattr(report, "wasxfail"):
-        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
+    """Tests marked `gpu` may still be skipped: not every machine that must run the rest has one."""
+    report = yield
+    if (
+        must_run()
+        and report.skipped
+        and not hasattr(report, "wasxfail")
+        and item.get_closest_marker("gpu") is None
+    ):
         report.outcome = "failed"
-        report.longrepr = f"{item.nodeid} was skipped where every test must run: {reason}"
+        report.longrepr = f"{item.nodeid} was skipped where every test must run: {report.longrepr}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector):
+    """The same for a whole file that skips itself."""
+    report = yield
+    if must_run() and report.skipped:
+        report.outcome = "failed"
+        report.longrepr = f"{collector.nodeid} was skipped where every test must run: {report.longrepr}"
+    return report

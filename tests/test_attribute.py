@@ -68,7 +68,8 @@ def rows_of(graph: Graph) -> np.ndarray:
 
 def largest_difference(graph: Graph, expected: np.ndarray) -> float:
     found = graph.edges.toarray()[rows_of(graph)][:, : expected.shape[1]]
-    scale = np.abs(expected).max(1, keepdims=True)
+    # An edge may be a product that cancels to almost nothing: it is exact on the scale of what it adds up to.
+    scale = np.maximum(np.abs(expected).max(1), np.abs(graph.value[rows_of(graph)]))[:, None]
     return float((np.abs(found - expected) / scale).max())
 
 
@@ -100,7 +101,7 @@ def test_the_oracle_would_notice_a_mistake(wrong: str) -> None:
 
 
 def test_nodes_are_in_order_and_describe_the_prompt() -> None:
-    model, dictionary, tokens, graph = traced()
+    model, _, tokens, graph = traced()
     assert (np.diff(graph.kind.astype(int)) >= 0).all()
     features = [(n.layer, n.position, n.index) for n in graph.node_ids() if n.kind == "feature"]
     assert features == sorted(features) and len(set(features)) == len(features)
@@ -161,11 +162,8 @@ def test_another_position_is_a_shorter_prompt() -> None:
     short = attribute(model, dictionary, tokens_from_ids(model, IDS[:3]), targets=[7])
     assert graph.position[graph.kind == FEATURE].max() <= 2
     assert graph.scores.replacement == pytest.approx(short.scores.replacement, rel=1e-5)
-    np.testing.assert_allclose(
-        np.sort(graph.edges[[graph.targets[0].node]].data),
-        np.sort(short.edges[[short.targets[0].node]].data),
-        atol=1e-5,
-    )
+    found, expected = (np.sort(g.edges[[g.targets[0].node]].data) for g in (graph, short))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_limits_leave_out_the_least_and_the_certificate_holds() -> None:

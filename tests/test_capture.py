@@ -19,7 +19,9 @@ KINDS = ["default", "eager"]
 
 def every_site(model: Model) -> list[Site]:
     kinds = [kind for kind in LAYER_KINDS if kind not in model.family.missing]
-    return [Site(kind, layer) for layer in range(model.n_layers) for kind in kinds] + [Site(kind) for kind in GLOBAL_KINDS]
+    return [Site(kind, layer) for layer in range(model.n_layers) for kind in kinds] + [
+        Site(kind) for kind in GLOBAL_KINDS
+    ]
 
 
 def build(label: str, attention: str = "default", **options) -> Model:
@@ -32,6 +34,18 @@ def plain(model: Model, tokens) -> torch.Tensor:
         return model.module(
             input_ids=tokens.ids, attention_mask=tokens.mask, position_ids=tokens.positions.clamp(min=0)
         ).logits
+
+
+def run_with(
+    model: Model, tokens, values: dict[Site, torch.Tensor], read: list[Site]
+) -> dict[Site, torch.Tensor]:
+    """What the sites in `read` hold when the sites in `values` are overwritten."""
+    found: dict[Site, torch.Tensor] = {}
+    writes = {site: lambda x, step, value=value: value for site, value in values.items()}
+    reads = {site: lambda x, step, site=site: found.update({site: x}) for site in read}
+    with torch.no_grad():
+        forward(model, tokens, writes=writes, reads=reads)
+    return found
 
 
 def hooks_left(model: Model) -> int:
@@ -101,7 +115,9 @@ def test_shapes_and_relations_of_the_captured_tensors(label: str) -> None:
     real = tokens.mask
     pattern = found["pattern.1"].transpose(1, 2)[real]  # real queries only
     assert torch.allclose(pattern.sum(-1), torch.ones(()), atol=1e-6)
-    assert pattern.masked_select(~real[:, None, None, :].expand(batch, pos, heads, pos)[real]).abs().max() == 0
+    assert (
+        pattern.masked_select(~real[:, None, None, :].expand(batch, pos, heads, pos)[real]).abs().max() == 0
+    )
     assert torch.equal(found["embed"], found["resid_pre.0"])
     for layer in range(model.n_layers):
         total = found[f"resid_pre.{layer}"] + found[f"attn_out.{layer}"] + found[f"mlp_out.{layer}"]
@@ -118,16 +134,10 @@ def test_a_written_value_is_what_flows_on(label: str) -> None:
         if site.layer in (0, 2):
             continue  # layer 1 stands for all
         new = clean[site] + 0.3 * torch.randn_like(clean[site])
-        if site.kind == "pattern":
-            new = new.abs()
-        found: dict[str, torch.Tensor] = {}
-        reads = {Site("logits"): lambda x, step: found.update(logits=x)}
-        if site.kind != "logits":
-            reads[site] = lambda x, step: found.update(it=x)
-        with torch.no_grad():
-            forward(model, tokens, writes={site: lambda x, step: new}, reads=reads)
-        assert torch.allclose(found.get("it", found["logits"]), new, atol=1e-9), site
-        assert not torch.allclose(found["logits"], clean["logits"], atol=1e-6), site
+        new = new.abs() if site.kind == "pattern" else new
+        found = run_with(model, tokens, {site: new}, [site, Site("logits")])
+        assert torch.allclose(found[site], new, atol=1e-9), site
+        assert not torch.allclose(found[Site("logits")], clean["logits"], atol=1e-6), site
 
 
 @pytest.mark.parametrize("label", VARIANTS)
@@ -135,19 +145,14 @@ def test_writes_to_norm_and_head_sites_agree_with_the_algebra(label: str) -> Non
     model = build(label, dtype=torch.float64)
     block = model.family.blocks[1]
     tokens, other = tokens_from_ids(model, IDS[:1]), tokens_from_ids(model, [IDS[0][::-1]])
-    sites = [f"{kind}.1" for kind in ("attn_norm", "attn_in", "v", "z", "pattern", "scores", "attn_raw", "resid_post")]
+    sites = [
+        f"{kind}.1"
+        for kind in ("attn_norm", "attn_in", "v", "z", "pattern", "scores", "attn_raw", "resid_post")
+    ]
     clean, donor = capture(model, tokens, sites), capture(model, other, sites)
 
     def after(site: str, value: torch.Tensor, read: str) -> torch.Tensor:
-        found: list[torch.Tensor] = []
-        with torch.no_grad():
-            forward(
-                model,
-                tokens,
-                writes={Site.parse(site): lambda x, step: value},
-                reads={Site.parse(read): lambda x, step: found.append(x)},
-            )
-        return found[0]
+        return run_with(model, tokens, {Site.parse(site): value}, [Site.parse(read)])[Site.parse(read)]
 
     def mixed(pattern: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         return torch.einsum("bhqk,bkhd->bqhd", pattern, v.repeat_interleave(block.group, dim=2))
@@ -210,9 +215,11 @@ def test_frozen_final_norm_and_refused_scales() -> None:
             reads={Site("final_norm"): lambda x, step: read.append(x)},
         )
     assert torch.allclose(read[0], 2 * clean["final_norm"], atol=1e-10)
-    with pytest.raises(UnknownSite, match=r"mlp_in\.0.*Allowed: attn_norm, attn_out, final_norm, mlp_norm, mlp_out"):
+    with pytest.raises(
+        UnknownSite, match=r"mlp_in\.0.*Allowed: attn_norm, attn_out, final_norm, mlp_norm, mlp_out"
+    ):
         forward(model, tokens, norm_scales={Site("mlp_in", 0): torch.ones(1)})
-    with pytest.raises(UnknownSite, match="attn_out"):
+    with pytest.raises(UnknownSite, match=r"attn_out"):
         forward(build("llama"), tokens, norm_scales={Site("attn_out", 0): torch.ones(1)})
 
 
@@ -244,19 +251,19 @@ def test_activations_are_a_mapping_that_takes_text() -> None:
     assert "resid_pre.1" in found and Site("resid_pre", 0) not in found
     assert found["blocks.1.hook_resid_pre"] is found[Site("resid_pre", 1)]
     assert found.tokens is tokens
-    with pytest.raises(UnknownSite, match='"resid_pre.0" is not a captured site'):
+    with pytest.raises(UnknownSite, match=r'"resid_pre.0" is not a captured site'):
         found["resid_pre.0"]
 
 
 def test_sites_that_do_not_exist_are_refused_with_the_reason() -> None:
     model = build("gpt_neox")
     tokens = tokens_from_ids(model, IDS)
-    with pytest.raises(UnknownSite, match="parallel residual"):
+    with pytest.raises(UnknownSite, match=r"parallel residual"):
         capture(model, tokens, ["resid_mid.0"])
     capture(build("gpt_neox_sequential"), tokens, ["resid_mid.0"])
-    with pytest.raises(UnknownSite, match="3 layers, so layers 0 to 2"):
+    with pytest.raises(UnknownSite, match=r"3 layers, so layers 0 to 2"):
         capture(model, tokens, ["resid_post.3"])
-    with pytest.raises(UnknownSite, match="site kind"):
+    with pytest.raises(UnknownSite, match=r"site kind"):
         capture(model, tokens, ["residual.0"])
 
 
@@ -268,7 +275,9 @@ def _ways_to_fail() -> Iterator[type[BaseException]]:
     yield from (_Fails, KeyboardInterrupt, MemoryError, SystemExit)
 
 
-@pytest.mark.parametrize("kind", ["embed", "resid_pre", "attn_in", "v", "scores", "pattern", "z", "mlp_out", "logits"])
+@pytest.mark.parametrize(
+    "kind", ["embed", "resid_pre", "attn_in", "v", "scores", "pattern", "z", "mlp_out", "logits"]
+)
 def test_an_exception_anywhere_leaves_no_hook_and_the_attention_as_it_was(kind: str) -> None:
     model = build("qwen3")
     tokens = tokens_from_ids(model, IDS)
@@ -304,7 +313,10 @@ def test_contexts_nest_and_writes_compose_in_order() -> None:
     site, pattern = Site("resid_pre", 1), Site("pattern", 1)
     clean = capture(model, tokens, [site, pattern])
     outer, inner, seen = [], [], []
-    with torch.no_grad(), hooked(model, writes={site: lambda x, step: x + 1}, reads={site: lambda x, _: outer.append(x)}):
+    with (
+        torch.no_grad(),
+        hooked(model, writes={site: lambda x, step: x + 1}, reads={site: lambda x, _: outer.append(x)}),
+    ):
         with hooked(
             model,
             writes={site: lambda x, step: x * 2, pattern: lambda x, step: x.flip(1)},
@@ -325,8 +337,13 @@ def test_reads_inside_the_modules_own_generate_see_absolute_positions() -> None:
     model = build("gemma3")
     tokens = tokens_from_ids(model, IDS)
     steps: list[tuple[int, list[list[int]]]] = []
-    with hooked(model, reads={Site("resid_pre", 0): lambda x, step: steps.append((step.start, step.positions.tolist()))}):
-        model.module.generate(tokens.ids, attention_mask=tokens.mask, max_new_tokens=3, do_sample=False, pad_token_id=0)
+    with hooked(
+        model,
+        reads={Site("resid_pre", 0): lambda x, step: steps.append((step.start, step.positions.tolist()))},
+    ):
+        model.module.generate(
+            tokens.ids, attention_mask=tokens.mask, max_new_tokens=3, do_sample=False, pad_token_id=0
+        )
     assert steps[0] == (0, tokens.positions.tolist())
     assert steps[1:] == [(10, [[10], [7]]), (11, [[11], [8]])]
 
@@ -346,7 +363,8 @@ def test_threads_never_see_each_others_edits() -> None:
 
     with torch.no_grad():
         expected = [clean] + [
-            forward(model, tokens, writes={Site("resid_post", 1): lambda x, step, n=n: x * n}) for n in (1, 2, 3)
+            forward(model, tokens, writes={Site("resid_post", 1): lambda x, step, n=n: x * n})
+            for n in (1, 2, 3)
         ]
     threads = [threading.Thread(target=work, args=(number,)) for number in (0, 2, 3)]
     for thread in threads:
@@ -379,7 +397,9 @@ def test_gradients_flow_when_asked_and_a_held_value_cuts_them() -> None:
 
 
 def test_gpt2_with_reordered_and_upcast_attention_keeps_its_bits() -> None:
-    model = tiny_model("gpt2", attention="eager", reorder_and_upcast_attn=True, scale_attn_by_inverse_layer_idx=True)
+    model = tiny_model(
+        "gpt2", attention="eager", reorder_and_upcast_attn=True, scale_attn_by_inverse_layer_idx=True
+    )
     tokens = tokens_from_ids(model, IDS)
     assert torch.equal(plain(model, tokens), capture(model, tokens, every_site(model))["logits"])
 
@@ -388,7 +408,7 @@ def test_an_unreadable_attention_implementation_is_refused_for_patterns_only() -
     model = build("llama")
     tokens = tokens_from_ids(model, IDS)
     model.family.config._attn_implementation = "flash_attention_2"
-    with pytest.raises(UnsupportedModel, match='"flash_attention_2" is not a.*eager, sdpa'):
+    with pytest.raises(UnsupportedModel, match=r'"flash_attention_2" is not a.*eager, sdpa'):
         capture(model, tokens, ["pattern.0"])
     assert hooks_left(model) == 0
     assert model.family.config._attn_implementation == "flash_attention_2"
@@ -396,7 +416,7 @@ def test_an_unreadable_attention_implementation_is_refused_for_patterns_only() -
 
 def test_padding_in_float64_under_eager_is_refused_instead_of_nan() -> None:
     model = build("gemma2", dtype=torch.float64)
-    with pytest.raises(ThoughtscopeError, match="float64 under eager"):
+    with pytest.raises(ThoughtscopeError, match=r"float64 under eager"):
         forward(model, tokens_from_ids(model, IDS))
     assert forward(model, tokens_from_ids(model, IDS[:1])).isfinite().all()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -70,12 +71,16 @@ def test_help_comes_within_its_time_and_loads_nothing_heavy() -> None:
         f"print('LOADED', [name for name in {heavy!r} if name in sys.modules])"
     )
     assert "LOADED []" in subprocess_of("-c", program).stdout
-    walls = []
+    walls, works = [], []
     for _ in range(5):
-        start = time.perf_counter()
+        before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
         subprocess_of("-m", "thoughtscope", "--help")
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
         walls.append(time.perf_counter() - start)
-    assert min(walls) < 0.6, walls
+        works.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(works) < 0.6, works
+    # The wall clock says nothing of us where more processes run than there are cores.
+    assert min(walls) < 0.6 or os.getloadavg()[0] > (os.cpu_count() or 1), walls
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -33,7 +33,7 @@ def rand(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
 
 def tensors_of(path: Path) -> dict[str, torch.Tensor]:
     with safe_open(path, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return {name: file.get_tensor(name) for name in file.keys()}
 
 
 def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
@@ -69,7 +69,9 @@ def capture_of(dictionary: Dictionary) -> dict[Site, torch.Tensor]:
 # --- published files -------------------------------------------------------------------------------------------------
 
 
-def write_plt(folder: Path, *, dtype=torch.float32, threshold=False, skip=False, text=PLT_YAML, metadata=None) -> list[dict]:
+def write_plt(
+    folder: Path, *, dtype=torch.float32, threshold=False, skip=False, text=PLT_YAML, metadata=None
+) -> list[dict]:
     folder.mkdir(parents=True, exist_ok=True)
     layers = []
     for layer in range(L):
@@ -97,7 +99,9 @@ def write_clt(folder: Path, *, dtype=torch.float32, threshold=True) -> list[dict
         save_file(encoder, folder / f"W_enc_{i}.safetensors")
         save_file(decoder, folder / f"W_dec_{i}.safetensors")
         layers.append(encoder | decoder)
-    text = PLT_YAML.replace("transcoder_set", "cross_layer_transcoder").replace("ln2.hook_normalized", "hook_resid_mid")
+    text = PLT_YAML.replace("transcoder_set", "cross_layer_transcoder").replace(
+        "ln2.hook_normalized", "hook_resid_mid"
+    )
     (folder / "config.yaml").write_text(text)
     return layers
 
@@ -130,7 +134,13 @@ def scope_two_config(layer: int | None, *, affine: bool) -> dict:
 def write_scope_two(folder: Path, *, affine: bool, dtype=torch.float32) -> list[dict]:
     layers = []
     for layer in range(L):
-        tensors = {"w_enc": rand(D, F), "w_dec": rand(F, D), "b_enc": rand(F), "b_dec": rand(D), "threshold": rand(F).abs()}
+        tensors = {
+            "w_enc": rand(D, F),
+            "w_dec": rand(F, D),
+            "b_enc": rand(F),
+            "b_dec": rand(D),
+            "threshold": rand(F).abs(),
+        }
         if affine:
             tensors["affine_skip_connection"] = rand(D, D)
         tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
@@ -146,7 +156,13 @@ def write_scope_two_clt(folder: Path, *, affine: bool) -> list[dict]:
     folder.mkdir(parents=True)
     layers = []
     for layer in range(L):
-        tensors = {"w_enc": rand(D, F), "w_dec": rand(F, L, D), "b_enc": rand(F), "b_dec": rand(D), "threshold": rand(F).abs()}
+        tensors = {
+            "w_enc": rand(D, F),
+            "w_dec": rand(F, L, D),
+            "b_enc": rand(F),
+            "b_dec": rand(D),
+            "threshold": rand(F).abs(),
+        }
         if affine:
             tensors["affine_skip_connection"] = rand(D, D)
         save_file(tensors, folder / f"params_layer_{layer}.safetensors")
@@ -161,7 +177,9 @@ def write_scope_two_clt(folder: Path, *, affine: bool) -> list[dict]:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(("threshold", "skip"), [(False, False), (True, False), (False, True), (True, True)])
 def test_circuit_tracer_per_layer(tmp_path, dtype, threshold, skip):
-    layers = write_plt(tmp_path / "a", dtype=dtype, threshold=threshold, skip=skip, metadata={"format": "pt", "by": "x"})
+    layers = write_plt(
+        tmp_path / "a", dtype=dtype, threshold=threshold, skip=skip, metadata={"format": "pt", "by": "x"}
+    )
     dictionary = load_dictionary(tmp_path / "a")
     assert dictionary.reads[1] == Site("mlp_norm", 1) and dictionary.writes[2] == Site("mlp_out", 2)
     assert (dictionary.model_name, dictionary.scan) == ("org/some-model", "org/scan-name")
@@ -176,7 +194,10 @@ def test_circuit_tracer_per_layer(tmp_path, dtype, threshold, skip):
         y = torch.einsum("pf,fd->pd", a, w["W_dec"]) + w["b_dec"] + (x @ w["W_skip"].T if skip else 0)
         torch.testing.assert_close(features.reconstruction[layer], y, atol=1e-5, rtol=1e-5)
         here = features.layer == layer
-        assert torch.stack([features.position[here], features.index[here]], dim=1).tolist() == a.nonzero().tolist()
+        assert (
+            torch.stack([features.position[here], features.index[here]], dim=1).tolist()
+            == a.nonzero().tolist()
+        )
     save_dictionary(dictionary, tmp_path / "b", format="circuit-tracer")
     same_folders(tmp_path / "a", tmp_path / "b")
 
@@ -268,7 +289,9 @@ def test_gemma_scope_one(tmp_path, compressed):
         pre = acts[Site("mlp_norm", layer)][0] @ w["W_enc"] + w["b_enc"]
         a = pre * (pre > w["threshold"])
         a[0] = 0
-        torch.testing.assert_close(features.reconstruction[layer], a @ w["W_dec"] + w["b_dec"], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            features.reconstruction[layer], a @ w["W_dec"] + w["b_dec"], atol=1e-5, rtol=1e-5
+        )
     save_dictionary(dictionary, tmp_path / "b", format="gemma-scope")
     same_folders(home, tmp_path / "b")
 
@@ -346,7 +369,12 @@ def test_converted_dictionaries_are_the_same(tmp_path, source, target):
     for a, b in zip(one.layers, two.layers, strict=True):
         for name, tensor in vars(a).items():
             assert (tensor is None and vars(b)[name] is None) or same_bits(tensor, vars(b)[name]), name
-    assert (one.activation, one.reads, one.writes, one.skip_first) == (two.activation, two.reads, two.writes, two.skip_first)
+    assert (one.activation, one.reads, one.writes, one.skip_first) == (
+        two.activation,
+        two.reads,
+        two.writes,
+        two.skip_first,
+    )
 
 
 # --- damage -----------------------------------------------------------------------------------------------------------
@@ -445,7 +473,9 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
         load_dictionary(tmp_path, format="nativ")
 
 
-@pytest.mark.parametrize("reference", ["hf://org/repo/clt", "org/repo", "no-such-folder", "../no/such", "hf://org/../../etc"])
+@pytest.mark.parametrize(
+    "reference", ["hf://org/repo/clt", "org/repo", "no-such-folder", "../no/such", "hf://org/../../etc"]
+)
 def test_what_is_not_here_is_refused_at_once(reference, monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(DictionaryMismatch):

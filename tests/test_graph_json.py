@@ -231,7 +231,7 @@ def test_circuit_tracers_saved_parameters() -> None:
 
 
 def anthropic_file() -> Json:
-    """As on transformer-circuits.pub: ids without a schema version, integer features, no probabilities but in labels."""
+    """As on transformer-circuits.pub: no schema version, integer features, probabilities in labels only."""
     kinds = {"f": "cross layer transcoder", "e": "mlp reconstruction error"}
 
     def node(node_id: str, layer: str, position: int, feature: int, kind: str, clerp: str = "") -> Json:

@@ -10,7 +10,13 @@ from torch import Tensor
 
 from tests.autograd_oracle import random_dictionary
 from tests.tiny_models import VARIANTS, tiny_model, tiny_variant
-from thoughtscope.core.errors import DictionaryMismatch, InvalidPlan, LimitExceeded, UnknownFeature
+from thoughtscope.core.errors import (
+    DictionaryMismatch,
+    InvalidPlan,
+    LimitExceeded,
+    ThoughtscopeError,
+    UnknownFeature,
+)
 from thoughtscope.core.site import Site
 from thoughtscope.dictionaries import Dictionary, encode
 from thoughtscope.graphs import Graph, attribute
@@ -30,7 +36,10 @@ def logits_of(model: Model, dictionary: Dictionary, tokens: Tokens, *plans: Plan
     clean = clean_run(model, dictionary, tokens, plans)
     patch = Patch(model, dictionary, clean, plans, columns=tokens.ids.shape[1], watch=True)
     rows = len(plans)
-    with torch.no_grad(), hooked(model, reads=patch.reads, writes=patch.writes, norm_scales=patch.norm_scales):
+    with (
+        torch.no_grad(),
+        hooked(model, reads=patch.reads, writes=patch.writes, norm_scales=patch.norm_scales),
+    ):
         return run(model, tokens.ids.expand(rows, -1), tokens.mask.expand(rows, -1)), patch
 
 
@@ -43,14 +52,20 @@ def some_edits(dictionary: Dictionary, tokens: Tokens, model: Model) -> tuple[Fe
         for row, op in zip(rows[1::3], ("scale", "set", "add", "ablate"), strict=False):
             value = {"scale": -1.5, "set": 0.7, "add": 0.4, "ablate": 0.0}[op]
             at = (int(features.position[row]),)
-            edits.append(FeatureEdit(layer=layer, index=int(features.index[row]), op=op, value=value, positions=at))
+            edits.append(
+                FeatureEdit(layer=layer, index=int(features.index[row]), op=op, value=value, positions=at)
+            )
     return tuple(edits)
 
 
 @pytest.fixture(scope="module")
 def llama() -> tuple[Model, Dictionary, Tokens]:
     model = tiny_model("llama", layers=3)
-    return model, random_dictionary(model, cross_layer=True, activation="jumprelu"), tokens_from_ids(model, IDS)
+    return (
+        model,
+        random_dictionary(model, cross_layer=True, activation="jumprelu"),
+        tokens_from_ids(model, IDS),
+    )
 
 
 # --- direct effects -------------------------------------------------------------------------------------------
@@ -108,7 +123,9 @@ def edited_share(graph: Graph, held: Plan) -> torch.Tensor:
             assert edit.layer == graph.n_layers - 1, "only the last layer's features can be without a way on"
             continue
         value = float(graph.value[node])
-        wanted = {"scale": edit.value * value, "set": edit.value, "add": value + edit.value, "ablate": 0.0}[edit.op]
+        wanted = {"scale": edit.value * value, "set": edit.value, "add": value + edit.value, "ablate": 0.0}[
+            edit.op
+        ]
         share[node] = wanted / value - 1
     return share.numpy()
 
@@ -136,7 +153,10 @@ def test_direct_effects_of_single_ablations_confirm_every_prediction(llama) -> N
 def test_additions_add_up_where_everything_is_held(llama) -> None:
     model, dictionary, tokens = llama
     a, b = (
-        Plan(edits=(FeatureEdit(layer=layer, index=3, op="add", value=0.8, positions=(5, 7)),), constrained=(0, 2))
+        Plan(
+            edits=(FeatureEdit(layer=layer, index=3, op="add", value=0.8, positions=(5, 7)),),
+            constrained=(0, 2),
+        )
         for layer in (0, 2)
     )
     logits, _ = logits_of(model, dictionary, tokens, a, b, a | b, a | a)
@@ -156,7 +176,9 @@ def test_ablate_is_set_0_is_scale_0(llama, attention, constrained) -> None:
     model, dictionary, tokens = llama
     edits = [replace(edit, op="ablate", value=0.0) for edit in some_edits(dictionary, tokens, model)]
     plans = [
-        Plan(edits=tuple(replace(edit, op=op) for edit in edits), attention=attention, constrained=constrained)
+        Plan(
+            edits=tuple(replace(edit, op=op) for edit in edits), attention=attention, constrained=constrained
+        )
         for op in ("ablate", "set", "scale")
     ]
     first, *others = (logits_of(model, dictionary, tokens, each)[0] for each in plans)
@@ -168,7 +190,11 @@ def test_ablate_is_set_0_is_scale_0(llama, attention, constrained) -> None:
 def test_a_set_feature_ends_at_its_value_whatever_happens_below(llama, attention) -> None:
     """Its live activation moves with the edits of lower layers; what is added makes up for exactly that."""
     model, dictionary, tokens = llama
-    low = [replace(edit, op="set", value=3.0) for edit in some_edits(dictionary, tokens, model) if edit.layer == 0]
+    low = [
+        replace(edit, op="set", value=3.0)
+        for edit in some_edits(dictionary, tokens, model)
+        if edit.layer == 0
+    ]
     high = FeatureEdit(layer=2, index=4, op="set", value=1.25)
     _, patch = logits_of(model, dictionary, tokens, Plan(edits=(*low, high), attention=attention))
     live, clean = (dictionary.activations(2, x[0])[1:, 4] for x in (patch.inputs[2], patch.clean.inputs[2]))
@@ -178,11 +204,17 @@ def test_a_set_feature_ends_at_its_value_whatever_happens_below(llama, attention
 
 def test_scale_refers_to_the_clean_run_when_attention_is_frozen_and_to_the_live_one_when_free(llama) -> None:
     model, dictionary, tokens = llama
-    low = tuple(replace(edit, op="set", value=3.0) for edit in some_edits(dictionary, tokens, model) if edit.layer == 0)
+    low = tuple(
+        replace(edit, op="set", value=3.0)
+        for edit in some_edits(dictionary, tokens, model)
+        if edit.layer == 0
+    )
     high = FeatureEdit(layer=2, index=4, op="scale", value=-2.0)
     for attention in ("frozen", "free"):
         _, patch = logits_of(model, dictionary, tokens, Plan(edits=(*low, high), attention=attention))
-        live, clean = (dictionary.activations(2, x[0])[1:, 4] for x in (patch.inputs[2], patch.clean.inputs[2]))
+        live, clean = (
+            dictionary.activations(2, x[0])[1:, 4] for x in (patch.inputs[2], patch.clean.inputs[2])
+        )
         reference = clean if attention == "frozen" else live
         torch.testing.assert_close(live + patch.deltas[2][0, 1:, 0], -2 * reference)
 
@@ -200,7 +232,9 @@ def test_edits_of_one_feature_apply_in_order(llama) -> None:
     }
     a = dictionary.activations(1, capture(model, tokens, [dictionary.reads[1]])[dictionary.reads[1]])[0, 7, 2]
     for several, expected in wanted.items():
-        single = Plan(edits=(FeatureEdit(layer=1, index=2, op="set", value=float(expected(a)), positions=(7,)),))
+        single = Plan(
+            edits=(FeatureEdit(layer=1, index=2, op="set", value=float(expected(a)), positions=(7,)),)
+        )
         torch.testing.assert_close(
             logits_of(model, dictionary, tokens, several)[0], logits_of(model, dictionary, tokens, single)[0]
         )
@@ -260,7 +294,9 @@ def test_a_constrained_range_holds_its_mlps_and_leaves_the_others_running(llama)
     assert patch.norm_scales == {}
     with torch.no_grad(), hooked(model, reads=patch.reads, writes=patch.writes):
         sites = (Site("mlp_out", 1), Site("mlp_out", 2))
-        forward(model, tokens, reads={site: lambda x, step, site=site: seen.update({site: x}) for site in sites})
+        forward(
+            model, tokens, reads={site: lambda x, step, site=site: seen.update({site: x}) for site in sites}
+        )
     index = patch.edits[0].index
     for layer, running in ((1, False), (2, True)):
         written = patch.deltas[0] @ dictionary.decoder_rows(0, index)[:, layer]
@@ -290,7 +326,9 @@ def test_generation_with_a_cache_equals_generation_without(label, attention, con
             *some_edits(dictionary, tokens, model),
             FeatureEdit(layer=0, index=1, op="add", value=1.5, start=4),
             FeatureEdit(layer=1, index=2, op="scale", value=-3.0),
-            DirectionEdit(site=Site("resid_post", 0), op="add", vector=torch.ones(model.d_model), start=6, factor=0.3),
+            DirectionEdit(
+                site=Site("resid_post", 0), op="add", vector=torch.ones(model.d_model), start=6, factor=0.3
+            ),
         ),
         attention=attention,
         constrained=constrained,
@@ -326,7 +364,11 @@ def test_padding_on_the_left_changes_nothing(label, attention, constrained) -> N
     alone = tokens_from_ids(model, IDS)
     both = tokens_from_ids(model, [IDS, [*IDS, 1, 2, 3]])
     padded = Tokens(
-        ids=both.ids[:1], mask=both.mask[:1], texts=both.texts[:1], pieces=both.pieces[:1], offsets=both.offsets[:1]
+        ids=both.ids[:1],
+        mask=both.mask[:1],
+        texts=both.texts[:1],
+        pieces=both.pieces[:1],
+        offsets=both.offsets[:1],
     )
     edits = (
         *some_edits(dictionary, alone, model),
@@ -334,7 +376,9 @@ def test_padding_on_the_left_changes_nothing(label, attention, constrained) -> N
         DirectionEdit(site=Site("resid_post", 0), op="scale", factor=0.5, positions=(3,)),
     )
     steered = Plan(edits=edits, attention=attention, constrained=constrained)
-    first, second = (intervene(model, dictionary, each, steered, max_new_tokens=3) for each in (alone, padded))
+    first, second = (
+        intervene(model, dictionary, each, steered, max_new_tokens=3) for each in (alone, padded)
+    )
     assert first.kl > 1e-4
     assert second.kl == pytest.approx(first.kl, rel=1e-3)
     assert second.after.probabilities == pytest.approx(first.after.probabilities, abs=1e-5)
@@ -347,7 +391,9 @@ def test_padding_on_the_left_changes_nothing(label, attention, constrained) -> N
 def test_many_plans_in_one_pass_equal_one_at_a_time(llama) -> None:
     model, dictionary, tokens = llama
     edits = some_edits(dictionary, tokens, model)
-    direction = DirectionEdit(site=dictionary.writes[1], op="add", vector=torch.ones(model.d_model), factor=0.5)
+    direction = DirectionEdit(
+        site=dictionary.writes[1], op="add", vector=torch.ones(model.d_model), factor=0.5
+    )
     plans = [
         Plan(),
         *(Plan(edits=(edit,)) for edit in edits[::3]),
@@ -364,7 +410,9 @@ def test_many_plans_in_one_pass_equal_one_at_a_time(llama) -> None:
     )  # fmt: skip
     assert done[-1] == (len(plans), len(plans))
     for number, (each, outcome) in enumerate(zip(plans, outcomes, strict=True)):
-        alone = intervene(model, dictionary, tokens, each, answer=number - 1 if number else None, max_new_tokens=1)
+        alone = intervene(
+            model, dictionary, tokens, each, answer=number - 1 if number else None, max_new_tokens=1
+        )
         assert outcome.plan is each
         assert outcome.answer_id == alone.answer_id
         assert outcome.kl == pytest.approx(alone.kl, rel=1e-3, abs=1e-9)
@@ -397,7 +445,9 @@ def test_half_precision_and_the_sdpa_and_eager_paths() -> None:
         tokens = tokens_from_ids(model, IDS)
         edits = some_edits(dictionary, tokens, model)
         for constrained in (None, (0, 1)):
-            outcome = intervene(model, dictionary, tokens, Plan(edits=edits, constrained=constrained), max_new_tokens=2)
+            outcome = intervene(
+                model, dictionary, tokens, Plan(edits=edits, constrained=constrained), max_new_tokens=2
+            )
             assert outcome.kl > 0
         assert torch.equal(logits_of(model, dictionary, tokens, Plan())[0], forward(model, tokens))
 
@@ -413,7 +463,9 @@ def test_outcome_figures_are_those_of_the_logits(llama) -> None:
     p, q = (x[0, -1].double().softmax(-1) for x in (forward(model, tokens), logits))
     assert outcome.kl == pytest.approx(float((p * (p / q).log()).sum()), rel=1e-6)
     assert outcome.answer == "A" and outcome.answer_id == 65
-    assert outcome.rank_before == 1 + int((p > p[65]).sum()) and outcome.rank_after == 1 + int((q > q[65]).sum())
+    assert outcome.rank_before == 1 + int((p > p[65]).sum()) and outcome.rank_after == 1 + int(
+        (q > q[65]).sum()
+    )
     assert outcome.probability_after == pytest.approx(float(q[65]))
     union = set(p.topk(4).indices.tolist()) | set(q.topk(4).indices.tolist())
     assert set(outcome.before.ids) == set(outcome.after.ids) == union
@@ -441,6 +493,26 @@ def test_edits_with_start_continue_on_generated_tokens(llama) -> None:
     assert outcome.generation_before != outcome.generation_after
     once = Plan(edits=(FeatureEdit(layer=0, index=3, op="add", value=8.0, positions=(len(IDS),)),))
     assert intervene(model, dictionary, tokens, once, max_new_tokens=6).kl == 0
+
+
+def test_a_continuation_stops_at_its_own_end_token_also_in_a_batch() -> None:
+    model = tiny_model("llama", layers=2)
+    dictionary = random_dictionary(model)
+    tokens = tokens_from_ids(model, IDS)
+    unembed = model.family.unembed
+    one, two, *_ = [token for token in range(33, 127) if int((unembed @ unembed[token]).argmax()) == token]
+    plans = []
+    for token, start in ((one, len(IDS) - 1), (two, len(IDS))):
+        toward = {"vector": unembed[token], "factor": 99.0, "start": start}
+        plans.append(Plan(edits=(DirectionEdit(site=Site("final_norm"), op="add", **toward),)))
+    first, second = (
+        each.generation_after for each in intervene_many(model, dictionary, tokens, plans, max_new_tokens=4)
+    )
+    assert first == chr(one) * 4 and second is not None and second.endswith(chr(two) * 3)
+    model.module.generation_config.eos_token_id = one
+    ended = intervene_many(model, dictionary, tokens, plans, max_new_tokens=4)
+    assert [outcome.generation_after for outcome in ended] == ["", second]
+    assert intervene(model, dictionary, tokens, plans[0], max_new_tokens=4).generation_after == ""
 
 
 # --- refusals -------------------------------------------------------------------------------------------------
@@ -478,6 +550,13 @@ def test_refusals_name_the_fault(llama) -> None:
         intervene(tiny_model("llama", layers=2), dictionary, tokens, fine)
     with pytest.raises(InvalidPlan, match="list of 1"):
         intervene_many(model, dictionary, tokens, [fine], answer=[1, 2])
+    with pytest.raises(ThoughtscopeError, match="2 tokens"):
+        intervene(model, dictionary, tokens, fine, answer="AB")
+    with pytest.raises(ThoughtscopeError, match="vocabulary id"):
+        intervene(model, dictionary, tokens, fine, answer=260)
+    for option in ({"max_new_tokens": -1}, {"top": 0}, {"changes": -1}):
+        with pytest.raises(InvalidPlan, match="or more"):
+            intervene(model, dictionary, tokens, fine, **option)
     with pytest.raises(InvalidPlan, match="16 wide"):
         wide = DirectionEdit(site=Site("resid_post", 0), op="add", vector=torch.ones(7))
         intervene(model, dictionary, tokens, Plan(edits=(wide,)))
@@ -505,6 +584,8 @@ def test_text_prompts_show_readable_tokens() -> None:
     model = tiny_model("qwen2")
     dictionary = random_dictionary(model)
     tokens = tokenize(model, "né 中")
-    outcome = intervene(model, dictionary, tokens, Plan(edits=some_edits(dictionary, tokens, model)), max_new_tokens=2)
+    outcome = intervene(
+        model, dictionary, tokens, Plan(edits=some_edits(dictionary, tokens, model)), max_new_tokens=2
+    )
     assert outcome.prompt == "né 中"
     assert all(isinstance(token, str) and token for token in outcome.after.tokens)

@@ -59,7 +59,8 @@ def test_a_target_is_a_supernode_a_node_a_feature_a_label_or_a_list(world) -> No
     graph = replace(group(graph, {"Texas": [a, b]}), labels={str(b): "say Austin"})
     assert b.layer is not None and b.index is not None
     at_a, at_b = (
-        FeatureEdit(layer=n.layer, index=n.index, op="scale", value=-1, positions=(n.position,)) for n in (a, b)
+        FeatureEdit(layer=n.layer, index=n.index, op="scale", value=-1, positions=(n.position,))
+        for n in (a, b)
     )
     everywhere = replace(at_b, positions=None)
     feature = FeatureId(graph.dictionary_name, b.layer, b.index)
@@ -156,7 +157,11 @@ places = st.one_of(
     st.just({}),
 )
 edits_as_fields = st.tuples(
-    st.integers(0, 90), st.integers(0, 10**6), st.sampled_from(["set", "scale", "add"]), st.floats(-1e9, 1e9), places
+    st.integers(0, 90),
+    st.integers(0, 10**6),
+    st.sampled_from(["set", "scale", "add"]),
+    st.floats(-1e9, 1e9),
+    places,
 )
 
 
@@ -283,7 +288,9 @@ def strengths(dictionary: Dictionary, features: Features, made: Plan) -> dict[tu
         for position in range(features.n_positions):
             here = (features.layer == layer) & (features.index == index) & (features.position == position)
             a = float(features.value[here].sum())
-            edits = (e for e in made.feature_edits if (e.layer, e.index) == (layer, index) and e.covers(position))
+            edits = (
+                e for e in made.feature_edits if (e.layer, e.index) == (layer, index) and e.covers(position)
+            )
             factor, offset = fold(edits)
             change = (factor - 1) * a + offset
             if change:
@@ -298,7 +305,9 @@ def test_a_control_is_as_strong_at_the_same_places_with_other_features(world, am
     nodes = feature_nodes(graph)
     made = plan(graph, nodes[::11], scale=-1) | plan(graph, nodes[5::17], set=2.5)
     open_ended = (("add", 2, 7, 0.4), ("scale", 1, 9, 3.0))
-    made |= Plan(edits=tuple(FeatureEdit(layer=layer, index=i, op=op, value=v) for op, layer, i, v in open_ended))
+    made |= Plan(
+        edits=tuple(FeatureEdit(layer=layer, index=i, op=op, value=v) for op, layer, i, v in open_ended)
+    )
     control = random_control(dictionary, made, features, seed=3, among=among)
     wanted, found = (strengths(dictionary, features, each) for each in (made, control))
     assert found.keys() == wanted.keys()
@@ -316,12 +325,18 @@ def test_a_control_is_as_strong_at_the_same_places_with_other_features(world, am
 
 def test_a_control_of_a_direction_has_its_norm(world) -> None:
     _, dictionary, _, _ = world
-    direction = DirectionEdit(site=Site("mlp_out", 1), op="add", vector=torch.arange(16.0), factor=0.2, positions=(2,))
+    direction = DirectionEdit(
+        site=Site("mlp_out", 1), op="add", vector=torch.arange(16.0), factor=0.2, positions=(2,)
+    )
     (control,) = random_control(dictionary, Plan(edits=(direction,)), encoded(world), seed=0).direction_edits
     assert control.vector is not None and direction.vector is not None
     assert float(control.vector.norm()) == pytest.approx(float(direction.vector.norm()))
     assert abs(float(torch.cosine_similarity(control.vector, direction.vector, dim=0))) < 0.8
-    assert (control.positions, control.factor, control.site) == (direction.positions, direction.factor, direction.site)
+    assert (control.positions, control.factor, control.site) == (
+        direction.positions,
+        direction.factor,
+        direction.site,
+    )
 
 
 def test_a_control_without_candidates_is_refused(world) -> None:

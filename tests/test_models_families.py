@@ -19,7 +19,9 @@ IDS = [[3, 1, 4, 1, 5, 9, 2, 6, 5, 35]]
 @pytest.mark.parametrize("attention", ["default", "eager"])
 @pytest.mark.parametrize("label", VARIANTS)
 def test_every_identity_holds_on_the_real_module(label: str, attention: str) -> None:
-    model = tiny_variant(label, layers=3, attention=None if attention == "default" else attention, prove_sites=False)
+    model = tiny_variant(
+        label, layers=3, attention=None if attention == "default" else attention, prove_sites=False
+    )
     errors = prove(model)
     assert len(errors) >= 14
     assert max(errors.values()) < 2e-6
@@ -51,13 +53,21 @@ def test_norm_weights_biases_and_groups_are_not_at_their_comfortable_defaults() 
     for label in VARIANTS:
         model = tiny_variant(label)
         block = model.family.blocks[0]
-        norms = [block.attn_norm, block.mlp_norm, model.family.final_norm, block.attn_post_norm, block.mlp_post_norm]
+        norms = [
+            block.attn_norm,
+            block.mlp_norm,
+            model.family.final_norm,
+            block.attn_post_norm,
+            block.mlp_post_norm,
+        ]
         for norm in filter(None, norms):
             assert (norm.weight - 1).abs().mean() > 0.2
             assert norm.bias is None or norm.bias.abs().mean() > 0.1
         grouped = not label.startswith("gpt")
         assert block.group == (2 if grouped else 1)
-        assert (block.b_V is not None) == (label in ("gpt2", "gpt_neox", "gpt_neox_sequential", "qwen2", "qwen3"))
+        assert (block.b_V is not None) == (
+            label in ("gpt2", "gpt_neox", "gpt_neox_sequential", "qwen2", "qwen3")
+        )
 
 
 def _with_block(model, layer=1, **changes):
@@ -75,8 +85,14 @@ def _wrong_tables(model):
         yield "W_V and b_V", _with_block(model, b_V=None)
     if block.b_O is not None:
         yield "W_O and b_O", _with_block(model, b_O=None)
-    yield "norm before attn", _with_block(model, attn_norm=replace(block.attn_norm, weight=block.attn_norm.weight + 0.1))
-    yield "norm before mlp", _with_block(model, mlp_norm=replace(block.mlp_norm, weight=block.mlp_norm.weight - 1))
+    yield (
+        "norm before attn",
+        _with_block(model, attn_norm=replace(block.attn_norm, weight=block.attn_norm.weight + 0.1)),
+    )
+    yield (
+        "norm before mlp",
+        _with_block(model, mlp_norm=replace(block.mlp_norm, weight=block.mlp_norm.weight - 1)),
+    )
     other = "rms" if block.mlp_norm.kind == "layer" else "layer"
     yield "norm before mlp", _with_block(model, mlp_norm=replace(block.mlp_norm, kind=other))
     yield "final norm", replace(model, family=replace(family, final_norm=replace(family.final_norm, eps=0.5)))
@@ -103,7 +119,7 @@ def test_a_wrong_block_layout_is_refused() -> None:
     for parallel in (True, False):
         model = tiny_model("gpt_neox", use_parallel_residual=parallel)
         blocks = tuple(replace(block, parallel=not parallel) for block in model.family.blocks)
-        with pytest.raises(UnsupportedModel, match="fails"):
+        with pytest.raises(UnsupportedModel, match=r"fails"):
             prove(replace(model, family=replace(model.family, blocks=blocks, missing={})))
 
 
@@ -111,7 +127,7 @@ def test_a_modified_module_is_refused() -> None:
     """A module that adds something to the residual behind the table's back."""
     model = tiny_model("llama")
     handle = model.module.model.layers[1].register_forward_hook(lambda module, args, output: output * 1.01)
-    with pytest.raises(UnsupportedModel, match="resid_post.*layer 1"):
+    with pytest.raises(UnsupportedModel, match=r"resid_post.*layer 1"):
         model_from(model.module, name="altered")
     handle.remove()
     model_from(model.module, name="restored")
@@ -121,7 +137,9 @@ def test_family_comes_from_the_architecture_not_from_a_name() -> None:
     model = tiny_model("llama")
     model.module.config._name_or_path = "someone/gpt2-llama-gemma"
     assert bind(model.module).name == "llama"
-    with pytest.raises(UnsupportedModel, match='"Linear" is not a supported model architecture.*GPT2LMHeadModel'):
+    with pytest.raises(
+        UnsupportedModel, match=r'"Linear" is not a supported model architecture.*GPT2LMHeadModel'
+    ):
         module = torch.nn.Linear(2, 2)
         module.config = type("Config", (), {"architectures": None})()
         bind(module)
@@ -140,7 +158,7 @@ def test_multimodal_gemma_is_refused_with_the_way_out() -> None:
     module = torch.nn.Module()
     module.config = type("Config", (), {"architectures": ["Gemma3ForConditionalGeneration"]})()
     module.__class__ = type("Gemma3ForConditionalGeneration", (torch.nn.Module,), {})
-    with pytest.raises(UnsupportedModel, match="Gemma3ForCausalLM"):
+    with pytest.raises(UnsupportedModel, match=r"Gemma3ForCausalLM"):
         bind(module)
 
 

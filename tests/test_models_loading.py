@@ -45,10 +45,10 @@ def test_dtype_device_and_revision_are_as_asked(saved: Path) -> None:
     assert model.dtype == torch.bfloat16 and model.device.type == "cpu"
     assert load_model(str(saved)).dtype == torch.float32
     assert load_model(str(saved), dtype=torch.float64).dtype == torch.float64
-    with pytest.raises(ThoughtscopeError, match='"float8" is not a dtype. Allowed: float32'):
+    with pytest.raises(ThoughtscopeError, match=r'"float8" is not a dtype. Allowed: float32'):
         load_model(str(saved), dtype="float8")
     for device in ("cuda:99", "toaster"):
-        with pytest.raises(ThoughtscopeError, match="is not a device on this machine. Allowed: cpu"):
+        with pytest.raises(ThoughtscopeError, match=r"is not a device on this machine. Allowed: cpu"):
             load_model(str(saved), device=device)
 
 
@@ -68,7 +68,7 @@ def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     assert len(shards) > 2
     assert load_model(str(folder)).n_layers == 2
     shards[1].unlink()
-    with pytest.raises(CorruptArtefact, match=f"{shards[1].name} is missing"):
+    with pytest.raises(CorruptArtefact, match=rf"{shards[1].name} is missing"):
         load_model(str(folder))
 
 
@@ -99,7 +99,7 @@ def test_a_damaged_weight_file_is_named(saved: Path, damage) -> None:
 def test_a_damaged_json_file_is_named(saved: Path, name: str) -> None:
     path = saved / name
     path.write_text(path.read_text()[:-40])
-    with pytest.raises(CorruptArtefact, match="config.json|tokenizer"):
+    with pytest.raises(CorruptArtefact, match=r"config.json|tokenizer"):
         load_model(str(saved))
 
 
@@ -110,10 +110,10 @@ def test_an_index_that_points_elsewhere_is_refused(tmp_path: Path) -> None:
     changed = json.loads(index.read_text())
     changed["weight_map"] = {name: "../outside.safetensors" for name in changed["weight_map"]}
     index.write_text(json.dumps(changed))
-    with pytest.raises(CorruptArtefact, match="outside"):
+    with pytest.raises(CorruptArtefact, match=r"outside"):
         load_model(str(folder))
     index.write_text("{}")
-    with pytest.raises(CorruptArtefact, match="weight_map"):
+    with pytest.raises(CorruptArtefact, match=r"weight_map"):
         load_model(str(folder))
 
 
@@ -125,7 +125,7 @@ def test_a_flipped_byte_is_found_where_the_checkpoint_carries_sums(saved: Path) 
     data = bytearray(path.read_bytes())
     data[-3] ^= 1
     path.write_bytes(data)
-    with pytest.raises(CorruptArtefact, match="model.safetensors was altered"):
+    with pytest.raises(CorruptArtefact, match=r"model.safetensors was altered"):
         load_model(str(saved))
 
 
@@ -143,7 +143,7 @@ def test_a_tensor_that_is_not_in_the_file_is_never_left_random(saved: Path) -> N
 def test_a_pickle_only_checkpoint_is_refused_and_never_opened(saved: Path) -> None:
     (saved / "model.safetensors").unlink()
     (saved / "pytorch_model.bin").write_bytes(b"not even a pickle")
-    with pytest.raises(UnsupportedModel, match="only as pickle.*pytorch_model.bin"):
+    with pytest.raises(UnsupportedModel, match=r"only as pickle.*pytorch_model.bin"):
         load_model(str(saved))
 
 
@@ -152,14 +152,16 @@ def test_another_architecture_is_refused_by_its_declared_name(saved: Path) -> No
     config = json.loads(path.read_text())
     for architectures in (["OPTForCausalLM"], []):
         path.write_text(json.dumps({**config, "architectures": architectures}))
-        with pytest.raises(UnsupportedModel, match="not a supported architecture.*LlamaForCausalLM"):
+        with pytest.raises(UnsupportedModel, match=r"not a supported architecture.*LlamaForCausalLM"):
             load_model(str(saved))
     path.write_text(json.dumps({**config, "model_type": "something-new"}))
-    with pytest.raises(UnsupportedModel, match="configuration"):
+    with pytest.raises(UnsupportedModel, match=r"configuration"):
         load_model(str(saved))
 
 
-def test_remote_code_is_off_at_every_call_of_the_library(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_remote_code_is_off_at_every_call_of_the_library(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[tuple[str, object, object]] = []
     for name in ("AutoConfig", "AutoModelForCausalLM", "AutoTokenizer"):
         original = getattr(transformers, name).from_pretrained
@@ -174,7 +176,9 @@ def test_remote_code_is_off_at_every_call_of_the_library(saved: Path, monkeypatc
     assert all(trusted is False and local is True for _, trusted, local in seen)
 
 
-@pytest.mark.parametrize("name", ["no-such/model", "gpt-no-such", "./nowhere", "/nowhere/at/all", "a b", "http://x.y/z"])
+@pytest.mark.parametrize(
+    "name", ["no-such/model", "gpt-no-such", "./nowhere", "/nowhere/at/all", "a b", "http://x.y/z"]
+)
 def test_an_unknown_name_says_so_at_once(name: str) -> None:
     start = time.perf_counter()
     with pytest.raises(UnknownModel) as caught:
@@ -188,7 +192,7 @@ def test_a_folder_or_file_that_is_no_model_says_so(tmp_path: Path) -> None:
     with pytest.raises(UnknownModel, match=r"no config\.json"):
         load_model(str(tmp_path))
     (tmp_path / "weights.gguf").write_bytes(b"x")
-    with pytest.raises(UnknownModel, match="is a file"):
+    with pytest.raises(UnknownModel, match=r"is a file"):
         load_model(str(tmp_path / "weights.gguf"))
 
 
@@ -222,7 +226,7 @@ def test_a_refused_connection_is_the_reason_given(online: None, monkeypatch: pyt
         raise ConnectionRefusedError(111, "Connection refused")
 
     monkeypatch.setattr(socket, "create_connection", refuse)
-    with pytest.raises(UnknownModel, match="Connection refused.*Fix: connect once"):
+    with pytest.raises(UnknownModel, match=r"Connection refused.*Fix: connect once"):
         load_model("no-such/model")
 
 
@@ -237,11 +241,13 @@ def test_a_cached_snapshot_needs_no_network(tmp_path: Path, monkeypatch: pytest.
     (home / "refs" / "main").write_text(commit)
     original = huggingface_hub.snapshot_download
     monkeypatch.setattr(
-        huggingface_hub, "snapshot_download", lambda *args, **kwargs: original(*args, cache_dir=cache, **kwargs)
+        huggingface_hub,
+        "snapshot_download",
+        lambda *args, **kwargs: original(*args, cache_dir=cache, **kwargs),
     )
     model = load_model("org/small")
     assert model.revision == commit and model.name == "org/small"
     assert forward(model, tokens_from_ids(model, [1, 2])).shape == (1, 2, 260)
     (home / "snapshots" / commit / "model.safetensors").unlink()
-    with pytest.raises(UnknownModel, match="not on this machine"):
+    with pytest.raises(UnknownModel, match=r"not on this machine"):
         load_model("org/small")

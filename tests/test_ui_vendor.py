@@ -11,7 +11,11 @@ import pytest
 
 UI = Path(__file__).parents[1] / "src/thoughtscope/ui"
 VENDOR = UI / "vendor"
-OWN = sorted(path for path in UI.rglob("*") if path.suffix in {".js", ".css", ".html", ".svg", ".json"} and VENDOR not in path.parents)
+OWN = sorted(
+    path
+    for path in UI.rglob("*")
+    if path.suffix in {".js", ".css", ".html", ".svg", ".json"} and VENDOR not in path.parents
+)
 MODULES = json.loads((UI / "modules.json").read_text())["modules"]
 VERSIONS = json.loads((VENDOR / "VERSIONS.json").read_text())
 IMPORT = re.compile(r"""^import\s*\{[^}]*\}\s*from\s*["'](\.[^"']+)["'];?$""", re.M)
@@ -28,11 +32,19 @@ def test_vendored_files_are_the_published_ones(entry: dict[str, str]) -> None:
     """`sha256` is of the stored file, `sha256_published` of the package's own, before the one stated change."""
     assert hashlib.sha256((VENDOR / entry["file"]).read_bytes()).hexdigest() == entry["sha256"]
     assert re.fullmatch(r"\d+\.\d+\.\d+", entry["version"]) and len(entry["sha256_published"]) == 64
-    assert entry["licence"] in {"MIT", "Apache-2.0"} and (VENDOR / entry["licence_file"]).is_file() and entry["change"]
+    assert (
+        entry["licence"] in {"MIT", "Apache-2.0"}
+        and (VENDOR / entry["licence_file"]).is_file()
+        and entry["change"]
+    )
 
 
 def test_every_vendored_file_is_listed() -> None:
-    listed = {entry["file"] for entry in VERSIONS} | {entry["licence_file"] for entry in VERSIONS} | {"VERSIONS.json"}
+    listed = (
+        {entry["file"] for entry in VERSIONS}
+        | {entry["licence_file"] for entry in VERSIONS}
+        | {"VERSIONS.json"}
+    )
     assert {path.name for path in VENDOR.iterdir()} == listed
 
 
@@ -40,15 +52,32 @@ def test_every_vendored_file_is_listed() -> None:
 def test_own_files_are_small_and_fetch_nothing(path: Path) -> None:
     text = path.read_text()
     assert len(text.splitlines()) <= 400
-    addresses = [found for found in re.findall(r"(?:https?:)?//[\w.-]+\.\w{2,}[^\s\"']*", text) if "www.w3.org/2000/svg" not in found]
+    addresses = [
+        found
+        for found in re.findall(r"(?:https?:)?//[\w.-]+\.\w{2,}[^\s\"']*", text)
+        if "www.w3.org/2000/svg" not in found
+    ]
     assert addresses == []
-    for risky in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function", "dangerouslySetInnerHTML"):
+    for risky in (
+        "innerHTML",
+        "outerHTML",
+        "insertAdjacentHTML",
+        "document.write",
+        "eval(",
+        "new Function",
+        "dangerouslySetInnerHTML",
+    ):
         assert risky not in text, risky
 
 
 def test_the_page_has_no_inline_script_or_style() -> None:
     text = (UI / "index.html").read_text()
-    assert re.findall(r"<script(?![^>]*\bsrc=)", text) == [] and "<style" not in text and " style=" not in text and " on" not in re.sub(r">[^<]*<", "><", text)
+    assert (
+        re.findall(r"<script(?![^>]*\bsrc=)", text) == []
+        and "<style" not in text
+        and " style=" not in text
+        and " on" not in re.sub(r">[^<]*<", "><", text)
+    )
 
 
 def test_modules_are_listed_in_the_order_of_their_imports() -> None:
@@ -62,7 +91,9 @@ def test_modules_are_listed_in_the_order_of_their_imports() -> None:
 @pytest.mark.parametrize("name", [name for name in MODULES if not name.startswith("vendor/")])
 def test_modules_keep_to_the_plain_forms_that_a_report_can_carry(name: str) -> None:
     text = (UI / name).read_text()
-    assert len(re.findall(r"^import\b", text, re.M)) == len(IMPORT.findall(text)), "only `import { a, b } from \"./path\";`"
+    assert len(re.findall(r"^import\b", text, re.M)) == len(IMPORT.findall(text)), (
+        'only `import { a, b } from "./path";`'
+    )
     assert "import(" not in text and "export default" not in text and "export *" not in text
     assert re.findall(r"^export (?!const |function |async function |function\* |class )", text, re.M) == []
 

@@ -74,7 +74,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     from thoughtscope.server.folder import WorkFolder
 
     folder = tmp_path_factory.mktemp("work")
-    session = Session(lambda: tiny_microscope(bank=Bank()), folder=WorkFolder(folder), example_prompts=["ab cd", "the sun"])
+    session = Session(
+        lambda: tiny_microscope(bank=Bank()), folder=WorkFolder(folder), example_prompts=["ab cd", "the sun"]
+    )
     running = uvicorn.Server(uvicorn.Config(create_app(session), port=0, log_level="warning", ws="none"))
     thread = threading.Thread(target=running.run, daemon=True)
     thread.start()
@@ -92,7 +94,9 @@ def browser() -> Iterator[Any]:
     chromium = find_chromium()
     if chromium is None:
         pytest.skip("no Chromium: install it, or name it in the environment variable CHROMIUM")
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install playwright)")
+    sync_api = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed (pip install playwright)"
+    )
     with sync_api.sync_playwright() as driver:
         running = driver.chromium.launch(executable_path=chromium, args=FLAGS, headless=True)
         yield running
@@ -106,7 +110,15 @@ def tab(browser: Any) -> Any:
     context.set_default_timeout(20000)
     page = context.new_page()
     page.errors = []
-    page.on("console", lambda message: page.errors.append(message.text) if message.type in ("error", "warning") else None)
+
+    def heard(message: Any) -> None:
+        place = message.location.get("url", "")
+        if message.type in ("error", "warning") and not place.endswith(
+            "/favicon.ico"
+        ):  # asked for by pages without one
+            page.errors.append(f"{message.text} {place}")
+
+    page.on("console", heard)
     page.on("pageerror", lambda error: page.errors.append(str(error)))
     return page
 
@@ -152,7 +164,11 @@ def node(graph: dict[str, Any]) -> Callable[..., str]:
     def find(label: str, number: int = 0) -> str:
         wanted = {"→": "Output", " ": "Emb"}.get(label[0])
         text = f'{wanted}: "{label}"' if wanted == "Emb" else f'Output "{label[1:]}"' if wanted else label
-        return [n["node_id"] for n in graph["nodes"] if (n["clerp"].startswith(text) if wanted else n["clerp"] == text)][number]
+        return [
+            n["node_id"]
+            for n in graph["nodes"]
+            if (n["clerp"].startswith(text) if wanted else n["clerp"] == text)
+        ][number]
 
     return find
 
@@ -161,7 +177,9 @@ def node(graph: dict[str, Any]) -> Callable[..., str]:
 def traced(server: Server) -> str:
     """A graph that the tiny model made, with its slug."""
     request = urllib.request.Request(
-        f"{server.url}api/trace", data=json.dumps({"prompt": "ab cd"}).encode(), headers={"Content-Type": "application/json"}
+        f"{server.url}api/trace",
+        data=json.dumps({"prompt": "ab cd"}).encode(),
+        headers={"Content-Type": "application/json"},
     )
     with urllib.request.urlopen(request) as answer:
         text = answer.read().decode()

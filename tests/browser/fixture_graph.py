@@ -6,7 +6,14 @@ import random
 from typing import Any
 
 TOKENS = ["Fact", ":", " the", " capital", " of", " the", " state", " containing", " Dallas", " is"]
-OUTPUTS = [(" Austin", 0.62), (" Texas", 0.09), (" Dallas", 0.05), (" Houston", 0.04), (" the", 0.03), (" 北京", 0.01)]
+OUTPUTS = [
+    (" Austin", 0.62),
+    (" Texas", 0.09),
+    (" Dallas", 0.05),
+    (" Houston", 0.04),
+    (" the", 0.03),
+    (" 北京", 0.01),
+]
 LAYERS = 8
 THEMES = [  # label, position, layers, how strongly it feeds what lies above
     ("capital", 3, (0, 1, 2), 1.0),
@@ -21,24 +28,42 @@ THEMES = [  # label, position, layers, how strongly it feeds what lies above
 
 
 def make_graph(
-    seed: int = 0, *, slug: str = "capital-of-dallas", dictionary: str | None = "stand-in", layers: int = LAYERS, features: int = 4096
+    seed: int = 0,
+    *,
+    slug: str = "capital-of-dallas",
+    dictionary: str | None = "stand-in",
+    layers: int = LAYERS,
+    features: int = 4096,
 ) -> dict[str, Any]:
     """`layers` below 8 squeezes the same picture; without `dictionary` the file looks like another tool's."""
     rng = random.Random(seed)
     nodes = [_token(position) for position in range(len(TOKENS))]
-    places = [(layer * layers // LAYERS, position, label) for label, position, levels, _ in THEMES for layer in levels]
-    places += [(layer * layers // LAYERS, rng.choice((3, 6, 7, 8, 8, 9, 9, 9)), "") for layer in range(LAYERS) for _ in range(8)]
+    places = [
+        (layer * layers // LAYERS, position, label)
+        for label, position, levels, _ in THEMES
+        for layer in levels
+    ]
+    places += [
+        (layer * layers // LAYERS, rng.choice((3, 6, 7, 8, 8, 9, 9, 9)), "")
+        for layer in range(LAYERS)
+        for _ in range(8)
+    ]
     taken: set[tuple[int, int, int]] = set()
     for layer, position, label in places:
-        index = next(i for i in iter(lambda: rng.randrange(features), None) if (layer, i, position) not in taken)
+        index = next(
+            i for i in iter(lambda: rng.randrange(features), None) if (layer, i, position) not in taken
+        )
         taken.add((layer, index, position))
         nodes.append(_feature(layer, index, position, label, rng))
     nodes += [_error(layer, position) for layer in range(layers) for position in (3, 6, 8, 9)]
-    nodes += [_logit(layers, vocab, text, probability, vocab == 0) for vocab, (text, probability) in enumerate(OUTPUTS)]
+    nodes += [
+        _logit(layers, vocab, text, probability, vocab == 0)
+        for vocab, (text, probability) in enumerate(OUTPUTS)
+    ]
     links = _links(nodes, layers, rng)
     _rank(nodes, links, layers)
     metadata: dict[str, Any] = {
-        "slug": slug, "scan": "stand-in", "prompt": "".join(TOKENS), "prompt_tokens": TOKENS, "schema_version": 1, "node_threshold": 0.8,
+        "slug": slug, "scan": "stand-in", "prompt": "".join(TOKENS), "prompt_tokens": list(TOKENS), "schema_version": 1, "node_threshold": 0.8,
     }  # fmt: skip
     if dictionary:
         metadata["thoughtscope"] = {
@@ -49,24 +74,67 @@ def make_graph(
             "scan": "stand-in",
             "token_ids": list(range(len(TOKENS))),
             "scores": {"replacement": 0.61, "completeness": 0.8, "mean_path_length": 2.4},
-            "certificate": {"expanded": 412, "active": 530, "frontier_mass": 0.012, "bound": 0.012, "dropped_mass": 0.001},
+            "certificate": {
+                "expanded": 412,
+                "active": 530,
+                "frontier_mass": 0.012,
+                "bound": 0.012,
+                "dropped_mass": 0.001,
+            },
         }
-    return {"metadata": metadata, "qParams": {"pinnedIds": [], "supernodes": []}, "nodes": nodes, "links": links}
+    return {
+        "metadata": metadata,
+        "qParams": {"pinnedIds": [], "supernodes": []},
+        "nodes": nodes,
+        "links": links,
+    }
 
 
-def _node(node_id: str, layer: str | int, position: int, kind: str, clerp: str, **more: Any) -> dict[str, Any]:
-    base = {"node_id": node_id, "feature": None, "layer": str(layer), "ctx_idx": position, "feature_type": kind, "jsNodeId": node_id, "clerp": clerp}
-    return {**base, "influence": None, "activation": None, "token_prob": 0.0, "is_target_logit": False, **more}
+def _node(
+    node_id: str, layer: str | int, position: int, kind: str, clerp: str, **more: Any
+) -> dict[str, Any]:
+    base = {
+        "node_id": node_id,
+        "feature": None,
+        "layer": str(layer),
+        "ctx_idx": position,
+        "feature_type": kind,
+        "jsNodeId": node_id,
+        "clerp": clerp,
+    }
+    return {
+        **base,
+        "influence": None,
+        "activation": None,
+        "token_prob": 0.0,
+        "is_target_logit": False,
+        **more,
+    }
 
 
 def _token(position: int) -> dict[str, Any]:
-    return _node(f"E_{100 + position}_{position}", "E", position, "embedding", f'Emb: "{TOKENS[position]}"', feature=position)
+    return _node(
+        f"E_{100 + position}_{position}",
+        "E",
+        position,
+        "embedding",
+        f'Emb: "{TOKENS[position]}"',
+        feature=position,
+    )
 
 
 def _feature(layer: int, index: int, position: int, label: str, rng: random.Random) -> dict[str, Any]:
     pair = (layer + index) * (layer + index + 1) // 2 + index
     activation = round(rng.uniform(0.5, 12), 3)
-    return _node(f"{layer}_{index}_{position}", layer, position, "cross layer transcoder", label, feature=pair, activation=activation)
+    return _node(
+        f"{layer}_{index}_{position}",
+        layer,
+        position,
+        "cross layer transcoder",
+        label,
+        feature=pair,
+        activation=activation,
+    )
 
 
 def _error(layer: int, position: int) -> dict[str, Any]:
@@ -76,7 +144,16 @@ def _error(layer: int, position: int) -> dict[str, Any]:
 def _logit(layers: int, vocab: int, text: str, probability: float, target: bool) -> dict[str, Any]:
     clerp = f'Output "{text}" (p={probability:.3f})'
     name = f"{layers + 1}_{vocab}_{len(TOKENS) - 1}"
-    return _node(name, layers + 1, len(TOKENS) - 1, "logit", clerp, feature=vocab, token_prob=probability, is_target_logit=target)
+    return _node(
+        name,
+        layers + 1,
+        len(TOKENS) - 1,
+        "logit",
+        clerp,
+        feature=vocab,
+        token_prob=probability,
+        is_target_logit=target,
+    )
 
 
 def _row(node: dict[str, Any], layers: int) -> int:
@@ -91,13 +168,19 @@ def _links(nodes: list[dict[str, Any]], layers: int, rng: random.Random) -> list
         if target["feature_type"] in ("embedding", "mlp reconstruction error"):
             continue
         for source in nodes:
-            below = _row(source, layers) < _row(target, layers) and source["ctx_idx"] <= target["ctx_idx"] and source["feature_type"] != "logit"
+            below = (
+                _row(source, layers) < _row(target, layers)
+                and source["ctx_idx"] <= target["ctx_idx"]
+                and source["feature_type"] != "logit"
+            )
             if not below or rng.random() > 0.35:
                 continue
             named = strength.get(source["clerp"], 0.25) * (1.6 if target["clerp"] in strength else 1)
             near = 1.0 if source["ctx_idx"] == target["ctx_idx"] else 0.45
             weight = named * near * rng.lognormvariate(-0.6, 0.8) * (-1 if rng.random() < 0.22 else 1)
-            links.append({"source": source["node_id"], "target": target["node_id"], "weight": round(weight, 5)})
+            links.append(
+                {"source": source["node_id"], "target": target["node_id"], "weight": round(weight, 5)}
+            )
     return links
 
 
@@ -112,8 +195,14 @@ def _rank(nodes: list[dict[str, Any]], links: list[dict[str, Any]], layers: int)
         into.setdefault(link["target"], []).append(link)
     for node in sorted(nodes, key=lambda node: _row(node, layers), reverse=True):
         for link in into.get(node["node_id"], []):
-            influence[link["source"]] += influence[node["node_id"]] * abs(link["weight"]) / totals[node["node_id"]]
-    inner = [node for node in nodes if node["feature_type"] in ("cross layer transcoder", "mlp reconstruction error")]
+            influence[link["source"]] += (
+                influence[node["node_id"]] * abs(link["weight"]) / totals[node["node_id"]]
+            )
+    inner = [
+        node
+        for node in nodes
+        if node["feature_type"] in ("cross layer transcoder", "mlp reconstruction error")
+    ]
     whole = sum(influence[node["node_id"]] for node in inner)
     running = 0.0
     for node in sorted(inner, key=lambda node: -influence[node["node_id"]]):
@@ -124,7 +213,9 @@ def _rank(nodes: list[dict[str, Any]], links: list[dict[str, Any]], layers: int)
 def make_feature(layer: int, index: int) -> dict[str, Any]:
     """What the server says of a feature: a few texts with activations, a histogram, outputs."""
     rng = random.Random(layer * 10007 + index)
-    words = " the train left Houston at noon and everyone in Texas knew that the governor of the state would speak in Austin\n first".split(" ")
+    words = " the train left Houston at noon and everyone in Texas knew that the governor of the state would speak in Austin\n first".split(
+        " "
+    )
     examples = []
     for _ in range(5):
         tokens = [" " + rng.choice(words) for _ in range(36)]

@@ -54,7 +54,9 @@ def stand_in_server() -> Iterator[str]:
 
 def trace(url: str) -> str:
     body = json.dumps({"prompt": PROMPT}).encode()
-    request = urllib.request.Request(f"{url}api/trace", data=body, headers={"Content-Type": "application/json"})
+    request = urllib.request.Request(
+        f"{url}api/trace", data=body, headers={"Content-Type": "application/json"}
+    )
     with urllib.request.urlopen(request) as answer:
         text = answer.read().decode()
     assert "event: graph" in text, text[-500:]
@@ -63,7 +65,9 @@ def trace(url: str) -> str:
 
 def arrange(graph: dict[str, Any]) -> tuple[list[list[str]], list[str]]:
     """Supernodes of the strongest features that share a label, and the pins: those, the answer, its telling tokens."""
-    features = sorted((n for n in graph["nodes"] if n["feature_type"].startswith("cross")), key=lambda n: n["influence"])[:24]
+    features = sorted(
+        (n for n in graph["nodes"] if n["feature_type"].startswith("cross")), key=lambda n: n["influence"]
+    )[:24]
     groups: dict[str, list[str]] = {}
     for node in features:
         if node["clerp"]:
@@ -73,13 +77,19 @@ def arrange(graph: dict[str, Any]) -> tuple[list[list[str]], list[str]]:
     loose = [node["node_id"] for node in features if node["node_id"] not in taken][:3]
     answer = [n["node_id"] for n in graph["nodes"] if n["is_target_logit"]]
     tokens = graph["metadata"]["prompt_tokens"]
-    told = [n["node_id"] for n in graph["nodes"] if n["feature_type"] == "embedding" and tokens[n["ctx_idx"]] in (" capital", " Dallas", " state")]
+    told = [
+        n["node_id"]
+        for n in graph["nodes"]
+        if n["feature_type"] == "embedding" and tokens[n["ctx_idx"]] in (" capital", " Dallas", " state")
+    ]
     return supernodes, [*taken, *loose, *answer, *told]
 
 
 def put(url: str, path: str, body: Any) -> None:
     headers = {"Content-Type": "application/json"}
-    urllib.request.urlopen(urllib.request.Request(f"{url}api/{path}", json.dumps(body).encode(), headers, method="PUT")).read()
+    urllib.request.urlopen(
+        urllib.request.Request(f"{url}api/{path}", json.dumps(body).encode(), headers, method="PUT")
+    ).read()
 
 
 def shoot(url: str, out: Path) -> list[Path]:
@@ -96,7 +106,9 @@ def shoot(url: str, out: Path) -> list[Path]:
         browser = driver.chromium.launch(executable_path=find_chromium(), args=FLAGS, headless=True)
         for theme in ("light", "dark"):
             for suffix, (width, height) in SIZES.items():
-                page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=theme, reduced_motion="reduce")
+                page = browser.new_page(
+                    viewport={"width": width, "height": height}, color_scheme=theme, reduced_motion="reduce"
+                )
                 page.goto(url)
                 page.wait_for_selector(".start button")
                 taken.append(out / f"start-{theme}{suffix}.png")
@@ -126,7 +138,13 @@ def main() -> None:
     options.add_argument("--out", type=Path, default=Path(__file__).parents[2] / "docs/screenshots")
     given = options.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    with contextlib.nullcontext(given.url) if given.url else stand_in_server() if given.stand_in else specimen_server() as url:
+    with (
+        contextlib.nullcontext(given.url)
+        if given.url
+        else stand_in_server()
+        if given.stand_in
+        else specimen_server() as url
+    ):
         for path in shoot(url, given.out):
             print(path)
 

@@ -17,7 +17,13 @@ from typing import Any, ClassVar
 from tests.browser.fixture_graph import make_feature, make_graph
 
 UI = Path(__file__).parents[2] / "src/thoughtscope/ui"
-TYPES = {".html": "text/html; charset=utf-8", ".js": "text/javascript", ".mjs": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript",
+    ".mjs": "text/javascript",
+    ".css": "text/css",
+    ".svg": "image/svg+xml",
+}
 POLICY = "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; object-src 'none'; base-uri 'none'"
 
 
@@ -36,7 +42,11 @@ class StandIn(BaseHTTPRequestHandler):
             return self.answer(session())
         if match := re.fullmatch(r"/api/graphs/([\w.-]+)", path):
             graph = self.graphs.get(match[1])
-            return self.answer(graph) if graph else self.fail(404, "unknown_graph", f'There is no graph "{match[1]}".')
+            return (
+                self.answer(graph)
+                if graph
+                else self.fail(404, "unknown_graph", f'There is no graph "{match[1]}".')
+            )
         if match := re.fullmatch(r"/api/features/(\d+)/(\d+)", path):
             detail = make_feature(int(match[1]), int(match[2]))
             return self.answer({**detail, "label": self.labels.get(f"{match[1]}/{match[2]}", "")})
@@ -79,7 +89,9 @@ class StandIn(BaseHTTPRequestHandler):
             self.event("progress", {"stage": "expanding features", "done": done * 25, "total": 100})
             time.sleep(0.12)
         if "fail" in prompt:
-            return self.event("error", {"error": {"code": "limit_exceeded", "message": "The prompt is too long."}})
+            return self.event(
+                "error", {"error": {"code": "limit_exceeded", "message": "The prompt is too long."}}
+            )
         slug = re.sub(r"\W+", "-", prompt.lower())[:40]
         self.graphs[slug] = make_graph(len(prompt), slug=slug)
         self.graphs[slug]["metadata"]["prompt"] = prompt
@@ -109,13 +121,32 @@ class StandIn(BaseHTTPRequestHandler):
 
 
 def session() -> dict[str, Any]:
-    graphs = [{"slug": slug, "prompt": g["metadata"]["prompt"], "created": "2026-01-05T10:00:00Z"} for slug, g in StandIn.graphs.items()]
+    graphs = [
+        {"slug": slug, "prompt": g["metadata"]["prompt"], "created": "2026-01-05T10:00:00Z"}
+        for slug, g in StandIn.graphs.items()
+    ]
     return {
         "version": "0.1.0",
-        "model": {"name": "stand-in-model", "n_layers": 8, "d_model": 256, "dtype": "float32", "device": "cpu", "max_tokens": 256},
-        "dictionary": {"name": "stand-in", "kind": "cross-layer transcoder", "n_features": 4096, "scores": {}},
+        "model": {
+            "name": "stand-in-model",
+            "n_layers": 8,
+            "d_model": 256,
+            "dtype": "float32",
+            "device": "cpu",
+            "max_tokens": 256,
+        },
+        "dictionary": {
+            "name": "stand-in",
+            "kind": "cross-layer transcoder",
+            "n_features": 4096,
+            "scores": {},
+        },
         "graphs": graphs,
-        "example_prompts": ["Fact: the capital of the state containing Dallas is", 'The opposite of "small" is "', "calc: 36+59="],
+        "example_prompts": [
+            "Fact: the capital of the state containing Dallas is",
+            'The opposite of "small" is "',
+            "calc: 36+59=",
+        ],
         "read_only": False,
     }
 
@@ -125,7 +156,11 @@ def outcome(body: dict[str, Any]) -> dict[str, Any]:
     graph = StandIn.graphs[body["slug"]]
     others = [node for node in graph["nodes"] if node["clerp"] in ("say Austin", "say a capital")][:5]
     tops = [(" Austin", 0.62), (" Texas", 0.09), (" Dallas", 0.05), (" Houston", 0.04)]
-    after = [(" Sacramento", 0.41), (" Albany", 0.2), (" Texas", 0.12), (" Austin", 0.04)] if down else [(" Austin", 0.7), (" Texas", 0.1)]
+    after = (
+        [(" Sacramento", 0.41), (" Albany", 0.2), (" Texas", 0.12), (" Austin", 0.04)]
+        if down
+        else [(" Austin", 0.7), (" Texas", 0.1)]
+    )
     return {
         "before": {"top": [{"text": text, "probability": p} for text, p in tops]},
         "after": {"top": [{"text": text, "probability": p} for text, p in after]},

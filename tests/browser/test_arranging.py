@@ -53,17 +53,25 @@ def test_the_circuit_says_how_much_it_explains(opened: Any, node: Any) -> None:
 
 def test_grouping_adds_up_the_edges(opened: Any, graph: dict[str, Any], node: Any) -> None:
     features = {n["node_id"] for n in graph["nodes"] if n["feature_type"] == "cross layer transcoder"}
-    members = [link["source"] for link in graph["links"] if link["target"] == node("say Austin") and link["source"] in features][:2]
+    members = [
+        link["source"]
+        for link in graph["links"]
+        if link["target"] == node("say Austin") and link["source"] in features
+    ][:2]
     click(opened, node("say Austin"), "Control")
     make_group(opened, "Texas", *members)
     assert sorted(cards(opened)) == ["Texas", "say Austin"]
     assert opened.locator(".card.group .card-text small").inner_text() == "2"
-    links = [link for link in graph["links"] if link["source"] in members and link["target"] == node("say Austin")]
+    links = [
+        link for link in graph["links"] if link["source"] in members and link["target"] == node("say Austin")
+    ]
     weight = sum(link["weight"] for link in links)
     title = opened.locator(".arrow title").text_content().replace("−", "-")
     assert float(title.split(": ")[1].split(",")[0]) == pytest.approx(weight, abs=0.006)
     everything = sum(abs(link["weight"]) for link in graph["links"] if link["target"] == node("say Austin"))
-    assert float(title.split(", ")[1].split(" %")[0]) == pytest.approx(100 * abs(weight) / everything, abs=0.51)
+    assert float(title.split(", ")[1].split(" %")[0]) == pytest.approx(
+        100 * abs(weight) / everything, abs=0.51
+    )
 
 
 def test_pinned_nodes_are_grouped_when_nothing_is_marked(opened: Any, node: Any) -> None:
@@ -146,12 +154,23 @@ def test_cards_are_dragged_and_the_circuit_enlarged(opened: Any, node: Any) -> N
     assert opened.locator(".circuit-panel").bounding_box()["height"] > height + 50
 
 
-def test_the_server_keeps_pins_and_supernodes(opened: Any, server: Any, graph: dict[str, Any], node: Any) -> None:
+def test_the_server_keeps_pins_and_supernodes(
+    opened: Any, server: Any, graph: dict[str, Any], node: Any
+) -> None:
     slug = graph["metadata"]["slug"]
     click(opened, node("say Austin"), "Control")
     make_group(opened, "Texas", node("Texas", 0), node("Texas", 1))
-    wait_for(lambda: server.ask(f"graphs/{slug}")["qParams"]["supernodes"] == [["Texas", node("Texas", 0), node("Texas", 1)]])
-    assert set(server.ask(f"graphs/{slug}")["qParams"]["pinnedIds"]) == {node("say Austin"), node("Texas", 0), node("Texas", 1)}
+    wait_for(
+        lambda: (
+            server.ask(f"graphs/{slug}")["qParams"]["supernodes"]
+            == [["Texas", node("Texas", 0), node("Texas", 1)]]
+        )
+    )
+    assert set(server.ask(f"graphs/{slug}")["qParams"]["pinnedIds"]) == {
+        node("say Austin"),
+        node("Texas", 0),
+        node("Texas", 1),
+    }
     opened.goto("about:blank")
     opened.goto(f"{server.url}#g={slug}")
     opened.wait_for_selector(".card.group")
@@ -167,7 +186,9 @@ def test_a_label_is_edited_undone_and_kept(opened: Any, server: Any, node: Any) 
     assert field.input_value() == "say Austin"
     field.fill("the answer is Austin")
     field.press("Enter")
-    assert at(opened, node("say Austin")).get_attribute("aria-label").startswith("Feature the answer is Austin")
+    assert (
+        at(opened, node("say Austin")).get_attribute("aria-label").startswith("Feature the answer is Austin")
+    )
     wait_for(lambda: server.ask(f"features/{layer}/{index}")["label"] == "the answer is Austin")
     opened.keyboard.press("Control+z")
     assert field.input_value() == "say Austin"

@@ -63,7 +63,9 @@ def test_connections_are_sorted_and_signed(opened: Any, graph: dict[str, Any], n
     chosen = node("Texas", 1)
     click(opened, chosen)
     for side, end, other in (("Inputs", "target", "source"), ("Outputs", "source", "target")):
-        links = sorted((link for link in graph["links"] if link[end] == chosen), key=lambda link: -abs(link["weight"]))
+        links = sorted(
+            (link for link in graph["links"] if link[end] == chosen), key=lambda link: -abs(link["weight"])
+        )
         rows = opened.locator(f'section[aria-label="{side}"] .connection')
         assert [row.get_attribute("data-id") for row in rows.all()] == [link[other] for link in links][:24]
         for row, link in list(zip(rows.all(), links, strict=False))[:6]:
@@ -81,7 +83,9 @@ def test_a_click_on_a_connection_travels(opened: Any, node: Any) -> None:
 
 
 def test_pruning_hides_the_weak_and_moves_nothing(opened: Any, graph: dict[str, Any]) -> None:
-    strongest = min((n for n in graph["nodes"] if n["influence"] is not None), key=lambda n: n["influence"])["node_id"]
+    strongest = min((n for n in graph["nodes"] if n["influence"] is not None), key=lambda n: n["influence"])[
+        "node_id"
+    ]
     before = centre(opened, strongest)
     slider = opened.locator("#prune")
     slider.fill("50")
@@ -157,7 +161,10 @@ def test_nodes_speak_to_screen_readers(opened: Any, node: Any) -> None:
 
 def test_scores_and_what_is_left_out_are_always_in_view(opened: Any, node: Any) -> None:
     for _ in range(2):
-        assert "0.61" in opened.locator(".scores").inner_text() and "0.80" in opened.locator(".scores").inner_text()
+        assert (
+            "0.61" in opened.locator(".scores").inner_text()
+            and "0.80" in opened.locator(".scores").inner_text()
+        )
         trust = opened.locator(".trust").inner_text()
         assert "61 %" in trust and "39 %" in trust and "412 of 530" in trust and "1.2 %" in trust
         click(opened, node("Texas"))
@@ -213,5 +220,10 @@ def test_a_narrow_window_shows_everything(opened: Any) -> None:
     opened.set_viewport_size({"width": 1100, "height": 700})
     for selector in (".graph", ".inspector", ".circuit-panel", ".bench", "#search", ".trust"):
         box = opened.locator(selector).bounding_box()
-        assert box["width"] > 60 and box["x"] + box["width"] <= 1101 and box["y"] + box["height"] <= 701, selector
-    becomes(opened, "document.querySelector('.stage').offsetWidth <= document.querySelector('.graph-scroll').clientWidth")
+        assert box["width"] > 60 and box["x"] + box["width"] <= 1101 and box["y"] + box["height"] <= 701, (
+            selector
+        )
+    becomes(
+        opened,
+        "document.querySelector('.stage').offsetWidth <= document.querySelector('.graph-scroll').clientWidth",
+    )

@@ -73,8 +73,14 @@ def test_a_feature_up_close(real: Any) -> None:
     colours = shades.evaluate_all("spans => spans.map(s => getComputedStyle(s).backgroundColor)")
     assert len(set(colours)) > 2, "stronger activations are darker"
     assert detail.locator(".histogram rect").count() == 30 and detail.locator(".histogram line").count() == 1
-    assert "·Austin" in detail.locator(".logits.raises").inner_text() and "·Ohio" in detail.locator(".logits.lowers").inner_text()
-    assert real.locator(".name-field").get_attribute("placeholder") or real.locator(".name-field").input_value() == "Texas places"
+    assert (
+        "·Austin" in detail.locator(".logits.raises").inner_text()
+        and "·Ohio" in detail.locator(".logits.lowers").inner_text()
+    )
+    assert (
+        real.locator(".name-field").get_attribute("placeholder")
+        or real.locator(".name-field").input_value() == "Texas places"
+    )
 
 
 def test_a_label_is_there_after_a_reload(real: Any) -> None:
@@ -94,7 +100,11 @@ def test_an_intervention_shows_before_and_after(real: Any) -> None:
     outcome.wait_for(timeout=60000)
     rows = outcome.locator(".before-after tbody tr")
     assert rows.count() >= 4
-    shares = [float(text.split()[0].strip("<")) for text in outcome.locator(".share-bar span").all_inner_texts() if text != "–"]
+    shares = [
+        float(text.split()[0].strip("<"))
+        for text in outcome.locator(".share-bar span").all_inner_texts()
+        if text != "–"
+    ]
     assert all(0 <= share <= 100 for share in shares)
     assert float(outcome.locator(".measures dd").first.inner_text()) > 0, "the answer moved"
     assert "→" in outcome.locator(".measures dd").nth(1).inner_text()
@@ -107,13 +117,20 @@ def test_an_intervention_shows_before_and_after(real: Any) -> None:
 
 def test_operations_attention_several_changes_and_a_continuation(real: Any) -> None:
     sent: list[Any] = []
-    real.on("request", lambda request: sent.append(request.post_data_json) if request.url.endswith("/api/intervene") else None)
+    real.on(
+        "request",
+        lambda request: (
+            sent.append(request.post_data_json) if request.url.endswith("/api/intervene") else None
+        ),
+    )
     real.get_by_role("radio", name="Ablate").click()
     real.get_by_role("radio", name="free").click()
     real.get_by_label("write").fill("3")
     first = real.feature["node_id"]
     real.get_by_role("button", name="another change").click()
-    other = real.locator('section[aria-label="Inputs"] .connection[data-id^="0_"], section[aria-label="Outputs"] .connection[data-id^="1_"]').first
+    other = real.locator(
+        'section[aria-label="Inputs"] .connection[data-id^="0_"], section[aria-label="Outputs"] .connection[data-id^="1_"]'
+    ).first
     second = other.get_attribute("data-id")
     other.click()
     real.get_by_role("radio", name="Set").last.click()
@@ -122,7 +139,9 @@ def test_operations_attention_several_changes_and_a_continuation(real: Any) -> N
     real.locator(".generation").wait_for(timeout=60000)
     body = sent[-1]
     assert [edit["op"] for edit in body["edits"]] == ["ablate", "set"]
-    assert [edit["nodes"] for edit in body["edits"]] == [[first], [second]] and body["edits"][1]["value"] == 2.5
+    assert [edit["nodes"] for edit in body["edits"]] == [[first], [second]] and body["edits"][1][
+        "value"
+    ] == 2.5
     assert body["attention"] == "free" and body["max_new_tokens"] == 3
     real.get_by_label("Remove this change").first.click()
     assert real.locator(".edit").count() == 1
@@ -134,7 +153,11 @@ def test_operations_attention_several_changes_and_a_continuation(real: Any) -> N
 
 
 def test_a_supernode_is_changed_as_one(real: Any, server: Any, traced: str) -> None:
-    nodes = [n["node_id"] for n in server.ask(f"graphs/{traced}")["nodes"] if n["feature_type"] == "cross layer transcoder"][:3]
+    nodes = [
+        n["node_id"]
+        for n in server.ask(f"graphs/{traced}")["nodes"]
+        if n["feature_type"] == "cross layer transcoder"
+    ][:3]
     for name in nodes:
         click(real, name, "Shift")
     real.keyboard.press("g")

@@ -29,6 +29,11 @@ def printable(text: str) -> str:
     return "".join(shown(character) for character in text)
 
 
+def quoted(text: str) -> str:
+    """A token between quotes, so that its spaces show."""
+    return f"“{printable(text)}”"
+
+
 def shell_quoted(text: str) -> str:
     """`text` as one word for a shell, safe to print: what a terminal would obey is written as an escape of `$'…'`."""
     if printable(text) == text:

@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from thoughtscope.cli.console import emit, printable
+from thoughtscope.cli.options import Json
 from thoughtscope.core.errors import ThoughtscopeError
 
 
-def convert(source: str, target: Path, *, to: str, scan: str | None, slug: str | None, as_json: bool) -> None:
+def convert(
+    source: Annotated[
+        str, typer.Argument(metavar="IN", help="A dictionary's folder or name, or a graph's JSON file.")
+    ],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="What to write.")],
+    to: Annotated[
+        str, typer.Option("--format", "-f", help="The layout to write; an unknown one lists them all.")
+    ],
+    scan: Annotated[
+        str | None,
+        typer.Option(help="For graphs: the name of the model and dictionary at the other place."),
+    ] = None,
+    slug: Annotated[str | None, typer.Option(help="For graphs: the name of the graph.")] = None,
+    as_json: Json = False,
+) -> None:
     """A `.json` source is a graph file, anything else a dictionary."""
     if source.lower().endswith(".json"):
         from thoughtscope.reports import payload

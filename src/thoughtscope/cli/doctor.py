@@ -12,6 +12,7 @@ from importlib import metadata
 from typing import Any, Literal
 
 from thoughtscope.cli.console import emit, printable
+from thoughtscope.cli.options import Json
 
 Verdict = Literal["ok", "warning", "failed"]
 MARKS: dict[str, str] = {"ok": "ok  ", "warning": "WARN", "failed": "FAIL"}
@@ -50,7 +51,7 @@ class Check:
     text: str
 
 
-def doctor(*, as_json: bool) -> None:
+def doctor(as_json: Json = False) -> None:
     """Runs every check, prints the table, and exits with 1 if one failed."""
     started = time.perf_counter()
     checks = [
@@ -93,7 +94,8 @@ def python_check() -> Check:
     import thoughtscope
 
     good = sys.version_info >= (3, 11)
-    text = f"thoughtscope {thoughtscope.__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}"
+    system = f"Python {platform.python_version()}, {platform.system()} {platform.machine()}"
+    text = f"thoughtscope {thoughtscope.__version__}, {system}"
     return Check(
         name="python",
         verdict="ok" if good else "failed",
@@ -176,7 +178,7 @@ def memory_check() -> Check:
 
 
 def fits(free: float, bytes_per_weight: int) -> list[str]:
-    """The usual models that `free` bytes hold: weights, half as much again for the dictionary's rows in use, and 1 GB."""
+    """The usual models that `free` bytes hold: weights, half as much again for a dictionary, and 1 GB."""
     return [name for name, billions in MODELS.items() if billions * 1e9 * bytes_per_weight * 1.5 + 1e9 < free]
 
 
@@ -220,7 +222,8 @@ def specimen_check() -> Check:
     dictionary = thoughtscope.load_dictionary("specimen/clt", model, preflight=False)
     tokens = thoughtscope.tokenize(model, "Fact: the capital of the state containing Dallas is")
     answer = _next_token(model, tokens)
-    text = f'answers "{answer}" for the capital of Dallas\' state; {dictionary.n_layers} × {dictionary.n_features:,} features'
+    size = f"{dictionary.n_layers} × {dictionary.n_features:,} features"
+    text = f'answers "{answer}" for the capital of Dallas\' state; {size}'
     verdict: Verdict = "ok" if answer.strip() == "Austin" else "warning"
     return Check(name="specimen", verdict=verdict, text=f"{text}; {time.perf_counter() - started:.1f} s")
 

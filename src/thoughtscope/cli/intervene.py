@@ -3,40 +3,63 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
+from operator import or_
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from thoughtscope.cli.console import emit, printable
-from thoughtscope.cli.summary import quoted
+import typer
+
+from thoughtscope.cli.console import emit, printable, quoted
+from thoughtscope.cli.options import Device, DictionaryName, DType, Json, ModelName
 from thoughtscope.core.errors import InvalidPlan, UnknownFeature, describe_choices
 
 if TYPE_CHECKING:
     from thoughtscope.graphs import Graph
+    from thoughtscope.interventions import Plan
     from thoughtscope.server.microscope import Microscope
 
 
 def intervene(
-    prompt: str | None,
-    *,
-    nodes: Sequence[str],
-    supernodes: Sequence[str],
-    scale: Sequence[float],
-    set_value: Sequence[float],
-    add: Sequence[float],
-    ablate: bool,
-    graph_file: Path | None,
-    attention: str,
-    max_new_tokens: int,
-    model: str,
-    dictionary: str | None,
-    device: str | None,
-    dtype: str | None,
-    as_json: bool,
+    prompt: Annotated[
+        str | None, typer.Argument(help="The prompt (or --graph, whose prompt is used).")
+    ] = None,
+    nodes: Annotated[
+        list[str] | None, typer.Option("--node", "-n", help="feature:LAYER:POSITION:INDEX; may be repeated.")
+    ] = None,
+    supernodes: Annotated[
+        list[str] | None,
+        typer.Option("--supernode", help="A supernode of --graph, by its label; may be repeated."),
+    ] = None,
+    scale: Annotated[
+        list[float] | None,
+        typer.Option(help="Multiply: -1 flips, 0 turns off. One for all nodes, or one for each."),
+    ] = None,
+    set_value: Annotated[list[float] | None, typer.Option("--set", help="Set to this activation.")] = None,
+    add: Annotated[list[float] | None, typer.Option(help="Add this much activation.")] = None,
+    ablate: Annotated[
+        bool, typer.Option("--ablate", help="Turn off (the default when no value is given).")
+    ] = False,
+    graph_file: Annotated[
+        Path | None, typer.Option("--graph", help="A graph file of this model and dictionary.")
+    ] = None,
+    attention: Annotated[
+        str, typer.Option(help="frozen: attention as without the change; free: recomputed.")
+    ] = "frozen",
+    max_new_tokens: Annotated[
+        int, typer.Option(min=0, max=1000, help="Also continue the text, before and after.")
+    ] = 0,
+    model: ModelName = "specimen",
+    dictionary: DictionaryName = None,
+    device: Device = None,
+    dtype: DType = None,
+    as_json: Json = False,
 ) -> None:
     """Runs the plan and prints before and after."""
-    names = [*nodes, *supernodes]
-    values = values_of(names, scale=scale, set_value=set_value, add=add, ablate=ablate)
-    check_request(prompt, names, supernodes, graph_file, attention)
+    groups = supernodes or []
+    names = [*(nodes or []), *groups]
+    values = values_of(names, scale=scale or (), set_value=set_value or (), add=add or (), ablate=ablate)
+    check_request(prompt, names, groups, graph_file, attention)
 
     from thoughtscope import interventions
     from thoughtscope.reports import payload
@@ -45,20 +68,15 @@ def intervene(
     given = None if graph_file is None else payload.graph_of(payload.read_graph_file(graph_file))
     microscope = open_microscope(model, dictionary, device=device, dtype=dtype)
     graph, tokens = _graph_and_tokens(microscope, prompt, given)
-    plans = [
-        interventions.plan(graph, _members(graph, name, supernodes), attention=attention, **value)
-        for name, value in values
-    ]
-    whole = plans[0]
-    for part in plans[1:]:
-        whole = whole | part
-    if len(plans) > 1:
-        whole = whole.predicted(graph)
     answer = max(graph.targets, key=lambda target: target.probability, default=None)
     outcome = interventions.intervene(
-        microscope.model, microscope.dictionary, tokens, whole,
-        answer=None if answer is None else answer.vocab_id, max_new_tokens=max_new_tokens,
-    )  # fmt: skip
+        microscope.model,
+        microscope.dictionary,
+        tokens,
+        _plan(graph, values, groups, attention),
+        answer=None if answer is None else answer.vocab_id,
+        max_new_tokens=max_new_tokens,
+    )
     data = payload.outcome_json(outcome, graph, bank=microscope.bank)
     if as_json:
         emit({"prompt": graph.prompt, **data})
@@ -155,6 +173,18 @@ def _graph_and_tokens(microscope: Microscope, prompt: str | None, given: Graph |
     tokens = verbs.tokens_of(microscope, given.prompt)
     verbs.check_same_tokens(tokens, given)
     return given, tokens
+
+
+def _plan(
+    graph: Graph, values: Sequence[tuple[str, dict[str, Any]]], groups: Sequence[str], attention: Any
+) -> Plan:
+    from thoughtscope import interventions
+
+    parts = [
+        interventions.plan(graph, _members(graph, name, groups), attention=attention, **value)
+        for name, value in values
+    ]
+    return reduce(or_, parts).predicted(graph)
 
 
 def _members(graph: Graph, name: str, supernodes: Sequence[str]) -> Any:

@@ -3,24 +3,38 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from thoughtscope.cli.console import emit, printable, progress_bar
+from thoughtscope.cli.options import (
+    Device,
+    DictionaryName,
+    DType,
+    EdgeMass,
+    Json,
+    MaxNodes,
+    ModelName,
+    NodeMass,
+)
 from thoughtscope.core.errors import ThoughtscopeError
 
 
 def report(
-    source: str,
-    *,
-    out: Path,
-    title: str | None,
-    model: str,
-    dictionary: str | None,
-    node_mass: float,
-    edge_mass: float,
-    max_nodes: int | None,
-    device: str | None,
-    dtype: str | None,
-    as_json: bool,
+    source: Annotated[
+        str, typer.Argument(metavar="PROMPT|GRAPH.json", help="A prompt, or a graph file of any tool.")
+    ],
+    out: Annotated[Path, typer.Option(help="The HTML file to write.")],
+    title: Annotated[str | None, typer.Option(help="The report's heading (default: the prompt).")] = None,
+    model: ModelName = "specimen",
+    dictionary: DictionaryName = None,
+    node_mass: NodeMass = 0.8,
+    edge_mass: EdgeMass = 0.98,
+    max_nodes: MaxNodes = None,
+    device: Device = None,
+    dtype: DType = None,
+    as_json: Json = False,
 ) -> None:
     """Writes the page and its data. A file is shown as it is; a prompt is traced first."""
     from thoughtscope.reports import build_report, payload

@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from thoughtscope.cli.console import emit, printable
+from thoughtscope.cli.options import Device, DictionaryName, DType, Folder, Json, ModelName, NoBrowser, Port
 
 if TYPE_CHECKING:
     from thoughtscope.server.microscope import Microscope
@@ -16,20 +19,27 @@ DEMO_PROMPT = "Fact: the capital of the state containing Dallas is"
 
 
 def serve(
-    *,
-    model: str,
-    dictionary: str | None,
-    prompt: str | None,
-    no_model: bool,
-    host: str,
-    port: int,
-    token: str | None,
-    allow_hosts: list[str],
-    folder: Path | None,
-    device: str | None,
-    dtype: str | None,
-    browser: bool,
-    as_json: bool,
+    model: ModelName = "specimen",
+    dictionary: DictionaryName = None,
+    prompt: Annotated[
+        str | None, typer.Option("--trace", help="Trace this prompt at the start and open it.")
+    ] = None,
+    no_model: Annotated[bool, typer.Option("--no-model", help="Show graph files only.")] = False,
+    host: Annotated[
+        str, typer.Option(help="Anything but the loopback interface needs --token.")
+    ] = "127.0.0.1",
+    port: Port = 8321,
+    token: Annotated[
+        str | None, typer.Option(envvar="THOUGHTSCOPE_TOKEN", help="The secret that writes need.")
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="A further name by which browsers may reach this machine.")
+    ] = None,
+    folder: Folder = None,
+    device: Device = None,
+    dtype: DType = None,
+    no_browser: NoBrowser = False,
+    as_json: Json = False,
 ) -> None:
     """Serves; the model loads, and the prompt is traced, while the server already answers."""
     from thoughtscope.server.launch import serve_session
@@ -37,18 +47,18 @@ def serve(
     from thoughtscope.server.security import Access
 
     logging.basicConfig(level=logging.WARNING, format="thoughtscope: %(message)s")
-    access = Access(host=host, token=token, allowed_hosts=frozenset(name.lower() for name in allow_hosts))
+    hosts = frozenset(name.lower() for name in allow_host or [])
+    access = Access(host=host, token=token, allowed_hosts=hosts)
     load = None if no_model else (lambda: open_microscope(model, dictionary, device=device, dtype=dtype))
     session, slug = _session(load, folder, prompt)
-    serve_session(session, access, port=port, browser=browser, slug=slug, announce=_announcer(as_json))
+    serve_session(session, access, port=port, browser=not no_browser, slug=slug, announce=_announcer(as_json))
 
 
-def demo(*, port: int, folder: Path | None, browser: bool, as_json: bool) -> None:
+def demo(
+    port: Port = 8321, folder: Folder = None, no_browser: NoBrowser = False, as_json: Json = False
+) -> None:
     """The two-hop question on the specimen."""
-    serve(
-        model="specimen", dictionary=None, prompt=DEMO_PROMPT, no_model=False, host="127.0.0.1", port=port, token=None,
-        allow_hosts=[], folder=folder, device=None, dtype=None, browser=browser, as_json=as_json,
-    )  # fmt: skip
+    serve(prompt=DEMO_PROMPT, port=port, folder=folder, no_browser=no_browser, as_json=as_json)
 
 
 def serve_traced(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from thoughtscope.cli.console import printable
+from thoughtscope.cli.console import printable, quoted
 from thoughtscope.core.ids import NodeKind
 
 if TYPE_CHECKING:
@@ -111,11 +111,6 @@ def describe_node(graph: Graph, node: int) -> str:
     )
 
 
-def quoted(text: str) -> str:
-    """A token with its spaces visible."""
-    return f"“{printable(text)}”"
-
-
 def _head(graph: Graph, seconds: float | None) -> str:
     took = "" if seconds is None else f" · {seconds:.1f} s"
     return (
@@ -152,9 +147,8 @@ def _left_out(graph: Graph) -> str:
         lines.append("  traced: every active feature; nothing was cut before pruning")
     else:
         lines.append(f"  traced: {certificate.expanded:,} of {certificate.active:,} active features")
-        lines.append(
-            f"  the rest holds {certificate.frontier_mass:.1%} of the influence, none of it more than {certificate.bound:.1%}"
-        )
+        rest, most = f"{certificate.frontier_mass:.1%}", f"{certificate.bound:.1%}"
+        lines.append(f"  the rest holds {rest} of the influence, none of it more than {most}")
     if pruned:
         lines.append(f"  what {pruned:,} nodes lost in pruning counts as error in the scores")
     return "Left out\n" + "\n".join(lines)
@@ -171,10 +165,10 @@ def _features(graph: Graph, limit: int) -> str:
     rows = strongest_features(graph, limit)
     if not rows:
         return "No feature carries influence in this graph."
-    lines = [
-        f"  {graph.influence[row]:9.3f}  {graph.value[row]:10.2f}  {graph.node_id(row)!s:<22} {describe_node(graph, row)}"
-        for row in rows
-    ]
+    lines = []
+    for row in rows:
+        numbers = f"{graph.influence[row]:9.3f}  {graph.value[row]:10.2f}"
+        lines.append(f"  {numbers}  {graph.node_id(row)!s:<22} {describe_node(graph, row)}")
     return "Features by influence\n  influence  activation  node                   meaning\n" + "\n".join(
         lines
     )

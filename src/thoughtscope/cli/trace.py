@@ -4,26 +4,44 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from thoughtscope.cli.console import emit, printable, progress_bar, shell_quoted
+from thoughtscope.cli.options import (
+    Device,
+    DictionaryName,
+    DType,
+    EdgeMass,
+    Folder,
+    Json,
+    MaxNodes,
+    ModelName,
+    NodeMass,
+    Port,
+)
 
 
 def trace(
-    prompt: str,
-    *,
-    model: str,
-    dictionary: str | None,
-    out: Path | None,
-    open_page: bool,
-    node_mass: float,
-    edge_mass: float,
-    max_nodes: int | None,
-    device: str | None,
-    dtype: str | None,
-    port: int,
-    folder: Path | None,
-    as_json: bool,
+    prompt: Annotated[str, typer.Argument(help="The text whose next token is traced.")],
+    model: ModelName = "specimen",
+    dictionary: DictionaryName = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Write the pruned graph as JSON, for this page and other viewers."),
+    ] = None,
+    open_page: Annotated[
+        bool, typer.Option("--open", help="Serve the page and open the graph in the browser.")
+    ] = False,
+    node_mass: NodeMass = 0.8,
+    edge_mass: EdgeMass = 0.98,
+    max_nodes: MaxNodes = None,
+    device: Device = None,
+    dtype: DType = None,
+    port: Port = 8321,
+    folder: Folder = None,
+    as_json: Json = False,
 ) -> None:
     """Traces, prints the summary and the next commands; writes and opens what was asked for."""
     from thoughtscope.cli.summary import summary_data, summary_text

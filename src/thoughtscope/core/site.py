@@ -123,3 +123,11 @@ def site_kind_of_hook(hook: str) -> str:
             describe_choices(hook, [*_TRANSFORMER_LENS, *LAYER_KINDS], what="hook of a block", limit=40)
         )
     return _TRANSFORMER_LENS[hook]
+
+
+def hook_of_site_kind(kind: str) -> str:
+    """The per-block hook name of a site kind: the inverse of `site_kind_of_hook`. Raises `UnknownSite`."""
+    hooks = {site: hook for hook, site in _TRANSFORMER_LENS.items()}
+    if kind not in hooks:
+        raise UnknownSite(describe_choices(kind, hooks, what="site with a hook name", limit=30))
+    return hooks[kind]

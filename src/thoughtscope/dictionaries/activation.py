@@ -30,7 +30,9 @@ class Activation:
         if self.kind not in get_args(Kind):
             raise DictionaryMismatch(describe_choices(self.kind, get_args(Kind), what="activation"))
         if (self.kind == "topk") != (self.k is not None) or (self.k is not None and self.k < 1):
-            raise DictionaryMismatch(f"A topk activation needs k ≥ 1 and no other takes it; got {self.kind}, k={self.k}.")
+            raise DictionaryMismatch(
+                f"A topk activation needs k ≥ 1 and no other takes it; got {self.kind}, k={self.k}."
+            )
 
     def apply(
         self, pre: Float[Tensor, "*rows feature"], threshold: Float[Tensor, " feature"] | None = None

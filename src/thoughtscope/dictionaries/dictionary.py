@@ -50,7 +50,10 @@ class Probe:
 
 @dataclass(frozen=True, kw_only=True)
 class Dictionary:
-    """Features of a model: `a_l = activation(W_enc_l x_l + b_enc_l)`, `y_t = b_dec_t + W_skip_t x_t + Σ_{l≤t} W_dec_{l→t} a_l`.
+    """Features of a model, by layer, and what they write.
+
+        a_l = activation(W_enc_l x_l + b_enc_l)
+        y_t = b_dec_t + W_skip_t x_t + Σ_{l≤t} W_dec_{l→t} a_l
 
     A per-layer dictionary has only the term l = t. Source: Dunefsky et al. 2024 (transcoders), Paulo et al. 2025
     (skip), Ameisen et al. 2025 (cross-layer). Raises `DictionaryMismatch` for layers that do not fit together.
@@ -144,7 +147,9 @@ class Dictionary:
 
     def _layer(self, layer: int) -> int:
         if not 0 <= layer < self.n_layers:
-            raise UnknownFeature(f"Dictionary {self.name} has layers 0 to {self.n_layers - 1}; got layer {layer}.")
+            raise UnknownFeature(
+                f"Dictionary {self.name} has layers 0 to {self.n_layers - 1}; got layer {layer}."
+            )
         return layer
 
     def _index(self, layer: int, index: Tensor) -> Tensor:
@@ -162,8 +167,8 @@ def check_layers(dictionary: Dictionary) -> None:
     d, layers = dictionary, dictionary.layers
     if not layers or not len(layers) == len(d.reads) == len(d.writes):
         raise DictionaryMismatch(
-            f"Dictionary {d.name} has {len(layers)} layers of weights, reads {len(d.reads)} sites and writes {len(d.writes)}; "
-            "it needs one of each per layer."
+            f"Dictionary {d.name} has {len(layers)} layers of weights, reads {len(d.reads)} sites and writes "
+            f"{len(d.writes)}; it needs one of each per layer."
         )
     features, d_in = layers[0].W_enc.shape
     d_out = layers[0].b_dec.shape[0]
@@ -177,29 +182,37 @@ def check_layers(dictionary: Dictionary) -> None:
             tensor = getattr(weights, name)
             if tensor is not None and tuple(tensor.shape) != shape:
                 raise DictionaryMismatch(
-                    f"{name} of layer {number} in dictionary {d.name} has shape {tuple(tensor.shape)}, expected {shape}; "
-                    "all layers need the same number of features and the same width."
+                    f"{name} of layer {number} in dictionary {d.name} has shape {tuple(tensor.shape)}, expected "
+                    f"{shape}; all layers need the same number of features and the same width."
                 )
         if (weights.threshold is not None) != (d.activation.kind == "jumprelu"):
             state = "lacks" if weights.threshold is None else "has"
-            raise DictionaryMismatch(f"Layer {number} of {d.name} {state} thresholds, but its activation is {d.activation.kind}.")
+            raise DictionaryMismatch(
+                f"Layer {number} of {d.name} {state} thresholds, but its activation is {d.activation.kind}."
+            )
         if weights.threshold is not None and not bool((weights.threshold >= 0).all()):
-            raise DictionaryMismatch(f"Layer {number} of {d.name} has JumpReLU thresholds below 0 or not a number.")
+            raise DictionaryMismatch(
+                f"Layer {number} of {d.name} has JumpReLU thresholds below 0 or not a number."
+            )
 
 
 def check_fits(dictionary: Dictionary, model: Model) -> None:
     """Raises `DictionaryMismatch` unless the dictionary's layers, width and sites are the model's."""
     d = dictionary
     if d.n_layers != model.n_layers:
-        raise DictionaryMismatch(f"Dictionary {d.name} has {d.n_layers} layers, but {model.name} has {model.n_layers}.")
-    widths = {d.layers[0].W_enc.shape[1], d.d_model}
-    if widths != {model.d_model}:
         raise DictionaryMismatch(
-            f"Dictionary {d.name} is for a residual width of {'/'.join(map(str, sorted(widths)))}, but {model.name} has {model.d_model}."
+            f"Dictionary {d.name} has {d.n_layers} layers, but {model.name} has {model.n_layers}."
         )
+    for width in (d.layers[0].W_enc.shape[1], d.d_model):
+        if width != model.d_model:
+            raise DictionaryMismatch(
+                f"Dictionary {d.name} is for a residual width of {width}, but {model.name} has {model.d_model}."
+            )
     for site in d.sites:
         if site.layer is None or site.layer >= model.n_layers:
-            raise DictionaryMismatch(f"Dictionary {d.name} uses the site {site}, which {model.name} does not have.")
+            raise DictionaryMismatch(
+                f"Dictionary {d.name} uses the site {site}, which {model.name} does not have."
+            )
         if site.kind in model.family.missing:
             raise DictionaryMismatch(
                 f"Dictionary {d.name} uses the site {site}, which {model.name} lacks: {model.family.missing[site.kind]}"
@@ -215,14 +228,16 @@ def resident(
 ) -> Dictionary:
     """The same dictionary with encoders (and decoders, if asked for) in memory on `device`, ready for many batches."""
 
-    def load(name: str, tensor: Tensor | None) -> Tensor | None:
-        if tensor is None or (name == "decoder" and not decoders):
-            return tensor
-        return tensor.to(device, dtype)
+    def load(weights: LayerWeights) -> LayerWeights:
+        moved: dict[str, Any] = {
+            name: tensor
+            if tensor is None or (name == "decoder" and not decoders)
+            else tensor.to(device, dtype)
+            for name, tensor in vars(weights).items()
+        }
+        return LayerWeights(**moved)
 
-    layers = tuple(
-        LayerWeights(**{name: load(name, tensor) for name, tensor in vars(weights).items()}) for weights in dictionary.layers
-    )
+    layers = tuple(load(weights) for weights in dictionary.layers)
     return replace(dictionary, layers=layers)
 
 

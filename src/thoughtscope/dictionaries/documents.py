@@ -9,7 +9,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from thoughtscope.core.errors import ThoughtscopeError
@@ -60,7 +60,7 @@ def numbered_batches(
         while order:
             # The longest of a batch decides its width: as many documents as fit when the shortest is widened to it.
             size = max(1, batch_tokens // len(encoded[order[0]]))
-            while size > 1 and size * len(encoded[order[: size][-1]]) > batch_tokens:
+            while size > 1 and size * len(encoded[order[:size][-1]]) > batch_tokens:
                 size -= 1
             batches.append(order[:size])
             order = order[size:]
@@ -74,7 +74,7 @@ def numbered_batches(
 def _encoded(model: Model, pool: list[Document], context: int) -> list[list[int]]:
     texts = [document for document in pool if isinstance(document, str)]
     if not texts:
-        return [list(document)[:context] for document in pool]  # type: ignore[arg-type]
+        return [[int(token) for token in document[:context]] for document in pool]
     if len(texts) < len(pool):
         raise ThoughtscopeError("Documents are either all texts or all lists of token ids.")
     if model.tokenizer is None:
@@ -138,10 +138,12 @@ def skip_rows(batches: Iterator[Tokens], *, n_tokens: int, skip_first: bool = Tr
         found += int(counted(tokens.mask, skip_first=skip_first).sum())
 
 
-def _gather(acts: object, sites: Sequence[Site], keep: Int[Tensor, "batch pos"], dtype: torch.dtype) -> Tensor:
+def _gather(
+    acts: object, sites: Sequence[Site], keep: Bool[Tensor, "batch pos"], dtype: torch.dtype
+) -> Tensor:
     rows = torch.stack([acts[site][keep.to(acts[site].device)].to("cpu", dtype) for site in sites], dim=1)  # type: ignore[index]
     if not rows.isfinite().all():
         raise ThoughtscopeError(
-            f"Activations at {sites[0].kind} are not finite in {dtype}; keep them in a wider type (bfloat16 or float32)."
+            f"Activations at {sites[0].kind} are not finite in {dtype}; keep them in a wider type (bfloat16, float32)."
         )
     return rows

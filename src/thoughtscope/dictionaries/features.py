@@ -94,24 +94,29 @@ def decode(
             continue
         used, which = index[here].unique(return_inverse=True)
         rows = dictionary.decoder_rows(number, used).to(inputs)
-        weights = inputs.new_zeros(n_pos, len(used)).index_put((position[here], which), value[here].to(inputs), accumulate=True)
+        weights = inputs.new_zeros(n_pos, len(used)).index_put(
+            (position[here], which), value[here].to(inputs), accumulate=True
+        )
         added = torch.einsum("pu,utd->tpd", weights, rows)
         targets = dictionary.targets(number)
         result[targets.start : targets.stop] += added
     return result
 
 
-def _stacked(dictionary: Dictionary, activations: Activations, sites: tuple, row: int) -> Float[Tensor, "layer pos d"]:
+def _stacked(
+    dictionary: Dictionary, activations: Activations, sites: tuple, row: int
+) -> Float[Tensor, "layer pos d"]:
     """The real tokens of one row at each of `sites`, in float32 or wider."""
     missing = [str(site) for site in sites if site not in activations]
     if missing:
         raise DictionaryMismatch(
-            f"The capture lacks {', '.join(missing)}, which dictionary {dictionary.name} needs. Capture dictionary.sites."
+            f"The capture lacks {', '.join(missing)}, which {dictionary.name} needs. Capture dictionary.sites."
         )
     tensors = [activations[site][row] for site in sites]
     if {tensor.shape[-1] for tensor in tensors} != {dictionary.d_model}:
         raise DictionaryMismatch(
-            f"Dictionary {dictionary.name} has width {dictionary.d_model}, the capture {tensors[0].shape[-1]}: another model?"
+            f"Dictionary {dictionary.name} has width {dictionary.d_model}, the capture {tensors[0].shape[-1]}: "
+            "another model?"
         )
     stacked = torch.stack(tensors)
     tokens = getattr(activations, "tokens", None)

@@ -18,7 +18,9 @@ def parse(reference: str) -> tuple[str, str, str | None]:
     text, _, revision = text.partition("@")
     match = re.fullmatch(r"([\w.-]+/[\w.-]+?)(?:/(.+))?", text.strip("/"))
     if match is None or ".." in text.split("/"):
-        raise DictionaryMismatch(f'"{reference}" is neither a folder here nor a hub reference. Write hf://org/repo/folder.')
+        raise DictionaryMismatch(
+            f'"{reference}" is neither a folder here nor a hub reference. Write hf://org/repo/folder.'
+        )
     return match[1], match[2] or "", revision or next(iter(parse_qs(query).get("revision", [])), None)
 
 
@@ -27,9 +29,14 @@ def download(reference: str) -> Path:
     from huggingface_hub import snapshot_download
 
     repo, path, revision = parse(reference)
-    patterns = [f"{path}/**/{name}" if path else name for name in _WEIGHTS] + [f"{path}/{name}" for name in _WEIGHTS if path]
-    options = {"repo_id": repo, "revision": revision, "allow_patterns": patterns}
-    folder = _fetch(reference, lambda local: snapshot_download(**options, local_files_only=local))
+    patterns = [f"{path}/**/{name}" if path else name for name in _WEIGHTS] + [
+        f"{path}/{name}" for name in _WEIGHTS if path
+    ]
+
+    def get(local: bool) -> str:
+        return snapshot_download(repo, revision=revision, allow_patterns=patterns, local_files_only=local)
+
+    folder = _fetch(reference, get)
     if not (folder / path).is_dir():
         raise DictionaryMismatch(f'"{reference}": {repo} has no folder {path or "with a dictionary"}.')
     return folder / path
@@ -40,8 +47,11 @@ def download_file(reference: str) -> Path:
     from huggingface_hub import hf_hub_download
 
     repo, path, revision = parse(reference)
-    options = {"repo_id": repo, "filename": path, "revision": revision}
-    return _fetch(reference, lambda local: hf_hub_download(**options, local_files_only=local))
+
+    def get(local: bool) -> str:
+        return hf_hub_download(repo, path, revision=revision, local_files_only=local)
+
+    return _fetch(reference, get)
 
 
 def _fetch(reference: str, get: Callable[[bool], str]) -> Path:

@@ -56,13 +56,19 @@ def _find(path_or_name: str | os.PathLike[str]) -> Path:
         from thoughtscope.dictionaries.hub import download
 
         return download(name)
-    raise DictionaryMismatch(f'There is no folder "{name}". Give a folder, specimen/clt, specimen/plt, or hf://org/repo.')
+    raise DictionaryMismatch(
+        f'There is no folder "{name}". Give a folder, specimen/clt, specimen/plt, or hf://org/repo.'
+    )
 
 
 def _shipped(name: str) -> Path:
     assets = Path(str(resources.files("thoughtscope"))) / "assets" / "specimen"
     folder = assets / name.removeprefix("specimen/")
-    shipped = sorted(f"specimen/{entry.name}" for entry in assets.glob("*") if FORMATS["native"].matches(entry))
+    shipped = sorted(
+        f"specimen/{entry.name}" for entry in assets.glob("*") if FORMATS["native"].matches(entry)
+    )
     if name not in shipped:
-        raise DictionaryMismatch(f'"{name}" is not a shipped dictionary. Shipped: {", ".join(shipped) or "none"}.')
+        raise DictionaryMismatch(
+            f'"{name}" is not a shipped dictionary. Shipped: {", ".join(shipped) or "none"}.'
+        )
     return folder

@@ -21,11 +21,11 @@ HOPELESS = 0.9
 """An FVU at which a dictionary explains next to nothing; the mean output alone has 1."""
 
 TEXTS = (
-    "Once upon a time there was a little girl named Lily. She liked to play outside in the park with her red ball. One "
-    "day the ball rolled under a big tree, and she could not reach it. A friendly dog saw her and asked what was wrong.",
-    "The train left the station at noon and reached the coast before it was dark. My brother had packed some bread, two "
-    "apples and a bottle of water, but he forgot the map at home, so we asked an old man for the way.",
-    "The capital of France is Paris. The city lies on a river, and many people visit it every year to see its museums.",
+    "Once upon a time there was a little girl named Lily. She liked to play outside in the park with her red ball. "
+    "One day the ball rolled under a big tree, and she could not reach it. A friendly dog saw her and came to help.",
+    "The train left the station at noon and reached the coast before it was dark. My brother had packed some bread, "
+    "two apples and a bottle of water, but he forgot the map at home, so we asked an old man for the way.",
+    "The capital of France is Paris. The city lies on a river, and many people visit it every year.",
     "12 + 34 = 46. 50 + 27 = 77. The opposite of hot is cold, and the opposite of small is big.",
     "If you mix the flour with the eggs first, the dough gets smooth. Bake it for half an hour and let it cool down.",
 )
@@ -64,9 +64,9 @@ def preflight(model: Model, dictionary: Dictionary, tokens: Tokens | None = None
     if result.problems:
         by_layer = ", ".join(f"{value:.2f}" for value in result.fvu_by_layer)
         raise DictionaryMismatch(
-            f"Dictionary {dictionary.name} does not explain {model.name}: wrong hook, model or scale? On {result.n_tokens} tokens "
-            f"{'; '.join(result.problems)} (FVU by layer: {by_layer}; it reads {dictionary.reads[0]}… and writes "
-            f"{dictionary.writes[0]}…). Load it with preflight=False if that is expected."
+            f"Dictionary {dictionary.name} does not explain {model.name}: wrong hook, model or scale? On "
+            f"{result.n_tokens} tokens {'; '.join(result.problems)} (FVU by layer: {by_layer}; it reads "
+            f"{dictionary.reads[0]}… and writes {dictionary.writes[0]}…). preflight=False loads it all the same."
         )
     return result
 
@@ -79,7 +79,11 @@ def look(model: Model, dictionary: Dictionary, tokens: Tokens | None = None) -> 
         fit = _fit(model, dictionary, document_batches(model, probe.documents, context=probe.context))
         problems = _against_probe(probe, fit)
     else:
-        batches = [tokens] if tokens is not None else document_batches(model, _texts(model), context=_context(model))
+        batches = (
+            [tokens]
+            if tokens is not None
+            else document_batches(model, _texts(model), context=_context(model))
+        )
         fit = _fit(model, dictionary, batches)
         problems = _problems(dictionary, fit)
     return Preflight(
@@ -120,22 +124,28 @@ def _against_probe(probe: Probe, fit: Fit) -> list[str]:
     problems = []
     expected, found = sum(probe.fvu) / len(probe.fvu), sum(fit.fvu()) / len(probe.fvu)
     if not found < 1.25 * expected + 0.03:
-        problems.append(f"it leaves {found:.3f} of the variance of its own probe text, where {expected:.3f} is recorded")
+        problems.append(
+            f"it leaves {found:.3f} of the variance of its own probe text, where {expected:.3f} is recorded"
+        )
     l0, recorded = sum(fit.l0()), sum(probe.l0)
     if not 0.7 * recorded < l0 < 1.4 * recorded:
-        problems.append(f"{l0:.1f} features are active per token of its own probe text, where {recorded:.1f} are recorded")
+        problems.append(
+            f"{l0:.1f} features are active per token of its own probe text, where {recorded:.1f} are recorded"
+        )
     return problems
 
 
 def _problems(dictionary: Dictionary, fit: Fit) -> list[str]:
     declared, fvu, l0 = dictionary.declared, fit.fvu(), sum(fit.l0())
     problems = []
-    # The median: one layer may be hard on this text, but a wrong hook or scale spoils most of them.
-    middle = sorted(fvu)[len(fvu) // 2]
+    # Each layer counts at most 2: one may be hard on this text, but a wrong hook or scale spoils most of them.
+    left = sum(min(value, 2.0) for value in fvu) / len(fvu)
     limit = HOPELESS if "fvu" not in declared else min(HOPELESS, 2 * declared["fvu"] + 0.3)
-    if not middle < limit:
+    if not left < limit:
         against = f" (declared {declared['fvu']:.2f})" if "fvu" in declared else ""
-        problems.append(f"it leaves {middle:.2f} of the variance{against}, where at most {limit:.2f} is plausible")
+        problems.append(
+            f"it leaves {left:.2f} of the variance{against}, where at most {limit:.2f} is plausible"
+        )
     if "l0" in declared and not declared["l0"] / 4 < l0 < declared["l0"] * 4:
         problems.append(f"{l0:.1f} features are active per token, where {declared['l0']:.1f} are declared")
     elif l0 == 0:

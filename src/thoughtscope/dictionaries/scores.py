@@ -137,7 +137,12 @@ def decode_dense(
     counts = torch.bincount(position, minlength=len(activations))
     offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
     written = embedding_bag(
-        which, rows.flatten(1), offsets, mode="sum", per_sample_weights=activations[position, index], include_last_offset=True
+        which,
+        rows.flatten(1),
+        offsets,
+        mode="sum",
+        per_sample_weights=activations[position, index],
+        include_last_offset=True,
     )
     return written.view(len(activations), n_targets, d_out).transpose(0, 1).contiguous()
 
@@ -164,7 +169,9 @@ class Fit:
             fired=torch.zeros(layers, dictionary.n_features, dtype=torch.bool),
         )
 
-    def add(self, dictionary: Dictionary, acts: Mapping[Site, Tensor], keep: Bool[Tensor, "batch pos"]) -> None:
+    def add(
+        self, dictionary: Dictionary, acts: Mapping[Site, Tensor], keep: Bool[Tensor, "batch pos"]
+    ) -> None:
         """Adds the tokens that `keep` marks."""
         written = [acts[site][keep].float() for site in dictionary.writes]
         predicted = [dictionary.bias(layer).to(y).expand_as(y).clone() for layer, y in enumerate(written)]
@@ -175,7 +182,9 @@ class Fit:
             self.fired[layer] |= (values != 0).any(0).cpu()
             skip = dictionary.skip(layer, x)
             predicted[layer] += 0 if skip is None else skip
-            for target, part in zip(dictionary.targets(layer), decode_dense(dictionary, layer, values), strict=True):
+            for target, part in zip(
+                dictionary.targets(layer), decode_dense(dictionary, layer, values), strict=True
+            ):
                 predicted[target] += part
         for layer, (y, guess) in enumerate(zip(written, predicted, strict=True)):
             self.squared_error[layer] += (y - guess).double().square().sum().cpu()

@@ -36,11 +36,16 @@ class SparseLayer(torch.autograd.Function):
         if not len(value):
             return x.new_zeros(x.shape[0], W_dec.shape[1])
         return embedding_bag(
-            feature, W_dec, _offsets(token, x.shape[0]), mode="sum", per_sample_weights=value, include_last_offset=True
+            feature,
+            W_dec,
+            _offsets(token, x.shape[0]),
+            mode="sum",
+            per_sample_weights=value,
+            include_last_offset=True,
         )
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, W_dec, token, feature, value = ctx.saved_tensors
         n_features = W_dec.shape[0]
         if not len(value):
@@ -55,13 +60,15 @@ class SparseLayer(torch.autograd.Function):
         rows, offsets = token[order], _offsets(feature[order], n_features)
 
         def gather(matrix: Tensor, weights: Tensor) -> Tensor:
-            return embedding_bag(rows, matrix, offsets, mode="sum", per_sample_weights=weights[order], include_last_offset=True)
+            return embedding_bag(
+                rows, matrix, offsets, mode="sum", per_sample_weights=weights[order], include_last_offset=True
+            )
 
         grad_bias = torch.zeros(n_features, dtype=x.dtype).index_add_(0, feature, grad_value)
         return None, gather(x, grad_value), grad_bias, gather(grad, value), None, None, None
 
 
-def _offsets(sorted_index: Int[Tensor, " active"], n: int) -> Int[Tensor, "n+1"]:
+def _offsets(sorted_index: Int[Tensor, " active"], n: int) -> Int[Tensor, " _"]:
     """Where each of 0..n-1 starts in a sorted list; the last entry is the list's length."""
     counts = torch.bincount(sorted_index, minlength=n)
     return torch.cat([counts.new_zeros(1), counts.cumsum(0)])

@@ -71,13 +71,18 @@ class TrainConfig:
     saved: str = "float16"
     """Type of the saved weights."""
     max_minutes: float | None = None
-    """Ends the training, schedules included, after this much time in steps (capture not counted), if that is earlier."""
+    """Ends the training, schedules included, after this much time in steps (capture not counted), if earlier."""
     seed: int = 0
     checkpoint_minutes: float = 3.0
 
     def __post_init__(self) -> None:
-        if min(self.n_features, self.batch, self.passes, self.n_tokens) < 1 or not 0 < self.l0 < self.n_features:
-            raise ThoughtscopeError(f"n_features, batch, passes and n_tokens are at least 1, 0 < l0 < n_features; got {self}.")
+        if (
+            min(self.n_features, self.batch, self.passes, self.n_tokens) < 1
+            or not 0 < self.l0 < self.n_features
+        ):
+            raise ThoughtscopeError(
+                f"n_features, batch, passes and n_tokens are at least 1, 0 < l0 < n_features; got {self}."
+            )
         if self.chunk_tokens < self.batch:
             raise ThoughtscopeError(f"A chunk of {self.chunk_tokens} tokens holds no batch of {self.batch}.")
 
@@ -106,7 +111,10 @@ class Scaling:
             mean = x.float().mean(0)
             found[f"mean_{name}"] = mean
             found[f"scale_{name}"] = torch.stack(
-                [(x[:, layer].float() - mean[layer]).square().mean().sqrt().clamp(min=1e-8) for layer in range(x.shape[1])]
+                [
+                    (x[:, layer].float() - mean[layer]).square().mean().sqrt().clamp(min=1e-8)
+                    for layer in range(x.shape[1])
+                ]
             )
         return cls(**found)
 
@@ -176,7 +184,9 @@ def train_dictionary(
         if _train_on(trainer, rows, number, home, log):
             break
     assert trainer is not None
-    trained = _folded(trainer, model, reads, writes, name or f"{model.name}/{'clt' if config.cross_layer else 'plt'}")
+    trained = _folded(
+        trainer, model, reads, writes, name or f"{model.name}/{'clt' if config.cross_layer else 'plt'}"
+    )
     return with_probe(model, trained, list(islice(_endless(documents), PROBE_DOCUMENTS)))
 
 
@@ -208,11 +218,13 @@ def _endless(documents: Any) -> Iterator[Document]:
             some = True
             yield document
         if not some:
-            raise ThoughtscopeError("The documents ran out. Give a list, or a function that returns them anew.")
+            raise ThoughtscopeError(
+                "The documents ran out. Give a list, or a function that returns them anew."
+            )
 
 
 def _batches(config: TrainConfig, number: int) -> Iterator[tuple[Tensor, int]]:
-    """Row numbers of the shuffled batches of a chunk, each with its step. They depend on seed and chunk number alone."""
+    """Row numbers of the shuffled batches of a chunk, each with its step; they depend on seed and number alone."""
     step = number * config.steps_per_chunk
     per_pass = config.steps_per_chunk // config.passes
     for turn in range(config.passes):
@@ -255,7 +267,7 @@ def _trainer(config: TrainConfig, scaling: Scaling, weights: dict[str, Tensor], 
     return Trainer(config=config, scaling=scaling, weights=weights, optimiser=optimiser, idle=idle)
 
 
-def _step(trainer: Trainer, batch: Rows) -> dict[str, float]:
+def _step(trainer: Trainer, batch: Rows) -> dict[str, Any]:
     """One optimiser step; returns its metrics."""
     config, w = trainer.config, trainer.weights
     x, y = trainer.scaling.inputs(batch.inputs), trainer.scaling.outputs(batch.outputs)
@@ -303,7 +315,9 @@ def _preactivations(w: Mapping[str, Tensor], layer: int, x: Tensor, precision: s
     return torch.addmm(w[f"b_enc_{layer}"].to(dtype), x.to(dtype), w[f"W_enc_{layer}"].to(dtype).T)
 
 
-def _decode(trainer: Trainer, x: Tensor, pre: list[Tensor], pairs: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
+def _decode(
+    trainer: Trainer, x: Tensor, pre: list[Tensor], pairs: list[tuple[Tensor, Tensor]]
+) -> list[Tensor]:
     """What the given (token, feature) pairs write at each layer."""
     w, n_layers = trainer.weights, trainer.n_layers
     written: list[Tensor] = [torch.zeros(())] * n_layers
@@ -328,7 +342,9 @@ def _move_threshold(trainer: Trainer, scores: list[Tensor]) -> None:
     trainer.threshold = tau if trainer.step == 0 else 0.9 * trainer.threshold + 0.1 * tau
 
 
-def _auxiliary(trainer: Trainer, x: Tensor, pre: list[Tensor], residual: list[Tensor], dead: Tensor) -> Tensor:
+def _auxiliary(
+    trainer: Trainer, x: Tensor, pre: list[Tensor], residual: list[Tensor], dead: Tensor
+) -> Tensor:
     """The share of what is left unexplained that the dead features do not explain either."""
     pairs = []
     for layer in range(trainer.n_layers):
@@ -356,7 +372,11 @@ def _rate(config: TrainConfig, progress: float) -> float:
 
 def _folded(trainer: Trainer, model: Model, reads: Any, writes: Any, name: str) -> Dictionary:
     """The dictionary in the model's own units: scales, means and τ go into the weights."""
-    w, s, config = {key: tensor.detach() for key, tensor in trainer.weights.items()}, trainer.scaling, trainer.config
+    w, s, config = (
+        {key: tensor.detach() for key, tensor in trainer.weights.items()},
+        trainer.scaling,
+        trainer.config,
+    )
     dtype = getattr(torch, config.saved)
     layers = []
     for layer in range(trainer.n_layers):
@@ -403,7 +423,12 @@ def _save(trainer: Trainer, home: Path) -> None:
         "moments": moments,
         "rest": {"idle": trainer.idle, **vars(trainer.scaling)},
     }
-    meta = {"config": asdict(trainer.config), "threshold": trainer.threshold, "step": trainer.step, "seconds": trainer.seconds}
+    meta = {
+        "config": asdict(trainer.config),
+        "threshold": trainer.threshold,
+        "step": trainer.step,
+        "seconds": trainer.seconds,
+    }
     save_artefact(home / "state", kind=CHECKPOINT, tensors=tensors, meta=meta)
 
 
@@ -416,12 +441,14 @@ def _resume(home: Path, config: TrainConfig, n_layers: int) -> Trainer | None:
     changed = sorted(key for key in wanted if artefact.meta["config"].get(key) != wanted[key])
     if changed:
         raise ThoughtscopeError(
-            f"{home / 'state'} was trained with another {', '.join(changed)}. Use another folder, or delete it to start anew."
+            f"{home / 'state'} was trained with another {', '.join(changed)}. Use another folder, or delete it."
         )
     rest = {name: tensor.clone() for name, tensor in artefact.tensors("rest").items()}
     idle = rest.pop("idle")
     if idle.shape[0] != n_layers:
-        raise DictionaryMismatch(f"{home / 'state'} is of a model with {idle.shape[0]} layers, not {n_layers}.")
+        raise DictionaryMismatch(
+            f"{home / 'state'} is of a model with {idle.shape[0]} layers, not {n_layers}."
+        )
     stored = {name: tensor.clone() for name, tensor in artefact.tensors("weights").items()}
     names = sorted(stored, key=lambda key: (int(key.rsplit("_", 1)[1]), key))
     trainer = _trainer(config, Scaling(**rest), {name: stored[name] for name in names}, n_layers)
@@ -429,7 +456,9 @@ def _resume(home: Path, config: TrainConfig, n_layers: int) -> Trainer | None:
     keys = ("step", "exp_avg", "exp_avg_sq")
     trainer.optimiser.load_state_dict(
         {
-            "state": {i: {key: moments[f"{name}.{key}"].clone() for key in keys} for i, name in enumerate(names)},
+            "state": {
+                i: {key: moments[f"{name}.{key}"].clone() for key in keys} for i, name in enumerate(names)
+            },
             "param_groups": trainer.optimiser.state_dict()["param_groups"],
         }
     )
@@ -441,7 +470,9 @@ def _resume(home: Path, config: TrainConfig, n_layers: int) -> Trainer | None:
 class _Log:
     """Metrics as JSON lines, one per `every` steps, and the caller's progress."""
 
-    def __init__(self, home: Path | None, progress: Callable[[Mapping[str, Any]], None] | None, config: TrainConfig) -> None:
+    def __init__(
+        self, home: Path | None, progress: Callable[[Mapping[str, Any]], None] | None, config: TrainConfig
+    ) -> None:
         self.path = None if home is None else home / "metrics.jsonl"
         self.progress = progress
         self.every = max(1, config.n_steps // 200)
@@ -450,7 +481,11 @@ class _Log:
             home.mkdir(parents=True, exist_ok=True)
 
     def write(self, metrics: dict[str, Any], trainer: Trainer) -> None:
-        metrics |= {"n_steps": trainer.config.n_steps, "progress": trainer.progress, "seconds": round(trainer.seconds, 1)}
+        metrics |= {
+            "n_steps": trainer.config.n_steps,
+            "progress": trainer.progress,
+            "seconds": round(trainer.seconds, 1),
+        }
         if self.progress:
             self.progress(metrics)
         if self.path and (metrics["step"] % self.every == 0 or trainer.progress >= 1):

@@ -45,6 +45,10 @@ def attribute(
     of feature `t`, or to a logit less the vocabulary's mean, and with `bias[t]` they add up to it. Computed by linear
     algebra in float32 from one forward pass.
 
+    Features that cannot reach a target are no nodes. What a dictionary misses is an error node at every position; at
+    the first, where `encode` drops all features, it carries everything beyond the decoder's bias. Token nodes carry
+    the whole residual stream that enters the first block, positional embedding included.
+
     - `targets`: None for the likeliest next tokens at `position` (`target_mass` of the probability, at most
       `max_targets`); or tokens, vocabulary ids, `LogitDifference`s, and `NodeId`s of features at any position.
     - `max_nodes`, `influence_bound`: expand features best first by influence, at most so many, or until the influence

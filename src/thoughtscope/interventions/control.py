@@ -17,7 +17,12 @@ from thoughtscope.models.edits import Edit
 
 
 def random_control(
-    dictionary: Dictionary, plan: Plan, features: Features, *, seed: int, among: Literal["all", "active"] = "all"
+    dictionary: Dictionary,
+    plan: Plan,
+    features: Features,
+    *,
+    seed: int,
+    among: Literal["all", "active"] = "all",
 ) -> Plan:
     """`plan` with each feature replaced by a random one of the same layer that the plan does not edit.
 
@@ -37,7 +42,8 @@ def random_control(
     clean = {
         (layer, index, position): value
         for layer, index, position, value in zip(
-            *(x.tolist() for x in (features.layer, features.index, features.position, features.value)), strict=True
+            *(x.tolist() for x in (features.layer, features.index, features.position, features.value)),
+            strict=True,
         )
     }
     pools = _pools(dictionary, features, set(edited), among, draw)
@@ -49,7 +55,9 @@ def random_control(
             delta = (factor - 1) * clean.get((layer, index, position), 0.0) + offset
             if delta:
                 edits.append(
-                    FeatureEdit(layer=layer, index=stand_in, op="add", value=delta * ratio, positions=(position,))
+                    FeatureEdit(
+                        layer=layer, index=stand_in, op="add", value=delta * ratio, positions=(position,)
+                    )
                 )
     edits += [_random_direction(edit, draw) for edit in plan.direction_edits]
     label = f"random control of {plan.label}" if plan.label else "random control"
@@ -80,7 +88,9 @@ def _stand_in(dictionary: Dictionary, layer: int, index: int, pool: list[int]) -
         mine, other = decoders.flatten(1).norm(dim=1).tolist()
         if other > 0:
             return candidate, mine / other
-    raise InvalidPlan(f"Layer {layer} of {dictionary.name} has no other feature left to stand in for {layer}/{index}.")
+    raise InvalidPlan(
+        f"Layer {layer} of {dictionary.name} has no other feature left to stand in for {layer}/{index}."
+    )
 
 
 def _random_direction(edit: Edit, draw: random.Random) -> Edit:

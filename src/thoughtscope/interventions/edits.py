@@ -44,17 +44,25 @@ class FeatureEdit:
             raise InvalidPlan(describe_choices(self.op, get_args(Op), what="feature operation"))
         for field in ("layer", "index"):
             _check_count(name, field, getattr(self, field))
-        if isinstance(self.value, bool) or not isinstance(self.value, (int, float)) or not math.isfinite(self.value):
+        if (
+            isinstance(self.value, bool)
+            or not isinstance(self.value, (int, float))
+            or not math.isfinite(self.value)
+        ):
             raise InvalidPlan(f"{name}: the value must be a finite number; got {self.value!r}.")
         if abs(self.value) > LARGEST:
-            raise InvalidPlan(f"{name}: the value is {self.value}; allowed are values up to {LARGEST:g} either way.")
+            raise InvalidPlan(
+                f"{name}: the value is {self.value}; allowed are values up to {LARGEST:g} either way."
+            )
         if self.op == "ablate" and self.value != 0:
             raise InvalidPlan(f'{name}: "ablate" takes no value; got {self.value}. Use "set" for a value.')
         if self.positions is not None:
             if self.start is not None:
                 raise InvalidPlan(f"{name}: give positions or start, not both.")
             if not isinstance(self.positions, tuple) or not self.positions:
-                raise InvalidPlan(f"{name}: positions must be a tuple of one or more; got {self.positions!r}.")
+                raise InvalidPlan(
+                    f"{name}: positions must be a tuple of one or more; got {self.positions!r}."
+                )
             for position in self.positions:
                 _check_count(name, "position", position)
         if self.start is not None:
@@ -115,7 +123,9 @@ def edit_from_json(data: Mapping[str, Any]) -> FeatureEdit | Edit:
         positions = data.get("positions")
         return FeatureEdit(**{**data, "positions": None if positions is None else tuple(positions)})
     except (KeyError, TypeError, AttributeError) as error:
-        raise InvalidPlan(f"This edit cannot be read: {error}. It has: {', '.join(map(str, data))}.") from None
+        raise InvalidPlan(
+            f"This edit cannot be read: {error}. It has: {', '.join(map(str, data))}."
+        ) from None
 
 
 def _floating(name: str) -> torch.dtype:

@@ -6,13 +6,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from thoughtscope.graphs.targets import token_id
 from thoughtscope.interventions.clean import CleanRun
 from thoughtscope.interventions.outcome import Distribution, FeatureChange, Outcome, confirms
 from thoughtscope.interventions.patch import Patch
 from thoughtscope.interventions.plans import Plan
 from thoughtscope.models.model import Model
 from thoughtscope.models.tokens import describe
+
+_CELLS = 1 << 25
+"""Activations held at once when features are compared: 128 MiB in float32."""
 
 
 def measure(
@@ -21,17 +23,14 @@ def measure(
     plan: Plan,
     logits: Float[Tensor, " vocab"],
     *,
-    answer: str | int | None,
+    answer: int | None,
     top: int,
     changes: tuple[FeatureChange, ...],
     generations: tuple[str | None, str | None],
 ) -> Outcome:
-    """Everything that an outcome says, from the logits after the prompt without and with the plan.
-
-    Raises `ThoughtscopeError` for an answer that is not one token of the model.
-    """
+    """Everything that an outcome says, from the logits after the prompt without and with the plan."""
     before, after = (x.double().log_softmax(-1) for x in (clean.logits, logits))
-    chosen = int(before.argmax()) if answer is None else token_id(model, answer)
+    chosen = int(before.argmax()) if answer is None else answer
     start, end = (float(_centred(model, x)[chosen]) for x in (clean.logits, logits))
     likeliest = [x.topk(min(top, len(x))).indices.tolist() for x in (before, after)]
     shown = list(dict.fromkeys(likeliest[0] + likeliest[1]))
@@ -57,42 +56,53 @@ def measure(
 
 def feature_changes(patch: Patch, limit: int) -> list[tuple[FeatureChange, ...]]:
     """For each plan of the patch, the largest changes of activation among the features that it does not edit."""
-    rows = len(patch.plans)
-    found: list[list[tuple[float, FeatureChange]]] = [[] for _ in range(rows)]
+    found: list[list[FeatureChange]] = [[] for _ in patch.plans]
+    padding = patch.clean.padding
     for layer in range(patch.dictionary.n_layers) if limit else ():
-        before, after = _activations(patch, layer)
-        difference = (after - before).abs() * _unedited(patch, layer, after)
-        top = difference.flatten(1).topk(min(limit, difference[0].numel()))
-        for row in range(rows):
-            for place, size in zip(top.indices[row].tolist(), top.values[row].tolist(), strict=True):
-                if size > 0:
+        before = _activations(patch, layer, patch.clean.inputs[layer][:, padding:])
+        rows_at_once = max(_CELLS // before.numel(), 1)
+        for first in range(0, len(found), rows_at_once):
+            rows = slice(first, first + rows_at_once)
+            after = _activations(patch, layer, patch.inputs[layer][rows, padding:])
+            difference = (after - before).abs() * _unedited(patch, layer, rows, like=after)
+            top = difference.flatten(1).topk(min(limit, difference[0].numel()))
+            for row, (sizes, places) in enumerate(
+                zip(top.values.tolist(), top.indices.tolist(), strict=True)
+            ):
+                for place in places[: sum(size > 0 for size in sizes)]:
                     position, index = divmod(place, difference.shape[2])
-                    old, new = float(before[0, position, index]), float(after[row, position, index])
-                    change = FeatureChange(layer=layer, position=position, index=index, before=old, after=new)
-                    found[row].append((size, change))
-    ordered = (sorted(several, key=lambda pair: -pair[0]) for several in found)
-    return [tuple(change for _, change in several[:limit]) for several in ordered]
+                    values = {
+                        "before": float(before[0, position, index]),
+                        "after": float(after[row, position, index]),
+                    }
+                    change = FeatureChange(layer=layer, position=position, index=index, **values)
+                    found[first + row].append(change)
+    return [tuple(sorted(several, key=_size, reverse=True)[:limit]) for several in found]
+
+
+def _size(change: FeatureChange) -> float:
+    return abs(change.after - change.before)
 
 
 def _activations(
-    patch: Patch, layer: int
-) -> tuple[Float[Tensor, "1 pos feature"], Float[Tensor, "batch pos feature"]]:
-    """All features of a layer on the prompt's real tokens, without and with the plans."""
-    dictionary, padding = patch.dictionary, patch.clean.padding
-    inputs = (patch.clean.inputs[layer], patch.inputs[layer])
-    before, after = (dictionary.activations(layer, x[:, padding:]) for x in inputs)
-    if dictionary.skip_first:
-        before[:, 0], after[:, 0] = 0, 0
-    return before, after
+    patch: Patch, layer: int, inputs: Float[Tensor, "batch pos d_in"]
+) -> Float[Tensor, "batch pos feature"]:
+    """All features of a layer, for the inputs of real tokens."""
+    values = patch.dictionary.activations(layer, inputs)
+    if patch.dictionary.skip_first:
+        values[:, 0] = 0
+    return values
 
 
-def _unedited(patch: Patch, layer: int, like: Float[Tensor, "batch pos feature"]) -> Float[Tensor, "batch pos feature"]:
+def _unedited(
+    patch: Patch, layer: int, rows: slice, *, like: Float[Tensor, "batch pos feature"]
+) -> Float[Tensor, "batch pos feature"]:
     """1 where a plan leaves a feature alone, 0 where it edits it."""
     mask = torch.ones_like(like)
     if layer in patch.edits:
         edits = patch.edits[layer]
         columns = slice(patch.clean.padding, patch.clean.padding + like.shape[1])
-        own = ((edits.factor != 1) | (edits.offset != 0))[:, columns]
+        own = ((edits.factor != 1) | (edits.offset != 0))[rows, columns]
         mask[:, :, edits.index.to(mask.device)] = (~own).to(mask)
     return mask
 

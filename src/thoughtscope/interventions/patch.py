@@ -46,7 +46,14 @@ class Patch:
     """
 
     def __init__(
-        self, model: Model, dictionary: Dictionary, clean: CleanRun, plans: Sequence[Plan], *, columns: int, watch: bool
+        self,
+        model: Model,
+        dictionary: Dictionary,
+        clean: CleanRun,
+        plans: Sequence[Plan],
+        *,
+        columns: int,
+        watch: bool,
     ) -> None:
         self.model, self.dictionary, self.clean, self.plans = model, dictionary, clean, plans
         self.frozen = plans[0].attention == "frozen"
@@ -118,7 +125,9 @@ class Patch:
                 wide = wide + self.deltas[layer].to(wide) @ edits.decoder[:, target - layer].to(wide)
         return wide.to(x.dtype)
 
-    def _held(self, layer: int, x: Float[Tensor, "batch pos d_out"], step: Step) -> Float[Tensor, "batch pos d_out"]:
+    def _held(
+        self, layer: int, x: Float[Tensor, "batch pos d_out"], step: Step
+    ) -> Float[Tensor, "batch pos d_out"]:
         """The MLP's output of the unedited run on the prompt. A skip connection is linear, so it stays in play."""
         held = self.clean.written[layer][:, step.start : step.start + x.shape[1]].to(x)
         covered = held.shape[1]
@@ -133,17 +142,24 @@ class Patch:
 
 
 def activations_of(
-    dictionary: Dictionary, layer: int, index: Int[Tensor, " active"], x: Float[Tensor, "batch pos d_in"], step: Step
+    dictionary: Dictionary,
+    layer: int,
+    index: Int[Tensor, " active"],
+    x: Float[Tensor, "batch pos d_in"],
+    step: Step,
 ) -> Float[Tensor, "batch pos active"]:
     """The activations of a few features of a layer; only their encoder rows are read, unless they compete (TopK)."""
     if dictionary.activation.kind == "topk":
         values = dictionary.activations(layer, x)[..., index.to(x.device)]
     else:
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        rows, bias = (get(layer, index).to(wide) for get in (dictionary.encoder_rows, dictionary.encoder_bias))
+        rows, bias = (
+            get(layer, index).to(wide) for get in (dictionary.encoder_rows, dictionary.encoder_bias)
+        )
         threshold = dictionary.layers[layer].threshold
         values = dictionary.activation.apply(
-            torch.nn.functional.linear(wide, rows, bias), None if threshold is None else threshold[index].to(wide)
+            torch.nn.functional.linear(wide, rows, bias),
+            None if threshold is None else threshold[index].to(wide),
         )
     if dictionary.skip_first:
         values = values.masked_fill((step.positions == 0).to(values.device)[..., None], 0)
@@ -179,7 +195,10 @@ def tabulate(
 def direction_writes(model: Model, plans: Sequence[Plan]) -> dict[Site, Write]:
     """The plans' direction edits as writes; each acts on its own row of the batch."""
     rows = [writes_of(model, plan.direction_edits) for plan in plans]
-    return {site: partial(_by_row, rows, site) for site in dict.fromkeys(site for writes in rows for site in writes)}
+    return {
+        site: partial(_by_row, rows, site)
+        for site in dict.fromkeys(site for writes in rows for site in writes)
+    }
 
 
 def _by_row(rows: Sequence[Mapping[Site, Write]], site: Site, x: Tensor, step: Step) -> Tensor:

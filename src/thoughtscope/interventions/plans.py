@@ -37,14 +37,18 @@ class Plan:
 
     def __post_init__(self) -> None:
         if self.attention not in get_args(Attention):
-            raise InvalidPlan(describe_choices(self.attention, get_args(Attention), what="way to treat attention"))
+            raise InvalidPlan(
+                describe_choices(self.attention, get_args(Attention), what="way to treat attention")
+            )
         for edit in self.edits:
             if not isinstance(edit, (FeatureEdit, Edit)):
                 raise InvalidPlan(f"A plan holds FeatureEdits and Edits; got {type(edit).__name__}.")
         if self.constrained is not None:
             whole = all(isinstance(layer, int) and not isinstance(layer, bool) for layer in self.constrained)
             if len(self.constrained) != 2 or not whole or not 0 <= self.constrained[0] <= self.constrained[1]:
-                raise InvalidPlan(f"constrained must be (first layer, last layer), 0 or more; got {self.constrained}.")
+                raise InvalidPlan(
+                    f"constrained must be (first layer, last layer), 0 or more; got {self.constrained}."
+                )
 
     def __or__(self, other: Plan) -> Plan:
         """Both plans' edits, this one's first. The prediction is dropped: call `predicted` for the whole."""
@@ -52,7 +56,9 @@ class Plan:
             for field in ("attention", "constrained"):
                 mine, theirs = getattr(self, field), getattr(other, field)
                 if mine != theirs:
-                    raise InvalidPlan(f"Plans with {field} {mine!r} and {theirs!r} cannot be joined. Make them equal.")
+                    raise InvalidPlan(
+                        f"Plans with {field} {mine!r} and {theirs!r} cannot be joined. Make them equal."
+                    )
         host = self if self.edits else other
         label = " + ".join(dict.fromkeys(text for text in (self.label, other.label) if text))
         return replace(host, edits=self.edits + other.edits, label=label, prediction=None)
@@ -129,7 +135,11 @@ def plan(
     given = {"scale": scale, "set": set, "add": add, "ablate": 0.0 if ablate else None}
     chosen = [(op, float(value)) for op, value in given.items() if value is not None]
     if len(chosen) != (1 if named else 0):
-        needed = "exactly one of scale, set, add and ablate" if named else "no operation, as an Edit carries its own"
+        needed = (
+            "exactly one of scale, set, add and ablate"
+            if named
+            else "no operation, as an Edit carries its own"
+        )
         got = ", ".join(f"{op}={value:g}" for op, value in chosen) or "none"
         raise InvalidPlan(f"A plan for {', '.join(map(str, named)) or 'an Edit'} takes {needed}; got {got}.")
     where = _where(positions, start)
@@ -178,7 +188,9 @@ def resolve(graph: Graph, target: str | NodeId | FeatureId) -> list[tuple[int, i
 
 def _node(graph: Graph, node: NodeId) -> tuple[int, int | None, int]:
     if node.kind != NodeKind.FEATURE:
-        raise InvalidPlan(f'"{node}" is a {node.kind} node; a plan edits features, for example "feature:2:9:310".')
+        raise InvalidPlan(
+            f'"{node}" is a {node.kind} node; a plan edits features, for example "feature:2:9:310".'
+        )
     graph.find(node)
     assert node.layer is not None and node.index is not None
     return node.layer, node.position, node.index
@@ -199,7 +211,10 @@ def _where(positions: Sequence[int] | int | None, start: int | None) -> dict[str
     if positions is None and start is None:
         return None
     given = (positions,) if isinstance(positions, int) else positions
-    return {"positions": None if given is None else tuple(int(position) for position in given), "start": start}
+    return {
+        "positions": None if given is None else tuple(int(position) for position in given),
+        "start": start,
+    }
 
 
 def _op(name: str) -> Op:

@@ -98,4 +98,3 @@ def _propagate(graph: Graph, plan: Plan, edits: Mapping[int, tuple[float, float]
                 own = relative[row] if plan.attention == "free" or factor == 1 else 0.0
                 relative[row] = factor * (1 + own) + offset / value[row] - 1
     return relative
-

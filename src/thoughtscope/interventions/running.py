@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -13,12 +14,13 @@ from torch import Tensor
 from thoughtscope.core.errors import InvalidPlan, UnknownFeature
 from thoughtscope.dictionaries.dictionary import Dictionary, check_fits
 from thoughtscope.graphs.linear import check_sites
+from thoughtscope.graphs.targets import token_id
 from thoughtscope.interventions.clean import clean_run
 from thoughtscope.interventions.measuring import feature_changes, measure
 from thoughtscope.interventions.outcome import FeatureChange, Outcome
 from thoughtscope.interventions.patch import Patch
 from thoughtscope.interventions.plans import Plan
-from thoughtscope.models.generation import generate
+from thoughtscope.models.generation import end_tokens, generate
 from thoughtscope.models.hooks import hooked, run
 from thoughtscope.models.model import Model
 from thoughtscope.models.tokens import Tokens, describe
@@ -57,7 +59,12 @@ def intervene(
     dictionary that does not fit, `LimitExceeded` for too many new tokens.
     Source: Ameisen et al. 2025, "Circuit Tracing" (constrained patching, steering by multiples of the activation).
     """
-    options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "cache": cache, "top": top, "changes": changes}
+    options: dict[str, Any] = {
+        "max_new_tokens": max_new_tokens,
+        "cache": cache,
+        "top": top,
+        "changes": changes,
+    }
     return intervene_many(model, dictionary, tokens, [plan], answer=answer, **options)[0]
 
 
@@ -83,9 +90,8 @@ def intervene_many(
     """
     check_fits(dictionary, model)
     check_sites(dictionary.reads, dictionary.writes, model.n_layers)
-    answers = [answer] * len(plans) if answer is None or isinstance(answer, (str, int)) else list(answer)
-    if len(answers) != len(plans):
-        raise InvalidPlan(f"{len(plans)} plans need one answer, or a list of {len(plans)}; got {len(answers)}.")
+    _check_counts(max_new_tokens=(max_new_tokens, 0), top=(top, 1), changes=(changes, 0), batch=(batch, 1))
+    answers = _answers(model, answer, len(plans))
     length = int(tokens.mask[0].sum())
     for plan in plans:
         check_plan(plan, dictionary, length, max_new_tokens)
@@ -93,14 +99,8 @@ def intervene_many(
     (unedited,) = _continue(model, tokens, max_new_tokens, cache)
     outcomes: dict[int, Outcome] = {}
     for numbers in _batches(plans, batch):
-        patch = Patch(
-            model,
-            dictionary,
-            clean,
-            [plans[number] for number in numbers],
-            columns=tokens.ids.shape[1] + max_new_tokens,
-            watch=changes > 0,
-        )
+        together, columns = [plans[number] for number in numbers], tokens.ids.shape[1] + max_new_tokens
+        patch = Patch(model, dictionary, clean, together, columns=columns, watch=changes > 0)
         logits, moved, texts = _edited(patch, max_new_tokens, cache, changes)
         for row, number in enumerate(numbers):
             outcomes[number] = measure(
@@ -131,7 +131,9 @@ def check_plan(plan: Plan, dictionary: Dictionary, length: int, max_new_tokens: 
             allowed = f"has features 0 to {dictionary.n_features - 1} in each layer"
         else:
             continue
-        raise UnknownFeature(f"Feature {edit.layer}/{edit.index} does not exist: {dictionary.name} {allowed}.")
+        raise UnknownFeature(
+            f"Feature {edit.layer}/{edit.index} does not exist: {dictionary.name} {allowed}."
+        )
     for each in plan.edits:
         last = max([*(each.positions or ()), each.start or 0])
         if last >= end:
@@ -144,13 +146,28 @@ def check_plan(plan: Plan, dictionary: Dictionary, length: int, max_new_tokens: 
         raise InvalidPlan(f"constrained={plan.constrained} goes past the last layer; {allowed}.")
 
 
+def _check_counts(**counts: tuple[int, int]) -> None:
+    for name, (value, least) in counts.items():
+        if value < least:
+            raise InvalidPlan(f"{name} must be {least} or more; got {value}.")
+
+
+def _answers(model: Model, answer: Answer | Sequence[Answer], n_plans: int) -> list[int | None]:
+    """One answer's id for each plan. Raises `ThoughtscopeError` for one that is not a token."""
+    single = answer is None or isinstance(answer, (str, int))
+    answers: list[Any] = [answer] * n_plans if single else list(answer)  # type: ignore[arg-type]
+    if len(answers) != n_plans:
+        raise InvalidPlan(f"{n_plans} plans need one answer, or a list of {n_plans}; got {len(answers)}.")
+    return [None if each is None else token_id(model, each) for each in answers]
+
+
 def _batches(plans: Sequence[Plan], size: int) -> Iterator[list[int]]:
     """Numbers of plans that can share a forward pass: of one kind, and those without edits by themselves."""
     kinds: dict[object, list[int]] = {}
     for number, plan in enumerate(plans):
         kinds.setdefault((plan.attention, plan.constrained) if plan.edits else None, []).append(number)
     for kind, numbers in kinds.items():
-        step = max(size, 1) if kind is not None else 1
+        step = size if kind is not None else 1
         yield from (numbers[at : at + step] for at in range(0, len(numbers), step))
 
 
@@ -179,9 +196,13 @@ def _edited(
 
 
 def _continue(model: Model, tokens: Tokens, max_new_tokens: int, cache: bool) -> list[str | None]:
-    """The greedy continuation of each row, up to its end token."""
+    """The greedy continuation of each row, up to its own end token: rows that end early are carried along."""
     if max_new_tokens == 0:
         return [None] * len(tokens)
     longer = generate(model, tokens, max_new_tokens=max_new_tokens, cache=cache)
-    new = longer.ids[:, tokens.ids.shape[1] :].tolist()
-    return [describe(model, ids)[0] for ids in new]
+    ends = end_tokens(model)
+    told = [
+        takewhile(lambda token: token not in ends, ids)
+        for ids in longer.ids[:, tokens.ids.shape[1] :].tolist()
+    ]
+    return [describe(model, list(ids))[0] for ids in told]

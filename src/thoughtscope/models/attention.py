@@ -55,7 +55,7 @@ def tapped(config: Any, taps: Mapping[nn.Module, Tap]) -> Iterator[None]:
     original = before.removeprefix(_PREFIX)
     if original not in _READABLE:
         raise UnsupportedModel(
-            describe_choices(original, _READABLE, what="attention implementation whose patterns can be read")
+            describe_choices(original, _READABLE, what="readable attention implementation")
             + ' Load the model with attn_implementation="sdpa".'
         )
     _register(original)
@@ -79,7 +79,9 @@ def _register(original: str) -> None:
     if name in ALL_ATTENTION_FUNCTIONS:
         return
 
-    def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any) -> Any:
+    def attend(
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any
+    ) -> Any:
         return _attend(original, module, query, key, value, mask, **kwargs)
 
     AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[original])
@@ -87,7 +89,13 @@ def _register(original: str) -> None:
 
 
 def _attend(
-    original: str, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any
+    original: str,
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """The original attention, with the module's taps applied."""
     output, pattern = _original(original, module)(module, query, key, value, mask, **kwargs)
@@ -170,6 +178,8 @@ def _additive(mask: Tensor | None, query: Tensor, key: Tensor) -> Tensor:
         return mask
     if mask is None:
         rows, columns = query.shape[2], key.shape[2]
-        mask = torch.ones(rows, columns, dtype=torch.bool, device=query.device).tril(columns - rows)[None, None]
+        mask = torch.ones(rows, columns, dtype=torch.bool, device=query.device).tril(columns - rows)[
+            None, None
+        ]
     zero = torch.zeros((), dtype=query.dtype, device=query.device)
     return torch.where(mask, zero, torch.finfo(query.dtype).min)

@@ -11,7 +11,7 @@ from torch import Tensor
 from thoughtscope.core.errors import UnknownSite, describe_choices
 from thoughtscope.core.site import Site
 from thoughtscope.models.edits import Edit, writes_of
-from thoughtscope.models.hooks import Step, forward
+from thoughtscope.models.hooks import Read, Step, forward
 
 if TYPE_CHECKING:
     from thoughtscope.models.model import Model
@@ -31,7 +31,8 @@ class Activations(Mapping[Site, Tensor]):
         site = Site.parse(site) if isinstance(site, str) else site
         if site not in self._tensors:
             raise UnknownSite(
-                describe_choices(site, self._tensors, what="captured site") + " Name it in the call of capture."
+                describe_choices(site, self._tensors, what="captured site")
+                + " Name it in the call of capture."
             )
         return self._tensors[site]
 
@@ -72,7 +73,7 @@ def capture(
     wanted = tuple(dict.fromkeys(model.site(site) for site in sites))
     found: dict[Site, Tensor] = {}
 
-    def reader(site: Site):  # type: ignore[no-untyped-def]
+    def reader(site: Site) -> Read:
         def read(x: Tensor, step: Step) -> None:
             found[site] = x
 

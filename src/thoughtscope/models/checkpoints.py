@@ -40,11 +40,13 @@ def locate(name_or_path: str, *, revision: str | None = None) -> tuple[Path, str
             raise UnknownModel(f"The specimen's files are missing from {folder}. Reinstall the package.")
         return folder, fingerprint(folder)
     local = Path(name_or_path).expanduser()
-    if local.is_dir():
+    if os.path.isdir(local):  # False also for a name too long to be a path, where `Path.is_dir` raises
         if not (local / "config.json").is_file():
-            raise UnknownModel(f'The folder "{name_or_path}" has no config.json, so it is not a model. {_ALLOWED}')
+            raise UnknownModel(
+                f'The folder "{name_or_path}" has no config.json, so it is not a model. {_ALLOWED}'
+            )
         return local, fingerprint(local)
-    if local.is_file():
+    if os.path.isfile(local):
         raise UnknownModel(f'"{name_or_path}" is a file. Give the folder that holds it. {_ALLOWED}')
     if _HUB_NAME.fullmatch(name_or_path) is None:
         raise UnknownModel(f'There is no folder "{name_or_path}". {_ALLOWED}')
@@ -84,8 +86,8 @@ def _from_hub(name: str, revision: str | None) -> tuple[Path, str]:
         ) from error
     if not any(folder.glob("*.safetensors")):
         raise UnsupportedModel(
-            f'"{name}"{_at(revision)} has no .safetensors weights on the hub; pickled weights can run code when they are '
-            f"opened, so they are not read. Use another revision, or convert it once with transformers' save_pretrained."
+            f'"{name}"{_at(revision)} has no .safetensors weights on the hub, and pickled ones, which run code when '
+            f"they are opened, are not read. Use another revision, or convert it with transformers' save_pretrained."
         )
     return folder, folder.name
 
@@ -96,7 +98,9 @@ def unreachable() -> str | None:
 
     if constants.is_offline_mode():
         return "HF_HUB_OFFLINE is set"
-    proxy = next((os.environ[key] for key in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY") if os.environ.get(key)), None)
+    proxy = next(
+        (os.environ[key] for key in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY") if os.environ.get(key)), None
+    )
     target = urlsplit(proxy or constants.ENDPOINT)
     address = (target.hostname or "", target.port or (443 if target.scheme == "https" else 80))
     return _in_time(lambda: socket.create_connection(address, timeout=REACH_SECONDS).close(), f"{address[0]}")
@@ -135,7 +139,11 @@ def weight_files(folder: Path) -> list[Path]:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         shards = _read_json(index).get("weight_map")
-        if not isinstance(shards, dict) or not shards or not all(isinstance(each, str) for each in shards.values()):
+        if (
+            not isinstance(shards, dict)
+            or not shards
+            or not all(isinstance(each, str) for each in shards.values())
+        ):
             raise CorruptArtefact(f'{index} has no "weight_map" from tensor names to files.')
         names = sorted(set(shards.values()))
     else:
@@ -189,7 +197,9 @@ def _check_sums(folder: Path) -> None:
         if Path(name).name != name or not path.is_file():
             raise CorruptArtefact(f"{path} is missing, but {sums} lists it.")
         if file_sha256(path) != stated:
-            raise CorruptArtefact(f"{path} was altered: its content does not have the hash that {sums.name} states.")
+            raise CorruptArtefact(
+                f"{path} was altered: its content does not have the hash that {sums.name} states."
+            )
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -41,20 +41,22 @@ class Edit:
     site: Site
     op: Op
     positions: tuple[int, ...] | None = None
-    vector: Float[Tensor, "d_model"] | None = None
+    vector: Float[Tensor, " d_model"] | None = None
     factor: float | None = None
     start: int | None = None
 
     def __post_init__(self) -> None:
-        if self.op not in get_args(Op):
-            raise InvalidPlan(describe_choices(self.op, get_args(Op), what="edit operation"))
         if self.site.kind not in _VECTOR_KINDS:
             raise InvalidPlan(
                 describe_choices(self.site.kind, _VECTOR_KINDS, what="site that an edit can change", limit=20)
             )
         if (self.vector is not None) != (self.op in ("add", "replace")):
-            raise InvalidPlan(f'Edit "{self.op}" at {self.site} {_needs(self.op, "add replace", "a vector")}.')
-        if self.op == "scale" and self.factor is None or self.op in ("replace", "ablate") and self.factor is not None:
+            raise InvalidPlan(
+                f'Edit "{self.op}" at {self.site} {_needs(self.op, "add replace", "a vector")}.'
+            )
+        if (self.op == "scale" and self.factor is None) or (
+            self.op in ("replace", "ablate") and self.factor is not None
+        ):
             raise InvalidPlan(f'Edit "{self.op}" at {self.site} {_needs(self.op, "scale", "a factor")}.')
         if self.positions is not None and self.start is not None:
             raise InvalidPlan(f"Edit at {self.site}: give positions or start, not both.")
@@ -81,12 +83,12 @@ class Edit:
                 f"Edit at {self.site}: the vector has shape {tuple(vector.shape)}, the site is {x.shape[-1]} wide."
             )
         factor = 1.0 if self.factor is None else self.factor
-        changed = {
-            "add": lambda: x + factor * vector,
-            "scale": lambda: x * factor,
-            "replace": lambda: vector.expand_as(x),
-            "ablate": lambda: torch.zeros_like(x),
-        }[self.op]()
+        if self.op == "scale":
+            changed = x * factor
+        elif vector is None:
+            changed = torch.zeros_like(x)
+        else:
+            changed = x + factor * vector if self.op == "add" else vector.expand_as(x)
         return torch.where(self.covers(step).to(x.device)[..., None], changed, x)
 
     def to_dict(self) -> dict[str, Any]:
@@ -106,9 +108,11 @@ class Edit:
         for key in data:
             if key not in allowed:
                 raise InvalidPlan(describe_choices(key, allowed, what="field of an edit"))
+        if data.get("op") not in get_args(Op):
+            raise InvalidPlan(describe_choices(data.get("op"), get_args(Op), what="kind of edit"))
         positions = data.get("positions")
         return cls(
-            site=Site.parse(data["site"]),
+            site=Site.parse(str(data.get("site"))),
             op=data["op"],
             positions=None if positions is None else tuple(positions),
             vector=vector,

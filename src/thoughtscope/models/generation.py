@@ -47,7 +47,7 @@ def generate(
     combined = _chain(writes_of(model, edits), writes or {})
     # no config for the cache: every layer keeps all keys, so the key axis is the same with and without it
     store = DynamicCache() if cache else None
-    ends = _end_tokens(model) if stop_at_end else set()
+    ends = end_tokens(model) if stop_at_end else set()
     ended = torch.zeros(len(tokens), dtype=torch.bool)
     ids, mask = tokens.ids.to(model.device), tokens.mask.to(model.device)
     new: list[Tensor] = []
@@ -79,7 +79,7 @@ def _then(earlier: Write, later: Write) -> Write:
     return lambda x, step: later(earlier(x, step), step)
 
 
-def _end_tokens(model: Model) -> set[int]:
+def end_tokens(model: Model) -> set[int]:
     """The ids that end a text, as the model's generation configuration declares them."""
     declared = getattr(getattr(model.module, "generation_config", None), "eos_token_id", None)
     declared = getattr(model.family.config, "eos_token_id", None) if declared is None else declared

@@ -98,7 +98,11 @@ def run(
     Raises `ThoughtscopeError` where the library itself would return NaN.
     """
     positions = positions_of(mask)[:, -ids.shape[1] :]
-    if model.dtype == torch.float64 and model.family.config._attn_implementation == "eager" and not bool(mask.all()):
+    if (
+        model.dtype == torch.float64
+        and model.family.config._attn_implementation == "eager"
+        and not bool(mask.all())
+    ):
         raise ThoughtscopeError(
             "Padding in float64 under eager attention gives NaN: the library's mask overflows in its float32 softmax. "
             "Give prompts of equal length, or one at a time, or load the model in float32."
@@ -170,7 +174,11 @@ class _Plan:
     """The reads, writes and frozen scales of one `hooked` context, as hooks on the module."""
 
     def __init__(
-        self, model: Model, reads: Mapping[Site, Read], writes: Mapping[Site, Write], scales: Mapping[Site, Tensor]
+        self,
+        model: Model,
+        reads: Mapping[Site, Read],
+        writes: Mapping[Site, Write],
+        scales: Mapping[Site, Tensor],
     ) -> None:
         self.model = model
         self.reads = {model.site(site): read for site, read in reads.items()}
@@ -212,7 +220,9 @@ class _Plan:
             tap = self._tap(layer)
             if tap is not None:
                 taps[block.attn] = tap
-        self._attach_norm(self.model.family.final_norm, None, scale=Site("final_norm"), then=[Site("final_norm")])
+        self._attach_norm(
+            self.model.family.final_norm, None, scale=Site("final_norm"), then=[Site("final_norm")]
+        )
         self._on_output(module, [Site("logits")])
         stack.enter_context(tapped(self.model.family.config, taps))
 
@@ -221,7 +231,9 @@ class _Plan:
         if site in self.writes:
             written = self.writes[site](x, self.step)
             if written.shape != x.shape:
-                raise UnknownSite(f'The write to "{site}" returned shape {tuple(written.shape)}, not {tuple(x.shape)}.')
+                raise UnknownSite(
+                    f'The write to "{site}" returned shape {tuple(written.shape)}, not {tuple(x.shape)}.'
+                )
             x = written.to(x.dtype)
         if site in self.reads:
             self.reads[site](x, self.step)
@@ -231,7 +243,9 @@ class _Plan:
         """Finds the absolute positions of this forward's columns from the module's own arguments."""
         ids = kwargs.get("input_ids", args[0] if args else None)
         ids = kwargs["inputs_embeds"] if ids is None else ids
-        cache, mask, explicit = (kwargs.get(key) for key in ("past_key_values", "attention_mask", "position_ids"))
+        cache, mask, explicit = (
+            kwargs.get(key) for key in ("past_key_values", "attention_mask", "position_ids")
+        )
         start = 0 if cache is None else int(cache.get_seq_length())
         if isinstance(mask, Tensor) and mask.ndim == 2:
             positions = positions_of(mask)[:, start : start + ids.shape[1]]
@@ -307,7 +321,7 @@ class _Plan:
             self._attach_residual_mid(block, layer, last)
 
     def _attach_residual_mid(self, block: BlockFacts, layer: int, last: nn.Module) -> None:
-        """A write to `resid_mid` changes attention's contribution, so that the residual itself becomes the new value."""
+        """A write to `resid_mid` changes attention's contribution, so that the residual becomes the new value."""
         site = Site("resid_mid", layer)
         if site not in self.wanted:
             return

@@ -14,7 +14,12 @@ from thoughtscope.models.checkpoints import check_files, locate
 from thoughtscope.models.families import FAMILIES
 from thoughtscope.models.model import Model, model_from
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float64": torch.float64,
+}
 
 
 def load_model(
@@ -46,13 +51,18 @@ def _config(folder: Path, name: str, trust_remote_code: bool) -> Any:
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
+        config = AutoConfig.from_pretrained(
+            folder, trust_remote_code=trust_remote_code, local_files_only=True
+        )
     except (ValueError, KeyError, OSError) as error:
         raise UnsupportedModel(f"The configuration of {name} cannot be used: {_first_line(error)}") from error
     declared = config.architectures or []
     if not any(architecture in FAMILIES for architecture in declared):
         raise UnsupportedModel(
-            f"{name}: " + describe_choices(", ".join(declared) or "(none declared)", FAMILIES, what="supported architecture")
+            f"{name}: "
+            + describe_choices(
+                ", ".join(declared) or "(none declared)", FAMILIES, what="supported architecture"
+            )
         )
     return config
 
@@ -63,7 +73,7 @@ def _module(folder: Path, config: Any, dtype: torch.dtype | str, trust_remote_co
 
     with _quiet():
         try:
-            module, report = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 folder,
                 config=config,
                 dtype=dtype,
@@ -73,7 +83,10 @@ def _module(folder: Path, config: Any, dtype: torch.dtype | str, trust_remote_co
                 output_loading_info=True,
             )
         except (RuntimeError, OSError, ValueError, ImportError) as error:
-            raise CorruptArtefact(f"The weights in {folder} cannot be loaded: {_first_line(error)}") from error
+            raise CorruptArtefact(
+                f"The weights in {folder} cannot be loaded: {_first_line(error)}"
+            ) from error
+    module, report = loaded
     missing = sorted(report["missing_keys"])
     if missing:
         raise CorruptArtefact(
@@ -87,7 +100,9 @@ def _tokenizer(folder: Path, name: str, trust_remote_code: bool) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=trust_remote_code, local_files_only=True
+        )
     except Exception as error:  # a tokenizer file is read by a foreign parser that raises bare Exception
         raise CorruptArtefact(f"The tokenizer in {folder} cannot be loaded: {_first_line(error)}") from error
     if getattr(tokenizer, "backend_tokenizer", None) is None:

@@ -55,7 +55,7 @@ class Model:
     @property
     def device(self) -> torch.device:
         """Where token ids go in; a model spread over devices keeps the rest itself."""
-        return self.family.embed_module.weight.device
+        return next(self.family.embed_module.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -72,7 +72,9 @@ class Model:
         """
         site = Site.parse(site) if isinstance(site, str) else site
         if site.kind in self.family.missing:
-            raise UnknownSite(f'{self.name} ({self.family.name}) has no "{site}": {self.family.missing[site.kind]}.')
+            raise UnknownSite(
+                f'{self.name} ({self.family.name}) has no "{site}": {self.family.missing[site.kind]}.'
+            )
         if site.kind in LAYER_KINDS and (site.layer or 0) >= self.n_layers:
             raise UnknownSite(
                 f'{self.name} has no "{site}": it has {self.n_layers} layers, so layers 0 to {self.n_layers - 1}.'
@@ -86,7 +88,9 @@ class Model:
         )
 
 
-def model_from(module: Any, tokenizer: Any = None, *, name: str, revision: str = "local", prove_sites: bool = True) -> Model:
+def model_from(
+    module: Any, tokenizer: Any = None, *, name: str, revision: str = "local", prove_sites: bool = True
+) -> Model:
     """Binds an already loaded module and proves the site table on it with a few random tokens.
 
     The module is put in eval mode and is otherwise left as it is.

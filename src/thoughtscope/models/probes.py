@@ -14,10 +14,9 @@ from torch import Tensor
 
 from thoughtscope.core.errors import UnsupportedModel
 from thoughtscope.core.site import Site
-from thoughtscope.models.hooks import forward
+from thoughtscope.models.hooks import Read, Step, forward
 
 if TYPE_CHECKING:
-    from thoughtscope.models.hooks import Step
     from thoughtscope.models.model import Model
 
 # float64 is no tighter than 1e-6: several families take the softmax in float32 whatever the model's precision
@@ -43,7 +42,7 @@ def prove(model: Model, *, rows: int = 2, columns: int = 8, seed: int = 0) -> di
     sites = [Site(kind, layer) for layer in range(model.n_layers) for kind in kinds]
     held: dict[Site, Tensor] = {}
 
-    def reader(site: Site):  # type: ignore[no-untyped-def]
+    def reader(site: Site) -> Read:
         def read(x: Tensor, step: Step) -> None:
             held[site] = x
 
@@ -59,7 +58,7 @@ def prove(model: Model, *, rows: int = 2, columns: int = 8, seed: int = 0) -> di
             where = "" if layer is None else f" in layer {layer}"
             raise UnsupportedModel(
                 f"{model.name}: the identity «{name}» fails{where} on this module (relative error {error:.2g}, allowed "
-                f"{tolerance:.0e}), so its sites would be wrong. Is the model modified, quantised, or of another family?"
+                f"{tolerance:.0e}), so its sites would be wrong. Is it modified, quantised, or of another family?"
             )
         worst[name] = max(worst.get(name, 0.0), error)
     return worst
@@ -83,14 +82,25 @@ def _block_identities(
     at = {site.kind: x for site, x in held.items() if site.layer == layer}
     before = held[Site("embed")] if layer == 0 else held[Site("resid_post", layer - 1)]
     yield "chain: resid_post of a layer = resid_pre of the next", before, at["resid_pre"]
-    yield "resid_pre + attn_out + mlp_out = resid_post", at["resid_pre"] + at["attn_out"] + at["mlp_out"], at["resid_post"]
+    yield (
+        "resid_pre + attn_out + mlp_out = resid_post",
+        at["resid_pre"] + at["attn_out"] + at["mlp_out"],
+        at["resid_post"],
+    )
     read_by_mlp = at["resid_pre"]
     if not block.parallel:
         read_by_mlp = at["resid_mid"]
         yield "resid_pre + attn_out = resid_mid", at["resid_pre"] + at["attn_out"], read_by_mlp
-    for part, norm, source in (("attn", block.attn_norm, at["resid_pre"]), ("mlp", block.mlp_norm, read_by_mlp)):
+    for part, norm, source in (
+        ("attn", block.attn_norm, at["resid_pre"]),
+        ("mlp", block.mlp_norm, read_by_mlp),
+    ):
         yield f"norm before {part}", norm.apply(source), at[f"{part}_in"]
-        yield f"{part}_norm with weight and bias = {part}_in", norm.weigh(at[f"{part}_norm"]), at[f"{part}_in"]
+        yield (
+            f"{part}_norm with weight and bias = {part}_in",
+            norm.weigh(at[f"{part}_norm"]),
+            at[f"{part}_in"],
+        )
     for part, post in (("attn", block.attn_post_norm), ("mlp", block.mlp_post_norm)):
         raw = at[f"{part}_raw"]
         yield f"{part}_out from {part}_raw", raw if post is None else post.apply(raw), at[f"{part}_out"]
@@ -98,7 +108,11 @@ def _block_identities(
     yield "softmax of scores = pattern", _wide(at["scores"]).softmax(-1), at["pattern"]
     values = at["v"].repeat_interleave(block.group, dim=2)
     yield "pattern @ v = z", torch.einsum("bhqk,bkhd->bqhd", at["pattern"], values), at["z"]
-    yield "W_V and b_V", torch.einsum("bpm,kmd->bpkd", at["attn_in"], block.W_V) + _zero_or(block.b_V), at["v"]
+    yield (
+        "W_V and b_V",
+        torch.einsum("bpm,kmd->bpkd", at["attn_in"], block.W_V) + _zero_or(block.b_V),
+        at["v"],
+    )
     out = torch.einsum("bqhd,hdm->bqm", at["z"], block.W_O) + _zero_or(block.b_O)
     yield "W_O and b_O", out, at["attn_raw"]
 

@@ -49,7 +49,9 @@ def random_model(
         _randomise(module, gemma=family.startswith("gemma"))
     module.to(dtype).requires_grad_(False)
     tokenizer = byte_tokenizer() if config.vocab_size >= 256 + len(_SPECIAL) else None
-    return model_from(module, tokenizer, name=f"random-{family}", revision=f"seed-{seed}", prove_sites=prove_sites)
+    return model_from(
+        module, tokenizer, name=f"random-{family}", revision=f"seed-{seed}", prove_sites=prove_sites
+    )
 
 
 def byte_tokenizer() -> Any:
@@ -66,7 +68,9 @@ def byte_tokenizer() -> Any:
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(list(_SPECIAL))
     begin = (_SPECIAL[0], tokenizer.token_to_id(_SPECIAL[0]))
-    tokenizer.post_processor = processors.TemplateProcessing(single=f"{_SPECIAL[0]} $A", special_tokens=[begin])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{_SPECIAL[0]} $A", special_tokens=[begin]
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token=_SPECIAL[0], eos_token=_SPECIAL[1], pad_token=_SPECIAL[2]
     )
@@ -78,7 +82,13 @@ def _settings(family: str, layers: int) -> tuple[str, str, dict[str, Any]]:
         "vocab_size": 260, "bos_token_id": 256, "eos_token_id": None, "pad_token_id": None,
         "tie_word_embeddings": False, "max_position_embeddings": 256,
     }  # fmt: skip
-    plain = {**common, "hidden_size": 16, "num_hidden_layers": layers, "num_attention_heads": 4, "intermediate_size": 32}
+    plain = {
+        **common,
+        "hidden_size": 16,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "intermediate_size": 32,
+    }
     grouped = {**plain, "num_key_value_heads": 2}
     gemma = {**grouped, "head_dim": 8, "sliding_window": 6, "query_pre_attn_scalar": 6}
     return {

@@ -96,7 +96,9 @@ def tokens_from_ids(model: Model, ids: Tensor | Sequence[int] | Sequence[Sequenc
         _check_length(len(row), model.max_positions, model)
         bad = next((token for token in row if not 0 <= token < model.vocab_size), None)
         if bad is not None:
-            raise ThoughtscopeError(f"Token id {bad} is outside the vocabulary: allowed 0 to {model.vocab_size - 1}.")
+            raise ThoughtscopeError(
+                f"Token id {bad} is outside the vocabulary: allowed 0 to {model.vocab_size - 1}."
+            )
     described = [describe(model, row) for row in rows]
     texts = [text for text, _, _ in described]
     return _pad(model, texts, [(row, p, o) for row, (_, p, o) in zip(rows, described, strict=True)])
@@ -127,7 +129,9 @@ def append(tokens: Tokens, model: Model, new: Int[Tensor, "batch pos"]) -> Token
         offsets.append((*tokens.offsets[row], *((shift + start, shift + end) for start, end in spans)))
     return Tokens(
         ids=torch.cat([tokens.ids, new.to(tokens.ids)], dim=1),
-        mask=torch.cat([tokens.mask, torch.ones_like(new, dtype=torch.bool, device=tokens.mask.device)], dim=1),
+        mask=torch.cat(
+            [tokens.mask, torch.ones_like(new, dtype=torch.bool, device=tokens.mask.device)], dim=1
+        ),
         texts=tuple(texts),
         pieces=tuple(pieces),
         offsets=tuple(offsets),
@@ -136,7 +140,9 @@ def append(tokens: Tokens, model: Model, new: Int[Tensor, "batch pos"]) -> Token
 
 def _require_tokenizer(model: Model) -> None:
     if model.tokenizer is None:
-        raise UnsupportedModel(f"{model.name} was bound without a tokenizer. Use tokens_from_ids(model, ids).")
+        raise UnsupportedModel(
+            f"{model.name} was bound without a tokenizer. Use tokens_from_ids(model, ids)."
+        )
     if getattr(model.tokenizer, "backend_tokenizer", None) is None:
         raise UnsupportedModel(
             f"{model.name} has a {type(model.tokenizer).__name__}, which keeps no exact offsets. "
@@ -146,13 +152,15 @@ def _require_tokenizer(model: Model) -> None:
 
 def _texts(model: Model, text: Any, chat: bool) -> tuple[list[str], bool]:
     """The texts to encode, and whether a chat template (with its own special tokens) wrote them."""
-    several = [text] if isinstance(text, str) else [*text]
+    several: list[Any] = [text] if isinstance(text, str) else [*text]
     if not several:
         raise ThoughtscopeError("The prompt is empty. Give at least one text.")
     if all(isinstance(each, dict) for each in several):
         return [_template(model, several)], True
     if not all(isinstance(each, str) for each in several):
-        raise ThoughtscopeError("A prompt is a text, a list of texts, or a list of chat messages, not a mixture.")
+        raise ThoughtscopeError(
+            "A prompt is a text, a list of texts, or a list of chat messages, not a mixture."
+        )
     for each in several:
         if not each:
             raise ThoughtscopeError("The prompt is empty. Type at least one character.")
@@ -163,11 +171,15 @@ def _texts(model: Model, text: Any, chat: bool) -> tuple[list[str], bool]:
 
 def _template(model: Model, messages: list[dict[str, Any]]) -> str:
     if not getattr(model.tokenizer, "chat_template", None):
-        raise ThoughtscopeError(f"{model.name} has no chat template. Call tokenize with chat=False and a plain text.")
+        raise ThoughtscopeError(
+            f"{model.name} has no chat template. Call tokenize with chat=False and a plain text."
+        )
     try:
         return model.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     except Exception as error:  # a template is a program of the checkpoint: any exception is its refusal
-        raise ThoughtscopeError(f"The chat template of {model.name} refuses these messages: {error}") from error
+        raise ThoughtscopeError(
+            f"The chat template of {model.name} refuses these messages: {error}"
+        ) from error
 
 
 def _check_text(model: Model, text: str, limit: int) -> None:
@@ -176,12 +188,13 @@ def _check_text(model: Model, text: str, limit: int) -> None:
         size = len(text.encode())
     except UnicodeEncodeError as error:
         raise ThoughtscopeError(
-            f"The prompt holds half of a surrogate pair at character {error.start}, so it is not valid Unicode. Remove it."
+            f"The prompt holds half of a surrogate pair at character {error.start}: not valid Unicode. Remove it."
         ) from None
     longest = _longest_piece(model.tokenizer)
     if size > limit * longest:
         raise LimitExceeded(
-            f"The prompt has {size:,} bytes, over {size // longest:,} tokens; {model.name} allows {limit:,}. Shorten it."
+            f"The prompt has {size:,} bytes, over {size // longest:,} tokens; "
+            f"{model.name} allows {limit:,}. Shorten it."
         )
 
 
@@ -200,66 +213,66 @@ def _check_length(length: int, limit: int, model: Model) -> None:
         raise LimitExceeded(f"The prompt has {length:,} tokens; {model.name} allows {limit:,}. Shorten it.")
 
 
-def _encode(model: Model, text: str, special_tokens: bool) -> tuple[list[int], list[str], list[tuple[int, int]]]:
+def _encode(
+    model: Model, text: str, special_tokens: bool
+) -> tuple[list[int], list[str], list[tuple[int, int]]]:
     """Ids, pieces and byte offsets of one text."""
     encoded = model.tokenizer(
-        text, add_special_tokens=special_tokens, return_offsets_mapping=True, verbose=False, return_token_type_ids=False
+        text,
+        add_special_tokens=special_tokens,
+        return_offsets_mapping=True,
+        return_special_tokens_mask=True,
+        return_token_type_ids=False,
+        verbose=False,
     )
     ids = encoded["input_ids"]
     if not ids:
         raise ThoughtscopeError(f"The prompt {text!r} has no tokens for {model.name}. Type some text.")
     bytes_of = piece_bytes(model.tokenizer)
     data = [bytes_of(token) for token in ids]
-    return ids, [show(piece) for piece in data], byte_offsets(text, data, encoded["offset_mapping"], _special(model, ids))
-
-
-def _special(model: Model, ids: Sequence[int]) -> list[bool]:
-    special = set(model.tokenizer.all_special_ids)
-    return [token in special for token in ids]
+    added = [bool(flag) for flag in encoded["special_tokens_mask"]]
+    offsets = byte_offsets(text, data, encoded["offset_mapping"], added)
+    return ids, [show(piece) for piece in data], offsets
 
 
 def byte_offsets(
-    text: str, data: Sequence[bytes], spans: Sequence[tuple[int, int]], special: Sequence[bool]
+    text: str, data: Sequence[bytes], spans: Sequence[tuple[int, int]], added: Sequence[bool]
 ) -> list[tuple[int, int]]:
-    """Each token's byte range in `text`, from the tokens' own bytes and the tokenizer's character spans.
+    """Each token's byte range in `text`; (0, 0) for tokens that the tokenizer added.
 
-    Tokens that share a character (byte-level pieces of one Chinese character) have the same character span; their own
-    bytes tell which part each holds. Where normalisation changed the text, a token keeps the range of its characters.
+    Where the tokens' own bytes spell the text, they are laid along it, which is exact for pieces of characters too.
+    Where the tokenizer rewrote the text (normalisation), a token gets the range of the characters that it came from.
     """
+    exact = _laid_along(text.encode(), data, added)
+    if exact is not None:
+        return exact
     starts = [0]
     for character in text:
         starts.append(starts[-1] + len(character.encode()))
-    encoded = text.encode()
-    result = [(0, 0)] * len(data)
-    at, end = 0, 0  # next token; end of the bytes that are accounted for
-    while at < len(data):
-        if spans[at][0] == spans[at][1]:
-            at += 1  # added by the tokenizer: no place in the text
+    return [
+        (0, 0) if new else (starts[start], starts[end])
+        for (start, end), new in zip(spans, added, strict=True)
+    ]
+
+
+def _laid_along(encoded: bytes, data: Sequence[bytes], added: Sequence[bool]) -> list[tuple[int, int]] | None:
+    """Byte ranges of tokens that spell `encoded` one after another, or None if they do not.
+
+    A space that the tokenizer put before a word (SentencePiece's dummy prefix) takes no place in the text.
+    """
+    ranges: list[tuple[int, int]] = []
+    at = 0
+    for piece, new in zip(data, added, strict=True):
+        if new:
+            ranges.append((0, 0))
             continue
-        stop, right = at + 1, spans[at][1]
-        while stop < len(data) and spans[stop][0] < right and spans[stop][0] != spans[stop][1]:
-            right = max(right, spans[stop][1])
-            stop += 1
-        low, high = starts[spans[at][0]], starts[right]
-        members = range(at, stop)
-        joined = b"".join(data[each] for each in members)
-        low = _reach_left(encoded, joined, low, high, end)
-        if encoded[low:high] == joined:
-            place = low
-            for each in members:
-                result[each] = (place, place + len(data[each]))
-                place += len(data[each])
-        else:
-            for each in members:
-                result[each] = (starts[spans[each][0]], starts[spans[each][1]])
-        at, end = stop, high
-    return result
-
-
-def _reach_left(encoded: bytes, joined: bytes, low: int, high: int, end: int) -> int:
-    """The start of `joined` in the text when the tokenizer trimmed leading spaces off its span."""
-    wider = high - len(joined)
-    return wider if end <= wider < low and encoded[wider:high] == joined else low
+        if not encoded.startswith(piece, at) and piece.startswith(b" "):
+            piece = piece[1:]
+        if not encoded.startswith(piece, at):
+            return None
+        ranges.append((at, at + len(piece)))
+        at += len(piece)
+    return ranges if at == len(encoded) else None
 
 
 def _pad(model: Model, texts: Sequence[str], rows: Sequence[tuple[Any, Any, Any]]) -> Tokens:

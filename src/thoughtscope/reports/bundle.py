@@ -1,8 +1,8 @@
 """The page's modules as one classic script, because browsers refuse ES modules to a file opened from disk.
 
-Each module becomes a function that returns its exports; an import becomes a look-up in what an earlier one returned. This
-needs no parser, since the page keeps to a plain dialect: imports and exports stand at the start of a line (vendored,
-minified files: anywhere between statements), exported bindings are never reassigned, and there are no import cycles.
+Each module becomes a function that returns its exports; an import becomes a look-up in what an earlier one returned.
+This needs no parser, since the page keeps to a plain dialect: imports and exports stand at the start of a line (in
+vendored, minified files anywhere between statements), exported bindings are never reassigned, and no import cycles.
 """
 
 from __future__ import annotations

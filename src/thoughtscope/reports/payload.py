@@ -17,6 +17,7 @@ from thoughtscope.core.store import atomic_write_text
 
 if TYPE_CHECKING:
     from thoughtscope.dictionaries import Dictionary
+    from thoughtscope.features import FeatureBank
     from thoughtscope.graphs import Graph
     from thoughtscope.interventions import Outcome
     from thoughtscope.models import Model
@@ -88,8 +89,9 @@ def convert_graph(
     scan: str | None,
     slug: str | None,
 ) -> None:
-    """Rewrites a graph file of any tool for another. `scan` names the model (Neuronpedia) or dictionary (circuit-tracer)
-    as the other place knows it. Raises `InvalidGraph`, and `ThoughtscopeError` for an unknown flavour."""
+    """Rewrites a graph file of any tool for another. `scan` names the model (for Neuronpedia) or the dictionary (for
+    circuit-tracer) as the other place knows it. Raises `InvalidGraph`, and `ThoughtscopeError` for an unknown flavour.
+    """
     from thoughtscope.graphs import graph_to_json, read_json, validate_json
 
     if flavour not in GRAPH_FLAVOURS:
@@ -128,7 +130,7 @@ def relabelled(file: Mapping[str, Any], labels: Mapping[str, str]) -> dict[str, 
     nodes = []
     for node in file["nodes"]:
         key = feature_key(node)
-        nodes.append({**node, "clerp": labels[key]} if key in labels else node)
+        nodes.append({**node, "clerp": labels[key]} if key is not None and key in labels else node)
     return {**file, "nodes": nodes}
 
 
@@ -182,12 +184,7 @@ def with_names(file: Mapping[str, Any], model: Model | None, dictionary: Diction
 # --- features --------------------------------------------------------------------------------------------------------
 
 
-def bank_of(dictionary: Dictionary) -> Any | None:
-    """The feature bank that lies with a dictionary, if there is one."""
-    return None
-
-
-def with_bank_labels(graph: Graph, bank: Any | None) -> Graph:
+def with_bank_labels(graph: Graph, bank: FeatureBank | None) -> Graph:
     """The graph with the bank's labels for features that have none."""
     if bank is None:
         return graph
@@ -195,17 +192,21 @@ def with_bank_labels(graph: Graph, bank: Any | None) -> Graph:
     for node in range(len(graph)):
         name = graph.node_id(node)
         if name.kind == NodeKind.FEATURE and graph.label(node) is None:
+            assert name.layer is not None and name.index is not None
             label = bank_label(bank, name.layer, name.index)
             if label:
                 labels[f"{graph.dictionary_name}/{name.layer}/{name.index}"] = label
     return replace(graph, labels={**labels, **graph.labels})
 
 
-def bank_label(bank: Any, layer: int | None, index: int | None) -> str | None:
+def bank_label(bank: FeatureBank, layer: int, index: int) -> str | None:
+    """A person's label for the feature, else the bank's own."""
     return bank.label(layer, index) or bank.auto_label(layer, index)
 
 
-def feature_json(bank: Any | None, layer: int, index: int, *, label: str | None = None) -> dict[str, Any]:
+def feature_json(
+    bank: FeatureBank | None, layer: int, index: int, *, label: str | None = None
+) -> dict[str, Any]:
     """What the page shows of a feature; without a bank, its place and its label only."""
     detail: dict[str, Any] = {
         "layer": layer,
@@ -222,7 +223,7 @@ def feature_json(bank: Any | None, layer: int, index: int, *, label: str | None 
     return {**detail, "layer": layer, "index": index, "label": label or "", "auto_label": auto or ""}
 
 
-def features_of(file: Mapping[str, Any], bank: Any | None) -> dict[str, Any]:
+def features_of(file: Mapping[str, Any], bank: FeatureBank | None) -> dict[str, Any]:
     """Every feature of a graph file that the bank knows, by `layer/index`."""
     if bank is None:
         return {}
@@ -244,10 +245,13 @@ def outcome_json(
     outcome: Outcome,
     graph: Graph | None = None,
     *,
-    bank: Any | None = None,
+    bank: FeatureBank | None = None,
     labels: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """What an intervention did, as the page shows it. `labels` are people's, by `layer/index`; `graph` names the nodes."""
+    """What an intervention did, as the page shows it.
+
+    `graph` says which features are nodes that the page can point at; `labels` are people's, by `layer/index`.
+    """
     present = set() if graph is None else {node for node in graph.node_ids() if node.kind == NodeKind.FEATURE}
 
     def change(row: Any) -> dict[str, Any]:

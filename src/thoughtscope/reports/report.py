@@ -23,6 +23,7 @@ from thoughtscope.reports.bundle import bundle
 
 if TYPE_CHECKING:
     from thoughtscope.dictionaries import Dictionary
+    from thoughtscope.features import FeatureBank
     from thoughtscope.graphs import Graph
     from thoughtscope.interventions import Outcome
     from thoughtscope.models import Model
@@ -58,7 +59,7 @@ def build_report(
     *,
     model: Model | None = None,
     dictionary: Dictionary | None = None,
-    bank: Any | None = None,
+    bank: FeatureBank | None = None,
     outcomes: Sequence[Outcome] = (),
     title: str | None = None,
 ) -> Report:
@@ -68,21 +69,24 @@ def build_report(
     lies with the dictionary; `outcomes` are shown as interventions.
     """
     if bank is None and dictionary is not None:
-        bank = payload.bank_of(dictionary)
+        from thoughtscope.features import bank_of
+
+        bank = bank_of(dictionary)
     file = (
         dict(graph)
         if isinstance(graph, Mapping)
         else payload.graph_json(payload.with_bank_labels(graph, bank))
     )
     shown = graph if not isinstance(graph, Mapping) else None
+    heading = title or str(file["metadata"].get("prompt", ""))
     data = {
         "version": thoughtscope.__version__,
-        "title": title or str(file["metadata"].get("prompt", "")),
+        "title": heading,
         "graph": payload.with_names(file, model, dictionary),
         "features": payload.features_of(file, bank),
         "outcomes": [payload.outcome_json(outcome, shown, bank=bank) for outcome in outcomes],
     }
-    return Report(title=data["title"], data=data)
+    return Report(title=heading, data=data)
 
 
 def render(title: str, data: Mapping[str, Any]) -> str:

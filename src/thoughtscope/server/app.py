@@ -18,9 +18,9 @@ from starlette.exceptions import HTTPException
 import thoughtscope
 from thoughtscope.core.errors import PathOutsideRoot, ThoughtscopeError
 from thoughtscope.server import verbs
-from thoughtscope.server.errors import error_body, error_of
+from thoughtscope.server.errors import Stopped, error_body, error_of
 from thoughtscope.server.security import Access, Gate
-from thoughtscope.server.session import Session, Stopped
+from thoughtscope.server.session import Session
 from thoughtscope.server.wire import (
     InterveneRequest,
     LabelRequest,
@@ -135,8 +135,8 @@ def _add_model_routes(app: FastAPI, session: Session) -> None:
     @app.put("/api/labels/{layer}/{index}")
     async def label(layer: Number, index: Number, body: LabelRequest) -> dict[str, str]:
         microscope = await session.microscope()
-        await asyncio.to_thread(verbs.keep_label, microscope, session.folder, layer, index, body.label)
-        return {"label": body.label}
+        kept = await asyncio.to_thread(verbs.keep_label, microscope, session.folder, layer, index, body.label)
+        return {"label": kept}
 
 
 async def _events(
@@ -148,8 +148,9 @@ async def _events(
     gone = False
 
     def report(stage: str, done: int, total: int) -> None:
+        session.check_open()
         if gone:
-            raise Stopped
+            raise Stopped("The client went away.")
         loop.call_soon_threadsafe(
             queue.put_nowait, ("progress", {"stage": stage, "done": done, "total": total})
         )
@@ -157,11 +158,10 @@ async def _events(
     async def work() -> None:
         try:
             slug = await session.run(verb(report))
-            event = ("graph", {"slug": slug})
+            queue.put_nowait(("graph", {"slug": slug}))
         except Exception as error:
             _, code, message = error_of(error)
-            event = ("error", error_body(code, message))
-        queue.put_nowait(event)
+            queue.put_nowait(("error", error_body(code, message)))
 
     task = asyncio.create_task(work())
     try:

@@ -1,4 +1,4 @@
-"""What can go wrong between a request and an answer, and the one shape that it takes: `{"error": {"code", "message"}}`."""
+"""What can go wrong between a request and an answer, in its one shape: `{"error": {"code", "message"}}`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ _STATUS = {
     "corrupt_artefact": 500,
     "no_model": 409,
     "busy": 503,
+    "stopped": 503,
 }
 
 
@@ -36,6 +37,12 @@ class Busy(ThoughtscopeError):
     """More requests wait for the model than the queue holds."""
 
     code = "busy"
+
+
+class Stopped(ThoughtscopeError):
+    """Nobody waits for the result any more; raised inside a verb by its progress callback."""
+
+    code = "stopped"
 
 
 def error_body(code: str, message: str) -> dict[str, dict[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -11,7 +12,7 @@ import time
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from thoughtscope.core.errors import (
     CorruptArtefact,
@@ -22,6 +23,9 @@ from thoughtscope.core.errors import (
 )
 from thoughtscope.core.store import atomic_write_text, strict_json
 from thoughtscope.server.errors import UnknownGraph
+
+if TYPE_CHECKING:
+    from thoughtscope.features import LabelStore
 
 SLUG = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 MAX_GRAPHS = 10_000
@@ -46,7 +50,7 @@ def slug_of(prompt: str) -> str:
 
 
 class WorkFolder:
-    """Graphs under `graphs/{slug}.json`, labels in `labels.json`. Safe to use from several threads.
+    """Graphs under `graphs/{slug}.json`, people's labels under `labels/`. Safe to use from several threads.
 
     Raises `PathOutsideRoot` for a slug that is not a plain name and `UnknownGraph` for one that is not there.
     """
@@ -137,29 +141,24 @@ class WorkFolder:
 
     def labels(self, scan: str) -> dict[str, str]:
         """The labels that people gave to one dictionary's features, by `layer/index`."""
-        path = self.root / "labels.json"
-        try:
-            table = strict_json(path.read_bytes(), path)
-        except FileNotFoundError:
+        if not self._label_path(scan).exists():
             return {}
-        except OSError as error:
-            raise CorruptArtefact(f"{path} cannot be read: {error.strerror}.") from None
-        entries = table.get(scan, {}) if isinstance(table, dict) else None
-        if not isinstance(entries, dict):
-            raise CorruptArtefact(f"{path} is not a table of labels. Mend it or move it away.")
-        return {str(key): str(value) for key, value in entries.items()}
+        return self._label_store(scan).all()
 
-    def write_label(self, scan: str, layer: int, index: int, label: str) -> None:
-        """Keeps a label; an empty one is forgotten."""
-        path = self.root / "labels.json"
+    def write_label(self, scan: str, layer: int, index: int, label: str) -> str:
+        """Keeps a label, an empty one removes it. Returns what is kept."""
         with self._lock:
-            entries = self.labels(scan)
-            entries.pop(f"{layer}/{index}", None)
-            if label:
-                entries[f"{layer}/{index}"] = label
-            table = strict_json(path.read_bytes(), path) if path.exists() else {}
-            table[scan] = entries
-            atomic_write_text(path, json.dumps(table, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
+            return self._label_store(scan).set(layer, index, label)
+
+    def _label_store(self, scan: str) -> LabelStore:
+        from thoughtscope.features.labels import LabelStore
+
+        return LabelStore(self._label_path(scan))
+
+    def _label_path(self, scan: str) -> Path:
+        """A file of its own for each dictionary; the hash keeps apart names that look alike as file names."""
+        plain = re.sub(r"[^A-Za-z0-9_-]+", "-", scan)[:60].strip("-")
+        return self.root / "labels" / f"{plain}-{hashlib.sha256(scan.encode()).hexdigest()[:8]}.json"
 
 
 def _modified(path: Path) -> int:

@@ -12,7 +12,7 @@ import uvicorn
 
 from thoughtscope.core.errors import ThoughtscopeError
 from thoughtscope.server.app import create_app
-from thoughtscope.server.security import Access, is_loopback
+from thoughtscope.server.security import Access
 from thoughtscope.server.session import Session
 
 
@@ -60,15 +60,22 @@ def serve_session(
     """
     listener = listen(access.host, port)
     port = listener.getsockname()[1]
-    link = address(access.host, port, token=access.token if not is_loopback(access.host) else None, slug=slug)
+    link = address(access.host, port, token=access.token, slug=slug)
     config = uvicorn.Config(
-        create_app(session, access), log_level="warning", access_log=False, server_header=False
+        create_app(session, access),
+        ws="none",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=2,
     )
     server = _Server(config, started_hook=lambda: _announce(link, announce, browser))
     if session.loading is not None:
         session.loading.add_done_callback(lambda loading: server.stop_if_failed(loading.exception()))
     try:
         server.run(sockets=[listener])
+    except KeyboardInterrupt:
+        pass  # the usual way to stop a server
     finally:
         listener.close()
         session.close()

@@ -37,12 +37,13 @@ def open_microscope(
     """
     if dictionary is None and model != "specimen":
         raise DictionaryMismatch(
-            f'No dictionary was named for the model "{model}". Give --dictionary PATH, or use the specimen, which has one.'
+            f'No dictionary was named for the model "{model}". Give --dictionary PATH, or use the specimen.'
         )
     from thoughtscope.dictionaries import load_dictionary
+    from thoughtscope.features import bank_of
     from thoughtscope.models import load_model
 
     loaded = load_model(model, device=device, dtype=dtype)
     fitting = load_dictionary(dictionary or "specimen/clt", loaded)
     limit = min(loaded.max_positions, max_tokens or PROMPT_TOKENS)
-    return Microscope(model=loaded, dictionary=fitting, bank=None, max_tokens=limit)
+    return Microscope(model=loaded, dictionary=fitting, bank=bank_of(fitting), max_tokens=limit)

@@ -64,7 +64,8 @@ class Access:
     def __post_init__(self) -> None:
         if not is_loopback(self.host) and not self.token:
             raise UnsafeBinding(
-                f'Host "{self.host}" is reachable from other machines. Give --token SECRET as well, or stay on 127.0.0.1.'
+                f'Host "{self.host}" is reachable from other machines. '
+                "Give --token SECRET as well, or stay on 127.0.0.1."
             )
         if self.token is not None and len(self.token) < 16:
             raise UnsafeBinding("The token is too short to be a secret: give 16 characters or more.")

@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import thoughtscope
-from thoughtscope.server.errors import Busy, NoModel
+from thoughtscope.server.errors import Busy, NoModel, Stopped
 from thoughtscope.server.folder import WorkFolder
 from thoughtscope.server.microscope import Microscope
 
@@ -24,10 +24,6 @@ EXAMPLE_PROMPTS = (
     'Le contraire de "petit" est "',
     "calc: 36+59=",
 )
-
-
-class Stopped(Exception):
-    """The client went away; raised inside the verb by its progress callback."""
 
 
 class Session:
@@ -48,6 +44,7 @@ class Session:
         self.example_prompts = tuple(example_prompts)
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
         self._waiting = threading.Semaphore(MAX_WAITING)
+        self._closed = threading.Event()
         self._pending: dict[str, Future[str]] = {}
         self.loading: Future[Microscope] | None = None if load is None else self._pool.submit(load)
 
@@ -57,7 +54,14 @@ class Session:
         return self.loading is None or (self.loading.done() and self.loading.exception() is None)
 
     def close(self) -> None:
+        """Lets the verb at work stop at its next word of progress, and starts no other."""
+        self._closed.set()
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def check_open(self) -> None:
+        """Raises `Stopped` once the session is closed; verbs call it as they report progress."""
+        if self._closed.is_set():
+            raise Stopped("The server stopped before this was done.")
 
     def submit(self, verb: Callable[[Microscope], T]) -> Future[T]:
         """Queues `verb` for the model's thread. Raises `Busy` when too many wait and `NoModel` when there is none."""
@@ -81,7 +85,9 @@ class Session:
 
         def verb(microscope: Microscope) -> str:
             tokens = verbs.tokens_of(microscope, prompt)
-            return verbs.trace(microscope, self.folder, tokens, request, slug=slug)
+            return verbs.trace(
+                microscope, self.folder, tokens, request, slug=slug, progress=lambda *_: self.check_open()
+            )
 
         self._pending[slug] = self.submit(verb)
 

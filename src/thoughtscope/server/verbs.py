@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
 
@@ -31,9 +31,11 @@ from thoughtscope.server.wire import (
 
 if TYPE_CHECKING:
     from thoughtscope.graphs import Graph
+    from thoughtscope.interventions import Plan
     from thoughtscope.models import Tokens
 
 Progress = Callable[[str, int, int], None]
+Attention = Literal["frozen", "free"]
 
 # --- tracing ---------------------------------------------------------------------------------------------------------
 
@@ -192,9 +194,10 @@ def feature(microscope: Microscope, folder: WorkFolder, layer: int, index: int) 
     return payload.feature_json(microscope.bank, layer, index, label=label)
 
 
-def keep_label(microscope: Microscope, folder: WorkFolder, layer: int, index: int, label: str) -> None:
+def keep_label(microscope: Microscope, folder: WorkFolder, layer: int, index: int, label: str) -> str:
+    """Keeps a person's label; what is kept. Raises `UnknownFeature`."""
     _require_feature(microscope, layer, index)
-    folder.write_label(microscope.dictionary.scan, layer, index, label)
+    return folder.write_label(microscope.dictionary.scan, layer, index, label)
 
 
 def viewer_feature(microscope: Microscope, folder: WorkFolder, scan: str, number: int) -> dict[str, Any]:
@@ -244,7 +247,7 @@ def intervene(microscope: Microscope, folder: WorkFolder, request: InterveneRequ
     return payload.outcome_json(outcome, graph, bank=microscope.bank, labels=labels)
 
 
-def plan_of(graph: Graph, edits: list[EditRequest], attention: str) -> Any:
+def plan_of(graph: Graph, edits: list[EditRequest], attention: Attention) -> Plan:
     """The plan for a list of edits; no edit at all is the empty plan, which changes nothing."""
     from thoughtscope import interventions
 

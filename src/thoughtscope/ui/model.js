@@ -1,6 +1,8 @@
 // A graph file, as published by this and other tools, made ready to draw: typed nodes, sorted inputs and outputs.
 
 const MAX_NODES = 20000;
+const MAX_TOKENS = 20000;
+const MAX_LAYERS = 1000;
 
 /** Turns graph JSON into the page's graph; throws an Error with a plain sentence when it cannot be one. */
 export function buildGraph(json) {
@@ -11,8 +13,10 @@ export function buildGraph(json) {
   const nodes = json.nodes.map((raw) => readNode(raw, tokens, metadata));
   nameOutputs(nodes, metadata.thoughtscope?.targets);
   const byId = new Map(nodes.map((node) => [node.id, node]));
-  const layers = Math.max(Math.min(1000, Number(metadata.thoughtscope?.n_layers) || 0), 1 + most(nodes.filter((n) => n.kind === "feature" || n.kind === "error").map((n) => n.layer), -1));
+  const layers = Math.max(Math.min(1000, Number(metadata.thoughtscope?.n_layers) || 0),
+    1 + most(nodes.filter((n) => n.kind === "feature" || n.kind === "error").map((n) => n.layer), -1));
   const positions = Math.max(tokens.length, 1 + most(nodes.map((n) => n.position), 0));
+  if (positions > MAX_TOKENS || layers > MAX_LAYERS) throw new Error(`A node stands at token ${positions - 1} or layer ${layers - 1}: too far out to draw.`);
   while (tokens.length < positions) tokens.push("");
   for (const node of nodes) node.row = node.kind === "token" ? -1 : node.kind === "logit" ? layers : node.layer;
   shareInfluence(nodes);

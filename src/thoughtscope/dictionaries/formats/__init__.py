@@ -7,7 +7,7 @@ same tensors under the same keys, bit for bit.
     gemma-scope-2         one folder per layer with `config.json` and `params.safetensors`
 """
 
+from thoughtscope.dictionaries.formats import circuit_tracer, gemma_scope, native  # noqa: F401
 from thoughtscope.dictionaries.formats.base import FORMATS as FORMATS
 from thoughtscope.dictionaries.formats.base import Format as Format
 from thoughtscope.dictionaries.formats.base import detect as detect
-from thoughtscope.dictionaries.formats import circuit_tracer, gemma_scope, native  # noqa: E402, F401, I001

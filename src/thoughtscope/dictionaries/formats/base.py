@@ -52,22 +52,32 @@ def every_layer(found: Mapping[int, T], folder: Path, shape: str) -> list[T]:
     """The entries of layers 0, 1, … in order. Raises `CorruptArtefact` naming the first one that is missing."""
     for layer in range(max(found, default=0) + 1):
         if layer not in found:
-            raise CorruptArtefact(f"{folder / shape.format(layer)} is missing: every layer from 0 on needs its file.")
+            raise CorruptArtefact(
+                f"{folder / shape.format(layer)} is missing: every layer from 0 on needs its file."
+            )
     return [found[layer] for layer in sorted(found)]
 
 
-def expect_tensors(path: Path, names: Iterable[str], required: Iterable[str], optional: Iterable[str] = ()) -> None:
+def expect_tensors(
+    path: Path, names: Iterable[str], required: Iterable[str], optional: Iterable[str] = ()
+) -> None:
     """Raises `CorruptArtefact` for a file that lacks a tensor, or holds one whose meaning is not known."""
     names, required, optional = set(names), list(required), list(optional)
     missing = sorted(set(required) - names)
     if missing:
-        raise CorruptArtefact(f"{path} lacks {', '.join(missing)}; it holds {', '.join(sorted(names)) or 'nothing'}.")
+        raise CorruptArtefact(
+            f"{path} lacks {', '.join(missing)}; it holds {', '.join(sorted(names)) or 'nothing'}."
+        )
     unknown = sorted(names - set(required) - set(optional))
     if unknown:
-        raise CorruptArtefact(f"{path} holds {', '.join(unknown)}, whose meaning this format does not define.")
+        raise CorruptArtefact(
+            f"{path} holds {', '.join(unknown)}, whose meaning this format does not define."
+        )
 
 
-def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+def write_safetensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
     """Writes a plain safetensors file, atomically: other tools read it, and an older file may still be mapped."""
     from safetensors.torch import save_file
 

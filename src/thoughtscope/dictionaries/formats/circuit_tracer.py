@@ -21,7 +21,14 @@ from thoughtscope.core.site import hook_of_site_kind, site_kind_of_hook
 from thoughtscope.core.store import TensorFile, atomic_write_text
 from thoughtscope.dictionaries.activation import Activation
 from thoughtscope.dictionaries.dictionary import Dictionary, LayerWeights, parse_sites
-from thoughtscope.dictionaries.formats.base import FORMATS, Format, every_layer, expect_tensors, numbered, write_safetensors
+from thoughtscope.dictionaries.formats.base import (
+    FORMATS,
+    Format,
+    every_layer,
+    expect_tensors,
+    numbered,
+    write_safetensors,
+)
 from thoughtscope.dictionaries.formats.gemma_scope import read_npz_layer, read_safetensors_layer
 
 NAME = "circuit-tracer"
@@ -29,6 +36,7 @@ _THRESHOLD = "activation_function.threshold"
 
 
 def matches(folder: Path) -> bool:
+    """Whether `folder` looks like this layout; reads no weights."""
     return (folder / "config.yaml").is_file()
 
 
@@ -41,7 +49,9 @@ def load(folder: Path) -> Dictionary:
     elif kind in ("transcoder_set", "cross_layer_transcoder"):
         layers, metadata = _per_layer(folder, config)
     else:
-        raise CorruptArtefact(f'{folder / "config.yaml"}: model_kind "{kind}" is not transcoder_set or cross_layer_transcoder.')
+        raise CorruptArtefact(
+            f'{folder / "config.yaml"}: model_kind "{kind}" is not transcoder_set or cross_layer_transcoder.'
+        )
     if len({weights.threshold is None for weights in layers}) > 1:
         raise CorruptArtefact(f"{folder}: some layers have thresholds and some have none.")
     name = str(config.get("scan") or folder.resolve().name)
@@ -128,7 +138,9 @@ def _cross_layer(folder: Path) -> tuple[list[LayerWeights], list[dict[str, Any]]
     for layer in range(last + 1):
         for name in ("W_enc", "W_dec"):
             if layer not in (found if name == "W_enc" else decoders):
-                raise CorruptArtefact(f"{folder / f'{name}_{layer}.safetensors'} is missing: layers 0 to {last} each need one.")
+                raise CorruptArtefact(
+                    f"{folder / f'{name}_{layer}.safetensors'} is missing: layers 0 to {last} each need one."
+                )
         encoder, decoder = TensorFile(found[layer][0]), TensorFile(decoders[layer][0])
         names = [f"{name}_{layer}" for name in ("W_enc", "b_enc", "b_dec")]
         expect_tensors(encoder.path, encoder, names, [f"threshold_{layer}"])
@@ -136,26 +148,34 @@ def _cross_layer(folder: Path) -> tuple[list[LayerWeights], list[dict[str, Any]]
         W_enc, b_enc, b_dec = (encoder[name] for name in names)
         threshold = encoder[f"threshold_{layer}"] if f"threshold_{layer}" in encoder else None
         layers.append(
-            LayerWeights(W_enc=W_enc, b_enc=b_enc, decoder=decoder[f"W_dec_{layer}"], b_dec=b_dec, threshold=threshold)
+            LayerWeights(
+                W_enc=W_enc, b_enc=b_enc, decoder=decoder[f"W_dec_{layer}"], b_dec=b_dec, threshold=threshold
+            )
         )
         files.append({"encoder": encoder.metadata(), "decoder": decoder.metadata()})
     return layers, files
 
 
-def _activation(folder: Path, config: Mapping[str, Any], layers: list[LayerWeights], files: list[dict[str, Any]]) -> Activation:
+def _activation(
+    folder: Path, config: Mapping[str, Any], layers: list[LayerWeights], files: list[dict[str, Any]]
+) -> Activation:
     named, thresholds = config.get("activation"), layers[0].threshold is not None
     stored_k = {entry["k"] for entry in files if "k" in entry}
     if named == "topk" or (named is None and stored_k):
         k = config.get("k") or (stored_k.pop() if len(stored_k) == 1 else None)
         if not isinstance(k, int):
-            raise CorruptArtefact(f"{folder / 'config.yaml'} says activation: topk and needs one k: <number>.")
+            raise CorruptArtefact(
+                f"{folder / 'config.yaml'} says activation: topk and needs one k: <number>."
+            )
         if thresholds:
             raise CorruptArtefact(f"{folder} has thresholds and says activation: topk.")
         return Activation(kind="topk", k=k)
     if named == "relu" and thresholds:
         raise CorruptArtefact(f"{folder} has thresholds and says activation: relu.")
     if named not in (None, "relu", "jump_relu", "jumprelu"):
-        raise CorruptArtefact(f'{folder / "config.yaml"}: activation "{named}" is not relu, jump_relu or topk.')
+        raise CorruptArtefact(
+            f'{folder / "config.yaml"}: activation "{named}" is not relu, jump_relu or topk.'
+        )
     return Activation(kind="jumprelu" if thresholds else "relu")
 
 
@@ -163,11 +183,11 @@ def _activation(folder: Path, config: Mapping[str, Any], layers: list[LayerWeigh
 
 
 def save(dictionary: Dictionary, folder: Path) -> None:
-    """Writes the layout. Raises `DictionaryMismatch` for a cross-layer dictionary with a skip or TopK, which it lacks."""
+    """Writes the layout. Raises `DictionaryMismatch` for a cross-layer dictionary with a skip or TopK."""
     d = dictionary
     if d.cross_layer and (d.has_skip or d.activation.kind == "topk"):
         raise DictionaryMismatch(
-            f"circuit-tracer's cross-layer layout holds neither skip connections nor TopK; {d.name} has one. Use native."
+            f"circuit-tracer's cross-layer layout has no skip connections and no TopK; {d.name} has. Use native."
         )
     folder.mkdir(parents=True, exist_ok=True)
     own = d.foreign if d.foreign.get("format") == NAME and "transcoders:" not in d.foreign["config"] else {}
@@ -177,7 +197,9 @@ def save(dictionary: Dictionary, folder: Path) -> None:
     atomic_write_text(folder / "config.yaml", own.get("config") or _config(d))
 
 
-def _save_layer(folder: Path, layer: int, weights: LayerWeights, d: Dictionary, file: Mapping[str, Any]) -> None:
+def _save_layer(
+    folder: Path, layer: int, weights: LayerWeights, d: Dictionary, file: Mapping[str, Any]
+) -> None:
     tensors: dict[str, Tensor] = {
         "W_enc": weights.W_enc,
         "W_dec": weights.decoder.squeeze(1),
@@ -195,12 +217,20 @@ def _save_layer(folder: Path, layer: int, weights: LayerWeights, d: Dictionary, 
     write_safetensors(folder / f"layer_{layer}.safetensors", tensors, file.get("metadata"))
 
 
-def _save_cross(folder: Path, layer: int, weights: LayerWeights, d: Dictionary, file: Mapping[str, Any]) -> None:
-    encoder = {f"W_enc_{layer}": weights.W_enc, f"b_enc_{layer}": weights.b_enc, f"b_dec_{layer}": weights.b_dec}
+def _save_cross(
+    folder: Path, layer: int, weights: LayerWeights, d: Dictionary, file: Mapping[str, Any]
+) -> None:
+    encoder = {
+        f"W_enc_{layer}": weights.W_enc,
+        f"b_enc_{layer}": weights.b_enc,
+        f"b_dec_{layer}": weights.b_dec,
+    }
     if weights.threshold is not None:
         encoder[f"threshold_{layer}"] = weights.threshold
     write_safetensors(folder / f"W_enc_{layer}.safetensors", encoder, file.get("encoder"))
-    write_safetensors(folder / f"W_dec_{layer}.safetensors", {f"W_dec_{layer}": weights.decoder}, file.get("decoder"))
+    write_safetensors(
+        folder / f"W_dec_{layer}.safetensors", {f"W_dec_{layer}": weights.decoder}, file.get("decoder")
+    )
 
 
 def _config(d: Dictionary) -> str:

@@ -2,8 +2,9 @@
 
     1   layer_{i}/…/params.npz         W_enc (d, F), W_dec (F, d), b_enc, b_dec, threshold
     2   layer_{i}_…/config.json        hf_hook_point_in, hf_hook_point_out, model_name, l0, width, …
-        layer_{i}_…/params.safetensors w_enc (d, F), w_dec (F, d), b_enc, b_dec, threshold; affine_skip_connection (d, d)
-    2   config.json, params_layer_{i}.safetensors   the cross-layer transcoder: the same keys, w_dec (F, n_layers, d)
+        layer_{i}_…/params.safetensors w_enc (d, F), w_dec (F, d), b_enc, b_dec, threshold,
+                                       sometimes affine_skip_connection (d, d)
+    2   config.json, params_layer_{i}.safetensors   the cross-layer transcoder: likewise; w_dec (F, layers, d)
 
 All are JumpReLU. `affine_skip_connection` maps rows: `y += x @ A`. Version 1 reads the normalised residual before the
 norm's weight (`ln2.hook_normalized`) and writes the contribution to the residual; version 2 says its hooks itself.
@@ -23,7 +24,14 @@ from thoughtscope.core.errors import CorruptArtefact, DictionaryMismatch
 from thoughtscope.core.store import TensorFile, atomic_write_bytes, atomic_write_text, strict_json
 from thoughtscope.dictionaries.activation import Activation
 from thoughtscope.dictionaries.dictionary import Dictionary, LayerWeights, parse_sites
-from thoughtscope.dictionaries.formats.base import FORMATS, Format, every_layer, expect_tensors, numbered, write_safetensors
+from thoughtscope.dictionaries.formats.base import (
+    FORMATS,
+    Format,
+    every_layer,
+    expect_tensors,
+    numbered,
+    write_safetensors,
+)
 from thoughtscope.dictionaries.formats.npz import read_npz
 
 ONE, TWO = "gemma-scope", "gemma-scope-2"
@@ -46,6 +54,7 @@ _HOOKS = {
 
 
 def matches_one(folder: Path) -> bool:
+    """Whether `folder` looks like version 1; reads no weights."""
     return next(folder.glob("layer_*/**/params.npz"), None) is not None
 
 
@@ -97,7 +106,9 @@ def save_one(dictionary: Dictionary, folder: Path) -> None:
     d = dictionary
     _require(d, ONE, per_layer=True, skip=False)
     if (d.reads[0].kind, d.writes[0].kind) != ("mlp_norm", "mlp_out"):
-        raise DictionaryMismatch(f"{ONE} reads mlp_norm and writes mlp_out; {d.name} has {d.reads[0]} and {d.writes[0]}.")
+        raise DictionaryMismatch(
+            f"{ONE} reads mlp_norm and writes mlp_out; {d.name} has {d.reads[0]} and {d.writes[0]}."
+        )
     own = d.foreign if d.foreign.get("format") == ONE else {}
     for layer, weights in enumerate(d.layers):
         path = folder / (own["paths"][layer] if own else f"layer_{layer}/params.npz")
@@ -116,7 +127,10 @@ def _write_npz(path: Path, arrays: Mapping[str, Tensor | None]) -> None:
     import io
 
     buffer = io.BytesIO()
-    np.savez(buffer, **{name: np.ascontiguousarray(tensor.numpy()) for name, tensor in arrays.items() if tensor is not None})
+    given: Any = {
+        name: np.ascontiguousarray(tensor.numpy()) for name, tensor in arrays.items() if tensor is not None
+    }
+    np.savez(buffer, **given)
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write_bytes(path, buffer.getvalue())
 
@@ -125,6 +139,7 @@ def _write_npz(path: Path, arrays: Mapping[str, Tensor | None]) -> None:
 
 
 def matches_two(folder: Path) -> bool:
+    """Whether `folder` looks like version 2; reads no weights."""
     cross = (folder / "config.json").is_file() and any(folder.glob("params_layer_*.safetensors"))
     return cross or next(folder.glob("layer_*/params.safetensors"), None) is not None
 
@@ -138,10 +153,14 @@ def load_two(folder: Path) -> Dictionary:
         configs = [folder / "config.json"]
     else:
         groups = numbered(folder.glob("layer_*"), r"layer_(\d+)(?:_.*)?")
-        folders = every_layer({layer: _only(paths, folder) for layer, paths in groups.items()}, folder, "layer_{}")
+        folders = every_layer(
+            {layer: _only(paths, folder) for layer, paths in groups.items()}, folder, "layer_{}"
+        )
         paths = [entry / "params.safetensors" for entry in folders]
         configs = [entry / "config.json" for entry in folders]
-    read = [read_safetensors_layer(TensorFile(path), layer if cross else None) for layer, path in enumerate(paths)]
+    read = [
+        read_safetensors_layer(TensorFile(path), layer if cross else None) for layer, path in enumerate(paths)
+    ]
     texts = [_text(path) for path in configs]
     parsed = [strict_json(text, path) for text, path in zip(texts, configs, strict=True)]
     name = folder.resolve().name
@@ -167,12 +186,16 @@ def load_two(folder: Path) -> Dictionary:
     )
 
 
-def read_safetensors_layer(file: TensorFile, layer: int | None) -> tuple[LayerWeights, tuple[dict[str, str], Tensor | None]]:
-    """One layer of version 2; of the cross-layer transcoder if `layer` is given. Also its metadata and whole `w_dec`."""
+def read_safetensors_layer(
+    file: TensorFile, layer: int | None
+) -> tuple[LayerWeights, tuple[dict[str, str], Tensor | None]]:
+    """One layer of version 2 (of a cross-layer transcoder if `layer` is given), its metadata and its whole `w_dec`."""
     expect_tensors(file.path, file, _LOWER, [_SKIP])
     decoder = file["w_dec"]
     if decoder.ndim != (2 if layer is None else 3):
-        raise CorruptArtefact(f"{file.path}: w_dec has shape {tuple(decoder.shape)}, not that of this kind of dictionary.")
+        raise CorruptArtefact(
+            f"{file.path}: w_dec has shape {tuple(decoder.shape)}, not that of this kind of dictionary."
+        )
     weights = LayerWeights(
         W_enc=file["w_enc"].T,
         b_enc=file["b_enc"],
@@ -191,14 +214,18 @@ def save_two(dictionary: Dictionary, folder: Path) -> None:
     d = dictionary
     _require(d, TWO, per_layer=False, skip=True)
     own = d.foreign if d.foreign.get("format") == TWO else {}
-    texts = own.get("configs") or [json.dumps(_config(d, layer)) for layer in range(1 if d.cross_layer else d.n_layers)]
+    texts = own.get("configs") or [
+        json.dumps(_config(d, layer)) for layer in range(1 if d.cross_layer else d.n_layers)
+    ]
     paths = own.get("paths") or (
         ["config.json"] if d.cross_layer else [f"layer_{layer}/config.json" for layer in range(d.n_layers)]
     )
     for layer, weights in enumerate(d.layers):
         target = folder / f"params_layer_{layer}.safetensors" if d.cross_layer else folder / paths[layer]
         whole = own["full"][layer] if own else None
-        decoder = weights.decoder.squeeze(1) if not d.cross_layer else _all_targets(weights.decoder, layer, whole)
+        decoder = (
+            weights.decoder.squeeze(1) if not d.cross_layer else _all_targets(weights.decoder, layer, whole)
+        )
         tensors = {"w_enc": weights.W_enc.T, "w_dec": decoder, "b_enc": weights.b_enc, "b_dec": weights.b_dec}
         if weights.threshold is not None:
             tensors["threshold"] = weights.threshold
@@ -240,12 +267,16 @@ def _site_kind(configs: list[dict[str, Any]], key: str, paths: list[Path]) -> st
     for config, path in zip(configs, paths, strict=True):
         value = config.get(key)
         for hook in value if isinstance(value, list) and value else [value]:
-            match = re.fullmatch(r"(?:model\.)?(?:language_model\.)?(?:model\.)?layers\.(?:\d+|\{\w*\})\.(.+)", str(hook))
+            match = re.fullmatch(
+                r"(?:model\.)?(?:language_model\.)?(?:model\.)?layers\.(?:\d+|\{\w*\})\.(.+)", str(hook)
+            )
             if match is None or match[1] not in _HOOKS:
                 raise CorruptArtefact(f"{path}: {key} is {hook!r}, which names no known site.")
             kinds.add(_HOOKS[match[1]])
     if len(kinds) != 1:
-        raise CorruptArtefact(f"{paths[0].parent}: {key} differs between layers ({', '.join(sorted(kinds))}).")
+        raise CorruptArtefact(
+            f"{paths[0].parent}: {key} differs between layers ({', '.join(sorted(kinds))})."
+        )
     return kinds.pop()
 
 
@@ -277,7 +308,9 @@ def _require(d: Dictionary, name: str, *, per_layer: bool, skip: bool) -> None:
     ]
     found = [reason for reason in reasons if reason]
     if found:
-        raise DictionaryMismatch(f"{name} cannot hold {d.name}: it {' and '.join(found)}. Use the native format.")
+        raise DictionaryMismatch(
+            f"{name} cannot hold {d.name}: it {' and '.join(found)}. Use the native format."
+        )
 
 
 FORMATS.register(ONE)(Format(matches=matches_one, load=load_one, save=save_one))

@@ -20,6 +20,7 @@ _PLAIN = ("name", "scan", "model_name", "cross_layer", "skip_first")
 
 
 def matches(folder: Path) -> bool:
+    """Whether `folder` looks like this layout; reads no weights."""
     return is_artefact(folder, kind=KIND)
 
 
@@ -70,8 +71,10 @@ def save(dictionary: Dictionary, folder: Path) -> None:
 def _probe(stored: Mapping[str, Any] | None) -> Probe | None:
     if stored is None:
         return None
-    documents = tuple(entry if isinstance(entry, str) else tuple(entry) for entry in stored["documents"])
-    return Probe(documents=documents, context=stored["context"], fvu=tuple(stored["fvu"]), l0=tuple(stored["l0"]))
+    documents: Any = tuple(entry if isinstance(entry, str) else tuple(entry) for entry in stored["documents"])
+    return Probe(
+        documents=documents, context=stored["context"], fvu=tuple(stored["fvu"]), l0=tuple(stored["l0"])
+    )
 
 
 FORMATS.register("native")(Format(matches=matches, load=load, save=save))

@@ -27,7 +27,9 @@ def read_npz(path: Path) -> dict[str, Tensor]:
 def _member(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Tensor:
     with archive.open(entry) as file:
         version = np.lib.format.read_magic(file)
-        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        read_header = (
+            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        )
         shape, fortran, dtype = read_header(file)
         start = file.tell()
         if dtype.hasobject:
@@ -41,7 +43,12 @@ def _member(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Ten
         header = raw.read(30)
         if header[:4] != b"PK\x03\x04":
             raise ValueError(f"{entry.filename} has no local header")
-        offset = entry.header_offset + 30 + int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
+        offset = (
+            entry.header_offset
+            + 30
+            + int.from_bytes(header[26:28], "little")
+            + int.from_bytes(header[28:30], "little")
+        )
     if entry.file_size - start != int(np.prod(shape, dtype=np.int64)) * dtype.itemsize:
         raise ValueError(f"{entry.filename} is truncated")
     # Copy-on-write: the file never changes, and torch gets the writable array that it asks for.

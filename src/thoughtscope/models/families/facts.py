@@ -20,8 +20,8 @@ class NormFacts:
     """
 
     kind: Literal["layer", "rms"]
-    weight: Float[Tensor, "d_model"]
-    bias: Float[Tensor, "d_model"] | None
+    weight: Float[Tensor, " d_model"]
+    bias: Float[Tensor, " d_model"] | None
     eps: float
     module: nn.Module
 
@@ -76,7 +76,7 @@ class BlockFacts:
     W_V: Float[Tensor, "kv_head d_model d_head"]
     b_V: Float[Tensor, "kv_head d_head"] | None
     W_O: Float[Tensor, "head d_head d_model"]
-    b_O: Float[Tensor, "d_model"] | None
+    b_O: Float[Tensor, " d_model"] | None
     v_module: nn.Module
     "The module whose output holds the values (a fused projection on GPT-2 and NeoX)."
     v_view: Callable[[Tensor], Float[Tensor, "batch pos kv_head d_head"]]
@@ -99,7 +99,7 @@ class Family:
     blocks: tuple[BlockFacts, ...]
     final_norm: NormFacts
     unembed: Float[Tensor, "vocab d_model"]
-    unembed_bias: Float[Tensor, "vocab"] | None
+    unembed_bias: Float[Tensor, " vocab"] | None
     logit_soft_cap: float | None
     embed_module: nn.Module
     unembed_module: nn.Module

@@ -17,7 +17,9 @@ def bind(module: Any) -> Family:
     """The facts of a Gemma 2 or Gemma 3 text model."""
     architecture = type(module).__name__
     if getattr(module.config, "use_bidirectional_attention", None):
-        raise UnsupportedModel("This Gemma attends in both directions; only causal language models can be traced.")
+        raise UnsupportedModel(
+            "This Gemma attends in both directions; only causal language models can be traced."
+        )
     body = module.model
     return Family(
         name=_NAMES[architecture],

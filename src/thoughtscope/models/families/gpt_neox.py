@@ -16,7 +16,9 @@ def bind(module: Any) -> Family:
     config, body = module.config, module.gpt_neox
     missing = {}
     if config.use_parallel_residual:
-        missing["resid_mid"] = "attention and MLP both read resid_pre (parallel residual), so nothing lies between them"
+        missing["resid_mid"] = (
+            "attention and MLP both read resid_pre (parallel residual), so nothing lies between them"
+        )
     return Family(
         name="gpt_neox",
         architectures=("GPTNeoXForCausalLM",),

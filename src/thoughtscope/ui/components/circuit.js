@@ -26,16 +26,19 @@ export function Circuit({ graph }) {
   const place = (card) => moved[card.id] ?? layout.places.get(card.id);
   return html`<div class="circuit-box" ref=${box}>
     ${cards.length === 0 && html`<${EmptyCircuit} />`}
-    ${layout && cards.length > 0 && html`<svg class="circuit" width=${size.width} height=${layout.height} role="group" aria-label=${`Circuit of ${cards.length} cards`}>
+    ${layout && cards.length > 0 && html`<svg class="circuit" width=${size.width} height=${layout.height} role="group"
+      aria-label=${`Circuit of ${cards.length} cards`}>
       <${Arrows} edges=${edges} place=${place} selected=${selected} />
       ${cards.map((card) => html`<${Card} key=${card.id} card=${card} place=${place(card)} selected=${selected === card.id}
-        marked=${card.members.length === 1 && marked.includes(card.members[0].id)} onMove=${(x, y) => setMoved({ ...moved, [card.id]: { x, y } })} size=${{ width: size.width, height: layout.height }} />`)}
+        marked=${card.members.length === 1 && marked.includes(card.members[0].id)}
+          onMove=${(x, y) => setMoved({ ...moved, [card.id]: { x, y } })} size=${{ width: size.width, height: layout.height }} />`)}
     </svg>`}
   </div>`;
 }
 
 function EmptyCircuit() {
-  return html`<div class="empty"><p>The circuit is empty.</p><p>Pin the nodes that matter with <kbd>P</kbd> or <kbd>Ctrl</kbd>-click, mark several with <kbd>Shift</kbd>-click and group them with <kbd>G</kbd>.</p></div>`;
+  return html`<div class="empty"><p>The circuit is empty.</p>
+    <p>Pin the nodes that matter with <kbd>P</kbd> or <kbd>Ctrl</kbd>-click, mark several with <kbd>Shift</kbd>-click and group them with <kbd>G</kbd>.</p></div>`;
 }
 
 function Arrows({ edges, place, selected }) {
@@ -43,7 +46,8 @@ function Arrows({ edges, place, selected }) {
   const most = Math.max(...edges.map((edge) => Math.abs(edge.fraction)), 0.01);
   return html`<g class="arrows">${[...edges].reverse().map((edge) => {
     const near = selected === edge.source.id || selected === edge.target.id;
-    return html`<path key=${`${edge.source.id}>${edge.target.id}`} class=${`arrow ${signName(edge.weight)}${near ? " near" : inside ? " far" : ""}`}
+    return html`<path key=${`${edge.source.id}>${edge.target.id}`}
+      class=${`arrow ${signName(edge.weight)}${near ? " near" : inside ? " far" : ""}`}
       d=${arrowPath(place(edge.source), place(edge.target))} stroke-width=${0.8 + 5 * Math.sqrt(Math.abs(edge.fraction) / most)}>
       <title>${`${plainText(edge.source.label)} ${signName(edge.weight)} ${plainText(edge.target.label)}: ${signed(edge.weight)}, ${percent(Math.abs(edge.fraction))} of its input`}</title></path>`;
   })}</g>`;
@@ -90,16 +94,20 @@ function Card({ card, place, selected, marked, onMove, size }) {
   const close = () => (card.kind === "group" ? ungroup(card.label) : togglePin(card.id));
   const plain = card.kind === "token" || card.kind === "logit";
   const label = card.kind === "error" ? `error, layer ${card.members[0].layer}` : plain ? tokenText(card.label) : plainText(card.label);
-  return html`<g class=${`card ${card.kind}${selected ? " selected" : ""}${marked ? " marked" : ""}`} data-id=${card.id} transform=${`translate(${place.x} ${place.y})`}
-      role="button" tabindex="0" aria-pressed=${selected ? "true" : "false"} aria-label=${`${label}${card.kind === "group" ? `, supernode of ${card.members.length}` : ""}`}
+  return html`<g class=${`card ${card.kind}${selected ? " selected" : ""}${marked ? " marked" : ""}`} data-id=${card.id}
+    transform=${`translate(${place.x} ${place.y})`}
+      role="button" tabindex="0" aria-pressed=${selected ? "true" : "false"}
+        aria-label=${`${label}${card.kind === "group" ? `, supernode of ${card.members.length}` : ""}`}
       onPointerDown=${start} onPointerMove=${move} onPointerUp=${end} onPointerCancel=${() => { drag.current = null; }}
       onKeyDown=${(event) => { if (event.key === "Enter") { event.stopPropagation(); choose(event); } }}
       onPointerEnter=${() => card.members.length === 1 && hover(card.id)} onPointerLeave=${() => hover(null)}>
     ${card.kind === "group" && html`<rect class="stack" x=${-w / 2 + 3} y=${-h / 2 + 3} width=${w} height=${h} rx="4"/>`}
     <rect class="face" x=${-w / 2} y=${-h / 2} width=${w} height=${h} rx="4"/>
     <foreignObject x=${-w / 2} y=${-h / 2} width=${w} height=${h}>
-      <div class="card-text"><${Glyph} kind=${card.kind} /><span>${label}</span>${card.kind === "group" && html`<small>${card.members.length}</small>`}
-      <button class="card-close" tabindex="-1" aria-label=${card.kind === "group" ? `Ungroup ${label}` : `Unpin ${label}`} title=${card.kind === "group" ? "Ungroup" : "Unpin"} onClick=${close}>×</button></div>
+      <div class="card-text"><${Glyph} kind=${card.kind} /><span>${label}</span>
+        ${card.kind === "group" && html`<small>${card.members.length}</small>`}
+      <button class="card-close" tabindex="-1" aria-label=${card.kind === "group" ? `Ungroup ${label}` : `Unpin ${label}`}
+        title=${card.kind === "group" ? "Ungroup" : "Unpin"} onClick=${close}>×</button></div>
     </foreignObject>
   </g>`;
 }

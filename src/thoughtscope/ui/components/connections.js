@@ -27,9 +27,13 @@ function Side({ name, list, shown, hint }) {
   const most = Math.abs(inView[0]?.weight ?? 1);
   return html`<section aria-label=${name}>
     <h3>${name} <span>${inView.length ? hint : ""}</span></h3>
-    <ol>${(all ? inView : inView.slice(0, FIRST)).map((entry) => html`<${Row} key=${entry.node.id} entry=${entry} most=${most} labels=${labels} out=${name === "Outputs"} />`)}</ol>
-    ${inView.length === 0 && html`<p class="quiet">${list.length ? "All are hidden by pruning." : name === "Inputs" ? "Nothing feeds it." : "It feeds nothing in this graph."}</p>`}
-    ${!all && inView.length > FIRST && html`<button class="plain more" onClick=${() => setAll(true)}>${inView.length - FIRST} more</button>`}
+    <ol>${(all ? inView : inView.slice(0,
+      FIRST)).map((entry) => html`<${Row} key=${entry.node.id} entry=${entry} most=${most} labels=${labels}
+        out=${name === "Outputs"} />`)}</ol>
+    ${inView.length === 0 && html`<p class="quiet">
+      ${list.length ? "All are hidden by pruning." : name === "Inputs" ? "Nothing feeds it." : "It feeds nothing in this graph."}</p>`}
+    ${!all && inView.length > FIRST && html`<button class="plain more" onClick=${() => setAll(true)}>
+      ${inView.length - FIRST} more</button>`}
     ${hidden > 0 && inView.length > 0 && html`<p class="quiet">${hidden} hidden by pruning</p>`}
   </section>`;
 }
@@ -38,10 +42,12 @@ function Row({ entry, most, labels, out }) {
   const { node, weight, fraction } = entry;
   const label = nodeLabel(node, labels);
   const share = `${percent(Math.abs(fraction))} of ${out ? "that node’s" : "the"} input`;
-  return html`<li><button class=${`connection ${signName(weight)}`} data-id=${node.id} onClick=${() => select(node.id)} onPointerEnter=${() => hover(node.id)} onPointerLeave=${() => hover(null)}
+  return html`<li><button class=${`connection ${signName(weight)}`} data-id=${node.id} onClick=${() => select(node.id)}
+    onPointerEnter=${() => hover(node.id)} onPointerLeave=${() => hover(null)}
       title=${share} aria-label=${`${plainText(label)}, ${signName(weight)} by ${signed(weight)}, ${share}`}>
     <${Glyph} kind=${node.kind} />
-    <span class="name">${node.kind === "token" || node.kind === "logit" ? html`<${Token} text=${label} />` : node.kind === "error" ? "error" : plainText(label)}</span>
+    <span class="name">${node.kind === "token" || node.kind === "logit" ? html`<${Token} text=${label} />` : node.kind === "error"
+      ? "error" : plainText(label)}</span>
     <span class="at">${node.kind === "token" || node.kind === "logit" ? node.position : `${node.row}·${tokenText(node.token)}`}</span>
     <span class="weight">${signed(weight)}</span>
     <i class="weight-bar" style=${{ width: `${(100 * Math.abs(weight)) / most}%` }}></i>

@@ -18,7 +18,8 @@ export function placeText(node) {
 
 export function nodeSentence(node, label, { pinned, group, near } = {}) {
   const parts = [`${KINDS[node.kind]} ${node.kind === "token" || node.kind === "logit" ? tokenText(label) : plainText(label)}`];
-  if (node.kind === "feature" || node.kind === "error") parts.push(`layer ${node.layer}`, `token ${node.position} ${tokenText(node.token)}`);
+  if (node.kind === "feature" || node.kind === "error") parts.push(`layer ${node.layer}`,
+    `token ${node.position} ${tokenText(node.token)}`);
   if (node.activation !== null) parts.push(`activation ${plainNumber(node.activation)}`);
   if (node.share > 0) parts.push(`${percent(node.share)} of the influence`);
   if (node.kind === "logit" && node.probability !== null) parts.push(`probability ${percent(node.probability)}`);

@@ -19,7 +19,8 @@ export function edgeJobs(graph, shown, connections, members) {
 }
 
 export function focusLinks(graph, members, inView) {
-  const links = members.flatMap((node) => [...graph.inputs.get(node.id).slice(0, PER_NODE), ...graph.outputs.get(node.id).slice(0, PER_NODE)]);
+  const links = members.flatMap((node) => [...graph.inputs.get(node.id).slice(0, PER_NODE), ...graph.outputs.get(node.id).slice(0,
+    PER_NODE)]);
   return links.filter((link) => inView(link.source) && inView(link.target));
 }
 
@@ -35,7 +36,8 @@ export function EdgeCanvas({ layout, jobs, theme, name }) {
     const colours = { raise: themeColour("--raise"), lower: themeColour("--lower") };
     for (const job of jobs) drawLinks(context, layout, job, colours);
   }, [layout, jobs, theme]);
-  return html`<canvas ref=${canvas} class=${name} style=${{ width: `${layout.width}px`, height: `${layout.height}px` }} aria-hidden="true"></canvas>`;
+  return html`<canvas ref=${canvas} class=${name} style=${{ width: `${layout.width}px`, height: `${layout.height}px` }}
+    aria-hidden="true"></canvas>`;
 }
 
 function drawLinks(context, layout, { links, faint, widest }, colours) {

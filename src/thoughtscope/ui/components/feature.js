@@ -15,7 +15,8 @@ export function useFeature(node) {
   useEffect(() => {
     if (key === null || !hasFeatures()) return undefined;
     let wanted = true;
-    featureDetail(node).then((detail) => wanted && setAnswer({ key, detail }), (error) => wanted && setAnswer({ key, error: error.message }));
+    featureDetail(node).then((detail) => wanted && setAnswer({ key, detail }), (error) => wanted
+      && setAnswer({ key, error: error.message }));
     return () => { wanted = false; };
   }, [key, slug]);
   if (key === null) return {};
@@ -26,7 +27,8 @@ export function useFeature(node) {
 export function FeatureDetail({ node, answer }) {
   const { detail, error, waiting } = answer;
   if (error) return html`<p class="quiet pad">${error}</p>`;
-  if (waiting || !detail) return html`<div class="feature-detail waiting" aria-busy="true"><p class="quiet pad">Reading examples…</p></div>`;
+  if (waiting || !detail) return html`<div class="feature-detail waiting" aria-busy="true"><p class="quiet pad">Reading examples…</p>
+    </div>`;
   return html`<div class="feature-detail">
     <div class="feature-numbers">
       <${Histogram} detail=${detail} activation=${node.activation} />
@@ -47,17 +49,20 @@ export function Histogram({ detail, activation }) {
   return html`<figure class="histogram" aria-label=${`Histogram of activations up to ${plainNumber(top)}`}>
     <figcaption>Activations</figcaption>
     <svg viewBox="0 0 120 44" preserveAspectRatio="none" aria-hidden="true">
-      ${counts.map((n, i) => html`<rect key=${i} x=${i * step + 0.3} width=${Math.max(0.4, step - 0.6)} y=${44 - 44 * Math.sqrt(n / most)} height=${44 * Math.sqrt(n / most)}/>`)}
+      ${counts.map((n, i) => html`<rect key=${i} x=${i * step + 0.3} width=${Math.max(0.4, step - 0.6)}
+        y=${44 - 44 * Math.sqrt(n / most)} height=${44 * Math.sqrt(n / most)}/>`)}
       ${at !== null && html`<line x1=${at * 120} x2=${at * 120} y1="0" y2="44"/>`}
     </svg>
     <div class="scale"><span>0</span><span>${plainNumber(top)}</span></div>
-    <p>${at !== null ? html`here <b>${plainNumber(activation)}</b>, ` : ""}fires on <b>${percent(detail.activation_frequency)}</b> of tokens</p>
+    <p>${at !== null ? html`here <b>${plainNumber(activation)}</b>, ` : ""}fires on <b>${percent(detail.activation_frequency)}
+      </b> of tokens</p>
   </figure>`;
 }
 
 function Logits({ name, list, sign }) {
   const entries = (list ?? []).slice(0, 8).map((entry) => (typeof entry === "string" ? entry : entry?.text ?? entry?.[0]));
-  return html`<div class=${`logits ${sign}`}><h4>${name}</h4><ul>${entries.map((text, i) => html`<li key=${i}><${Token} text=${text} /></li>`)}</ul>
+  return html`<div class=${`logits ${sign}`}><h4>${name}</h4><ul>
+    ${entries.map((text, i) => html`<li key=${i}><${Token} text=${text} /></li>`)}</ul>
     ${entries.length === 0 && html`<p class="quiet">none listed</p>`}</div>`;
 }
 
@@ -85,6 +90,7 @@ function Example({ example, top }) {
 /** In running text spaces stay spaces; only other invisible characters become marks. */
 function ExampleToken({ text, value, top, peak }) {
   const style = value > 0 ? { background: heat(value, top) } : null;
-  const shown = String(text).replace(/[\u0000-\u0009\u000b-\u001f\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g, "�").replaceAll("\n", "↵");
+  const shown = String(text).replace(/[\u0000-\u0009\u000b-\u001f\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g,
+    "�").replaceAll("\n", "↵");
   return html`<span class=${peak ? "peak" : ""} style=${style} title=${value > 0 ? plainNumber(value) : null}>${shown}</span>`;
 }

@@ -8,7 +8,8 @@ import { Outcome } from "./outcome.js";
 import { plainNumber, plainText } from "../text.js";
 
 const OPS = [
-  { op: "scale", name: "Scale", title: "Multiply the activation: 0 removes it, −1 turns it round", value: -1, low: -10, high: 10, step: 0.5 },
+  { op: "scale", name: "Scale", title: "Multiply the activation: 0 removes it, −1 turns it round", value: -1, low: -10, high: 10,
+    step: 0.5 },
   { op: "ablate", name: "Ablate", title: "Set the activation to zero", value: 0 },
   { op: "set", name: "Set", title: "Give the feature this activation", value: 5, low: 0, high: 50, step: 0.5 },
   { op: "add", name: "Add", title: "Add to the activation", value: 5, low: -50, high: 50, step: 0.5 },
@@ -23,8 +24,10 @@ export function Bench({ graph }) {
       ${canWrite() && hasFeatures() ? html`<${Editor} key=${graph.slug} graph=${graph} />` : html`<${Closed} />`}
     </div>
     <div class="bench-outcome">
-      ${outcomes.length > 0 && html`<select class="picker" aria-label="Outcomes" value=${outcomeShown} onChange=${(event) => setState({ outcomeShown: Number(event.target.value) })}>
-        ${outcomes.map((o, i) => html`<option key=${outcomes.length - i} value=${i}>${outcomes.length - i}. ${titleOf(o)}</option>`)}</select>`}
+      ${outcomes.length > 0 && html`<select class="picker" aria-label="Outcomes" value=${outcomeShown}
+        onChange=${(event) => setState({ outcomeShown: Number(event.target.value) })}>
+        ${outcomes.map((o, i) => html`<option key=${outcomes.length - i} value=${i}>${outcomes.length - i}. ${titleOf(o)}</option>`)}
+          </select>`}
       ${outcome ? html`<${Outcome} outcome=${outcome} />` : html`<p class="quiet empty">Before and after appear here.</p>`}
     </div>
   </section>`;
@@ -74,12 +77,19 @@ function Editor({ graph }) {
     });
   };
   return html`<form onSubmit=${run}>
-    ${edits.map((edit, i) => html`<${EditRow} key=${i} edit=${edit} targets=${targets} current=${current} onChange=${(part) => patch(i, part)} onRemove=${edits.length > 1 ? () => setEdits(edits.filter((_, j) => j !== i)) : null} />`)}
-    <div class="row"><button type="button" class="plain" disabled=${!found.every(Boolean)} onClick=${() => setEdits([...edits.map((e, i) => ({ ...e, target: found[i].id })), fresh()])}>+ another change</button></div>
+    ${edits.map((edit, i) => html`<${EditRow} key=${i} edit=${edit} targets=${targets} current=${current}
+      onChange=${(part) => patch(i, part)} onRemove=${edits.length > 1 ? () => setEdits(edits.filter((_, j) => j !== i)) : null} />`)}
+    <div class="row"><button type="button" class="plain" disabled=${!found.every(Boolean)}
+      onClick=${() => setEdits([...edits.map((e, i) => ({ ...e, target: found[i].id })), fresh()])}>+ another change</button></div>
     <div class="row options">
-      <span class="choice" role="radiogroup" aria-label="Attention" title="Frozen: attention patterns stay as they were. Free: they may follow the change.">
-        <span>attention</span>${["frozen", "free"].map((kind) => html`<button key=${kind} type="button" role="radio" aria-checked=${attention === kind ? "true" : "false"} onClick=${() => setAttention(kind)}>${kind}</button>`)}</span>
-      <label title="Continue the text by this many tokens, before and after">write <input id="length" type="number" min="0" max="200" value=${length} onInput=${(event) => setLength(Math.max(0, Math.min(200, Math.trunc(Number(event.target.value)) || 0)))} /> tokens</label>
+      <span class="choice" role="radiogroup" aria-label="Attention"
+        title="Frozen: attention patterns stay as they were. Free: they may follow the change.">
+        <span>attention</span>${["frozen",
+          "free"].map((kind) => html`<button key=${kind} type="button" role="radio"
+            aria-checked=${attention === kind ? "true" : "false"} onClick=${() => setAttention(kind)}>${kind}</button>`)}</span>
+      <label title="Continue the text by this many tokens, before and after">write <input id="length" type="number" min="0" max="200"
+        value=${length} onInput=${(event) => setLength(Math.max(0, Math.min(200, Math.trunc(Number(event.target.value))
+          || 0)))} /> tokens</label>
     </div>
     <button class="primary run" disabled=${!ready || running}>${running ? "Running" : "Run"}</button>
     ${!found.every(Boolean) && html`<p class="quiet">Select a feature or supernode to change.</p>`}
@@ -87,19 +97,29 @@ function Editor({ graph }) {
 }
 
 function sentence({ op, value }) {
-  return { scale: `× ${plainNumber(value)}`, ablate: "ablated", set: `= ${plainNumber(value)}`, add: `${value < 0 ? "−" : "+"} ${plainNumber(Math.abs(value))}` }[op];
+  return { scale: `× ${plainNumber(value)}`, ablate: "ablated", set: `= ${plainNumber(value)}`,
+    add: `${value < 0 ? "−" : "+"} ${plainNumber(Math.abs(value))}` }[op];
 }
 
 function EditRow({ edit, targets, current, onChange, onRemove }) {
   const kind = OPS.find((o) => o.op === edit.op);
   return html`<fieldset class="edit"><legend class="hidden">Change</legend>
-    <div class="row"><select aria-label="What to change" value=${edit.target ?? ""} onChange=${(event) => onChange({ target: event.target.value || null })}>
+    <div class="row"><select aria-label="What to change" value=${edit.target ?? ""}
+      onChange=${(event) => onChange({ target: event.target.value || null })}>
       <option value="">${current ? `Selected: ${current.name}` : "Selected: nothing yet"}</option>
-      ${targets.map((t) => html`<option key=${t.id} value=${t.id}>${t.name}${t.nodes.length > 1 ? ` (${t.nodes.length})` : ""}</option>`)}
-    </select>${onRemove && html`<button type="button" class="icon" aria-label="Remove this change" onClick=${onRemove}>×</button>`}</div>
-    <div class="row"><span class="choice" role="radiogroup" aria-label="Kind of change">${OPS.map((o) => html`<button key=${o.op} type="button" role="radio" title=${o.title} aria-checked=${o.op === edit.op ? "true" : "false"} onClick=${() => onChange({ op: o.op, value: o.value })}>${o.name}</button>`)}</span></div>
-    <div class="row strength">${kind.op !== "ablate" ? html`<input type="range" aria-label="Strength" min=${kind.low} max=${kind.high} step=${kind.step} value=${edit.value} onInput=${(event) => onChange({ value: Number(event.target.value) })} />
-      <input type="number" class="strength-number" aria-label="Strength as a number" step="any" value=${edit.value} onInput=${(event) => onChange({ value: event.target.value === "" ? NaN : Number(event.target.value) })} />`
+      ${targets.map((t) => html`<option key=${t.id} value=${t.id}>${t.name}${t.nodes.length > 1 ? ` (${t.nodes.length})` : ""}
+        </option>`)}
+    </select>${onRemove && html`<button type="button" class="icon" aria-label="Remove this change" onClick=${onRemove}>×</button>`}
+      </div>
+    <div class="row"><span class="choice" role="radiogroup" aria-label="Kind of change">
+      ${OPS.map((o) => html`<button key=${o.op} type="button" role="radio" title=${o.title}
+        aria-checked=${o.op === edit.op ? "true" : "false"} onClick=${() => onChange({ op: o.op, value: o.value })}>${o.name}
+          </button>`)}</span></div>
+    <div class="row strength">${kind.op !== "ablate"
+      ? html`<input type="range" aria-label="Strength" min=${kind.low} max=${kind.high} step=${kind.step} value=${edit.value}
+        onInput=${(event) => onChange({ value: Number(event.target.value) })} />
+      <input type="number" class="strength-number" aria-label="Strength as a number" step="any" value=${edit.value}
+        onInput=${(event) => onChange({ value: event.target.value === "" ? NaN : Number(event.target.value) })} />`
       : html`<span class="quiet">to zero</span>`}</div>
   </fieldset>`;
 }

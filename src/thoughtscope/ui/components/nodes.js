@@ -9,7 +9,8 @@ import { percent, tokenText } from "../text.js";
 export function Grid({ layout, graph }) {
   const right = layout.width - 6;
   return html`<g class="grid" aria-hidden="true">
-    ${layout.columns.map((column, i) => (i === 0 ? null : html`<line key=${`c${i}`} x1=${column.x} x2=${column.x} y1=${layout.top} y2=${layout.top + layout.body + 22}/>`))}
+    ${layout.columns.map((column, i) => (i === 0 ? null
+      : html`<line key=${`c${i}`} x1=${column.x} x2=${column.x} y1=${layout.top} y2=${layout.top + layout.body + 22}/>`))}
     ${layout.rows.map((row) => html`<g key=${`r${row.layer}`}>
       <line x1="34" x2=${right} y1=${row.y + row.height} y2=${row.y + row.height}/>
       ${showsName(row, layout) && html`<text class="row-name" x="30" y=${row.y + row.height / 2 + 3.5}>${row.layer}</text>`}
@@ -17,7 +18,8 @@ export function Grid({ layout, graph }) {
     <line x1="34" x2=${right} y1=${layout.top} y2=${layout.top}/>
     <text class="row-name" x="30" y=${layout.top - 15}>out</text>
     <text class="row-name" x="30" y=${layout.inputs.y + 14.5}>in</text>
-    ${layout.columns.map((column) => html`<${ColumnName} key=${`n${column.position}`} column=${column} y=${layout.inputs.y + 37} slanted=${layout.slanted} />`)}
+    ${layout.columns.map((column) => html`<${ColumnName} key=${`n${column.position}`} column=${column} y=${layout.inputs.y + 37}
+      slanted=${layout.slanted} />`)}
   </g>`;
 }
 
@@ -33,7 +35,8 @@ function ColumnName({ column, y, slanted }) {
   const characters = [...text];
   const shown = characters.length > room ? `${characters.slice(0, room - 1).join("")}…` : text;
   const x = column.x + column.width / 2 + (slanted ? 4 : 0);
-  return html`<text class=${slanted ? "column-name slanted" : "column-name"} x=${x} y=${slanted ? y - 8 : y} transform=${slanted ? `rotate(-52 ${x} ${y - 8})` : null}>${shown}<title>${`token ${column.position}: ${text}`}</title></text>`;
+  return html`<text class=${slanted ? "column-name slanted" : "column-name"} x=${x} y=${slanted ? y - 8 : y}
+    transform=${slanted ? `rotate(-52 ${x} ${y - 8})` : null}>${shown}<title>${`token ${column.position}: ${text}`}</title></text>`;
 }
 
 export function Nodes({ layout, nodes, state, near, matches, first }) {
@@ -41,10 +44,12 @@ export function Nodes({ layout, nodes, state, near, matches, first }) {
   const pinned = new Set(pins);
   const chosen = new Set(marked);
   const grouped = new Map(supernodes.flatMap((g) => g.members.map((id) => [id, g.label])));
-  const members = new Set(selected?.startsWith("group:") ? supernodes.find((g) => `group:${g.label}` === selected)?.members : [selected]);
+  const members = new Set(selected?.startsWith("group:") ? supernodes.find((g) => `group:${g.label}` === selected)?.members
+    : [selected]);
   const drawn = useRef(new Map());
   return html`<g class=${near ? "nodes has-focus" : "nodes"}>${nodes.map((node) => unchanged(drawn.current, {
-    node, place: layout.places.get(node.id), label: nodeLabel(node, labels), near: near?.get(node.id), selected: members.has(node.id), pinned: pinned.has(node.id),
+    node, place: layout.places.get(node.id), label: nodeLabel(node, labels), near: near?.get(node.id), selected: members.has(node.id),
+      pinned: pinned.has(node.id),
     marked: chosen.has(node.id), group: grouped.get(node.id), match: matches ? matches.has(node.id) : null, first: first === node.id,
   }))}</g>`;
 }
@@ -61,15 +66,18 @@ function unchanged(drawn, props) {
 function Node({ node, place, label, near, selected, pinned, marked, group, match, first }) {
   const { x, y, r } = place;
   const classes = ["node", node.kind, selected && "selected", pinned && "pinned", marked && "marked", near && "near",
-    group !== undefined && "grouped", match === true && "match", match === false && "unmatched", node.isTarget && "target"].filter(Boolean).join(" ");
+    group !== undefined && "grouped", match === true && "match", match === false && "unmatched", node.isTarget
+      && "target"].filter(Boolean).join(" ");
   const fill = near ? { fill: signFill(near.weight, near.strength), stroke: signFill(near.weight, 1) } : null;
   return html`<g class=${classes} data-id=${node.id} transform=${`translate(${round(x)} ${round(y)})`} role="button"
-      tabindex=${first ? 0 : -1} aria-pressed=${selected ? "true" : "false"} aria-label=${nodeSentence(node, label, { pinned, group, near })}>
+      tabindex=${first ? 0 : -1} aria-pressed=${selected ? "true" : "false"}
+        aria-label=${nodeSentence(node, label, { pinned, group, near })}>
     ${selected && html`<circle class="ring" r=${r + 4.5}/>`}
     ${pinned && html`<circle class="pin" r=${r + 2.4}/>`}
     ${marked && html`<circle class="mark-ring" r=${r + 6.5}/>`}
     <${Shape} kind=${node.kind} r=${r} style=${fill} />
-    ${place.named && html`<text class="output-name" x="9" y="4">${clip(tokenText(label), place.room - 34)} <tspan class="share">${percent(node.probability, 0)}</tspan></text>`}
+    ${place.named && html`<text class="output-name" x="9" y="4">${clip(tokenText(label), place.room - 34)} <tspan class="share">
+      ${percent(node.probability, 0)}</tspan></text>`}
   </g>`;
 }
 
@@ -81,7 +89,8 @@ function clip(text, room) {
 
 function Shape({ kind, r, style }) {
   if (kind === "feature") return html`<circle class="shape" r=${r} style=${style}/>`;
-  if (kind === "error") return html`<path class="shape" d=${`M0${-r * 1.25}L${r * 1.25} 0L0 ${r * 1.25}L${-r * 1.25} 0Z`} style=${style}/>`;
+  if (kind === "error") return html`<path class="shape" d=${`M0${-r * 1.25}L${r * 1.25} 0L0 ${r * 1.25}L${-r * 1.25} 0Z`}
+    style=${style}/>`;
   return html`<rect class="shape" x=${-r} y=${-r} width=${2 * r} height=${2 * r} rx="1" style=${style}/>`;
 }
 

@@ -8,9 +8,13 @@ export function Scores() {
   const graph = useStore((s) => s.graph);
   const scores = graphScores(graph);
   return html`<div class="scores" role="group" aria-label="Scores of the graph">
-    <${Meter} name="Replacement" value=${scores.replacement} title="The share of the influence on the answer that can be followed from the prompt’s tokens through features alone. What is missing passes through errors (◆) at some step." />
-    <${Meter} name="Completeness" value=${scores.completeness} title="The share of each node’s input, weighted by the node’s influence, that comes from features and tokens. The rest comes from errors (◆)." />
-    ${Number.isFinite(scores.mean_path_length) && html`<div class="score steps" title="The mean number of steps from a token to the answer, weighted by influence."><span class="score-name">Steps</span><b>${scores.mean_path_length.toFixed(1)}</b></div>`}
+    <${Meter} name="Replacement" value=${scores.replacement}
+      title="The share of the influence on the answer that can be followed from the prompt’s tokens through features alone. What is missing passes through errors (◆) at some step." />
+    <${Meter} name="Completeness" value=${scores.completeness}
+      title="The share of each node’s input, weighted by the node’s influence, that comes from features and tokens. The rest comes from errors (◆)." />
+    ${Number.isFinite(scores.mean_path_length)
+      && html`<div class="score steps" title="The mean number of steps from a token to the answer, weighted by influence.">
+        <span class="score-name">Steps</span><b>${scores.mean_path_length.toFixed(1)}</b></div>`}
   </div>`;
 }
 
@@ -28,9 +32,12 @@ export function TrustLine({ graph }) {
   const scores = graphScores(graph);
   const certificate = graph.ours?.certificate;
   const title = "Computed on the whole graph before pruning, with everything left out counted as error.";
-  return html`<p class="trust" title=${scores.stated ? title : "Computed from the nodes in this file; what its maker pruned is unknown."}>
-    <b>${percent(scores.replacement, 0)}</b> of the influence on the answer runs from the prompt through features ●; ${percent(1 - scores.replacement, 0)} passes
-    through something unexplained ◆. <b>${percent(scores.completeness, 0)}</b> of what feeds the nodes is explained. ${leftOut(certificate, scores)}
+  return html`<p class="trust" title=${scores.stated ? title
+    : "Computed from the nodes in this file; what its maker pruned is unknown."}>
+    <b>${percent(scores.replacement, 0)}
+      </b> of the influence on the answer runs from the prompt through features ●; ${percent(1 - scores.replacement, 0)} passes
+    through something unexplained ◆. <b>${percent(scores.completeness, 0)}
+      </b> of what feeds the nodes is explained. ${leftOut(certificate, scores)}
   </p>`;
 }
 
@@ -38,7 +45,8 @@ function leftOut(certificate, scores) {
   if (!certificate) return scores.stated ? "" : "The file does not say what its maker left out.";
   const { expanded, active, bound, frontier_mass: frontier } = certificate;
   const open = Number.isFinite(bound) ? bound : frontier;
-  if (Number.isFinite(expanded) && expanded >= active) return `Nothing was left out: all ${count(active, "active feature")} were traced.`;
+  if (Number.isFinite(expanded) && expanded >= active) return `Nothing was left out: all ${count(active,
+    "active feature")} were traced.`;
   const traced = Number.isFinite(expanded) ? `${expanded.toLocaleString("en-US")} of ${count(active, "active feature")} traced; ` : "";
   return `${traced}no node left out holds more than ${percent(open)} of the influence.`;
 }

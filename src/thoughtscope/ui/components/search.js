@@ -32,16 +32,22 @@ export function Search() {
     event.stopPropagation();
   };
   return html`<div class="search">
-    <input id="search" type="search" placeholder="Search nodes" aria-label="Search nodes by label, token or feature number" autocomplete="off" spellcheck="false"
+    <input id="search" type="search" placeholder="Search nodes" aria-label="Search nodes by label, token or feature number"
+      autocomplete="off" spellcheck="false"
       role="combobox" aria-expanded=${open && query ? "true" : "false"} aria-controls="search-list" value=${query}
       onInput=${(event) => { setState({ query: event.target.value }); setAt(0); setOpen(true); }}
       onFocus=${() => setOpen(true)} onBlur=${() => setTimeout(() => setOpen(false), 120)} onKeyDown=${onKeyDown} />
     <kbd>/</kbd>
     ${open && query.trim() && html`<ul id="search-list" class="popover" role="listbox">
-      ${list.map((node, i) => html`<li key=${node.id} role="option" aria-selected=${i === at ? "true" : "false"} onPointerDown=${(event) => { event.preventDefault(); go(node); }}>
-        <${Glyph} kind=${node.kind} /><span class="found">${node.kind === "token" || node.kind === "logit" ? html`<${Token} text=${nodeLabel(node, labels)} />` : plainText(nodeLabel(node, labels))}</span><small>${placeText(node)}</small>
+      ${list.map((node, i) => html`<li key=${node.id} role="option" aria-selected=${i === at ? "true" : "false"}
+        onPointerDown=${(event) => { event.preventDefault(); go(node); }}>
+        <${Glyph} kind=${node.kind} /><span class="found">
+          ${node.kind === "token" || node.kind === "logit" ? html`<${Token} text=${nodeLabel(node, labels)} />`
+            : plainText(nodeLabel(node, labels))}</span><small>${placeText(node)}</small>
       </li>`)}
-      <li class="quiet" role="presentation">${found.length === 0 ? "No node has this label, token or number." : found.length > SHOWN ? `${found.length - SHOWN} more stand out in the graph` : `${found.length} found`}</li>
+      <li class="quiet" role="presentation">
+        ${found.length === 0 ? "No node has this label, token or number." : found.length > SHOWN
+          ? `${found.length - SHOWN} more stand out in the graph` : `${found.length} found`}</li>
     </ul>`}
   </div>`;
 }

@@ -15,10 +15,13 @@ export function Tooltip({ node, label, place, link, bounds }) {
   const above = place.y - size.height - 10 > bounds.top;
   const top = above ? place.y - size.height - 10 : place.y + 14;
   return html`<div ref=${box} class="tooltip" style=${{ left: `${left}px`, top: `${top}px` }}>
-    <div class="tooltip-name"><${Glyph} kind=${node.kind} />${node.kind === "token" || node.kind === "logit" ? html`<${Token} text=${label} />` : plainText(label)}</div>
+    <div class="tooltip-name"><${Glyph} kind=${node.kind} />
+      ${node.kind === "token" || node.kind === "logit" ? html`<${Token} text=${label} />` : plainText(label)}</div>
     <div class="tooltip-place">${placeText(node)}</div>
     <div class="tooltip-facts">${facts(node).join(" · ")}</div>
-    ${link && html`<div class=${`tooltip-link ${signName(link.weight)}`}>${signed(link.weight)} ${link.out ? "to the selected" : "from the selected"}, ${percent(Math.abs(link.fraction))} of ${link.out ? "its" : "this one’s"} input</div>`}
+    ${link && html`<div class=${`tooltip-link ${signName(link.weight)}`}>
+      ${signed(link.weight)} ${link.out ? "to the selected" : "from the selected"}, ${percent(Math.abs(link.fraction))} of ${link.out
+        ? "its" : "this one’s"} input</div>`}
   </div>`;
 }
 

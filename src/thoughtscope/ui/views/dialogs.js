@@ -20,7 +20,8 @@ function Dialog({ title, children }) {
   useEffect(() => {
     element.current.showModal();
   }, []);
-  return html`<dialog ref=${element} aria-label=${title} onClose=${close} onCancel=${close} onClick=${(event) => event.target === element.current && close()}>
+  return html`<dialog ref=${element} aria-label=${title} onClose=${close} onCancel=${close}
+    onClick=${(event) => event.target === element.current && close()}>
     <header><h2>${title}</h2><button class="icon" onClick=${close} aria-label="Close">×</button></header>${children}</dialog>`;
 }
 
@@ -33,9 +34,13 @@ function NameGroup() {
     group(name);
   };
   return html`<form class="name-group" onSubmit=${submit}>
-    <input id="group-name" autofocus value=${name} maxlength="200" aria-label="Name of the supernode" placeholder="What do they stand for?" onInput=${(event) => setName(event.target.value)} onFocus=${(event) => event.target.select()} />
-    <p class="quiet">${members.length} nodes: ${members.slice(0, 6).map((node) => plainText(nodeLabel(node, labels))).join(", ")}${members.length > 6 ? "…" : ""}</p>
-    <div class="row"><span class="spacer"></span><button type="button" onClick=${close}>Cancel</button><button class="primary" disabled=${!name.trim()}>Group</button></div>
+    <input id="group-name" autofocus value=${name} maxlength="200" aria-label="Name of the supernode"
+      placeholder="What do they stand for?" onInput=${(event) => setName(event.target.value)}
+        onFocus=${(event) => event.target.select()} />
+    <p class="quiet">${members.length} nodes: ${members.slice(0, 6).map((node) => plainText(nodeLabel(node,
+      labels))).join(", ")}${members.length > 6 ? "…" : ""}</p>
+    <div class="row"><span class="spacer"></span><button type="button" onClick=${close}>Cancel</button>
+      <button class="primary" disabled=${!name.trim()}>Group</button></div>
   </form>`;
 }
 
@@ -47,7 +52,8 @@ function commonLabel(members, labels) {
 }
 
 const KEYS = [
-  ["← ↑ → ↓", "move between nodes"], ["Enter", "select"], ["P", "pin or unpin"], ["M", "mark for a supernode"], ["G", "group what is marked, or pinned"],
+  ["← ↑ → ↓", "move between nodes"], ["Enter", "select"], ["P", "pin or unpin"], ["M", "mark for a supernode"], ["G",
+    "group what is marked, or pinned"],
   ["/", "search"], ["E", "errors on or off"], ["Ctrl Z", "undo"], ["Ctrl Shift Z", "redo"], ["Esc", "clear"], ["?", "this page"],
 ];
 
@@ -55,11 +61,14 @@ function Help() {
   return html`<div class="help">
     <section><h3>What is what</h3>
       <p>Columns are the tokens of the prompt, rows the layers of the model. A <b>feature</b> ● is a direction that the dictionary found; it stands where it is active. An <b>edge</b> is
-      its direct effect on another node in this prompt: <em class="raises">blue raises</em> it, <em class="lowers">orange lowers</em> it, and wider is stronger.</p>
+      its direct effect on another node in this prompt: <em class="raises">blue raises</em> it, <em
+        class="lowers">orange lowers</em> it, and wider is stronger.</p>
       <p>An <b>error</b> ◆ is the part of a layer that no feature explains. <b>Replacement</b> is the share of the influence that runs from the tokens to the answer through features alone;
       <b> completeness</b> is the share of what feeds the nodes that is explained. Whatever was cut away counts as error.</p>
       <p>A graph is a hypothesis. <b>Test it:</b> change a feature or a supernode at the lower right, and compare what the model then says with what the graph predicts.</p></section>
-    <section><h3>Mouse</h3><dl><dt>click</dt><dd>select</dd><dt>Ctrl click</dt><dd>pin</dd><dt>Shift click</dt><dd>mark for a supernode</dd><dt>drag a card</dt><dd>arrange the circuit</dd><dt>drop a file</dt><dd>open a graph of another tool</dd></dl>
+    <section><h3>Mouse</h3><dl><dt>click</dt><dd>select</dd><dt>Ctrl click</dt><dd>pin</dd><dt>Shift click</dt>
+      <dd>mark for a supernode</dd><dt>drag a card</dt><dd>arrange the circuit</dd><dt>drop a file</dt>
+        <dd>open a graph of another tool</dd></dl>
       <h3>Keys</h3><dl>${KEYS.map(([key, what]) => html`<dt key=${key}><kbd>${key}</kbd></dt><dd>${what}</dd>`)}</dl></section>
   </div>`;
 }

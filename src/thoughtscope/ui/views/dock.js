@@ -16,8 +16,12 @@ export function Dock({ graph }) {
       <header><h2>Circuit</h2>
         ${scores && html`<small title="Scores of the graph with these nodes, all tokens and all outputs alone; everything else counts as error.">replacement <b>${scores.replacement.toFixed(2)}</b> completeness <b>${scores.completeness.toFixed(2)}</b></small>`}
         <span class="spacer"></span>
-        <button class="plain" disabled=${ready === 0} onClick=${() => setState({ dialog: "group" })} title="Make a supernode of the marked nodes, or of the pinned ones outside supernodes (G)">Group${marked.length ? ` ${marked.length} marked` : ready ? ` ${ready} pinned` : ""}</button>
-        <button class="icon" aria-label=${dock === "full" ? "Smaller circuit" : "Larger circuit"} title=${dock === "full" ? "Smaller" : "Larger"} onClick=${() => setState({ dock: dock === "full" ? "open" : "full" })}>${dock === "full" ? "▾" : "▴"}</button>
+        <button class="plain" disabled=${ready === 0} onClick=${() => setState({ dialog: "group" })}
+          title="Make a supernode of the marked nodes, or of the pinned ones outside supernodes (G)">Group${marked.length
+            ? ` ${marked.length} marked` : ready ? ` ${ready} pinned` : ""}</button>
+        <button class="icon" aria-label=${dock === "full" ? "Smaller circuit" : "Larger circuit"}
+          title=${dock === "full" ? "Smaller" : "Larger"} onClick=${() => setState({ dock: dock === "full" ? "open" : "full" })}>
+            ${dock === "full" ? "▾" : "▴"}</button>
       </header>
       <${Circuit} key=${graph.slug} graph=${graph} />
     </section>

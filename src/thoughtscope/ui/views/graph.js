@@ -55,11 +55,13 @@ function Stage({ graph, layout, scroller }) {
   const shown = useMemo(() => new Set(nodes.map((node) => node.id)), [nodes]);
   const members = useMemo(() => selectedMembers(graph, selected, supernodes), [graph, selected, supernodes]);
   const near = useMemo(() => (members.length ? nearby(connectionsOf(graph, members)) : null), [graph, members]);
-  const matches = useMemo(() => (query.trim() ? new Set(searchNodes(graph, query, labels).map((n) => n.id)) : null), [graph, query, labels]);
+  const matches = useMemo(() => (query.trim() ? new Set(searchNodes(graph, query, labels).map((n) => n.id)) : null), [graph, query,
+    labels]);
   const jobs = useMemo(() => restingJobs(graph, shown, near, members), [graph, shown, near, members]);
   const first = firstFocus(graph, state, nodes);
   const svg = useMemo(() => html`<g><${Grid} layout=${layout} graph=${graph} />
-    <${Nodes} layout=${layout} nodes=${nodes} state=${{ selected, pins, marked: state.marked, supernodes, labels }} near=${near} matches=${matches} first=${first} /></g>`,
+    <${Nodes} layout=${layout} nodes=${nodes} state=${{ selected, pins, marked: state.marked, supernodes, labels }} near=${near}
+      matches=${matches} first=${first} /></g>`,
     [layout, nodes, selected, pins, state.marked, supernodes, labels, near, matches, first]);
   const handlers = usePointer(layout, nodes);
   useEffect(() => { scroller.current.scrollLeft = layout.width; }, [layout]); // wide graphs open at the answer
@@ -68,10 +70,12 @@ function Stage({ graph, layout, scroller }) {
     <${Crosshair} layout=${layout} graph=${graph} />
     <${EdgeCanvas} layout=${layout} jobs=${jobs} theme=${theme} name="edges" />
     <${HoverEdges} layout=${layout} graph=${graph} shown=${shown} theme=${theme} />
-    <svg width=${layout.width} height=${layout.height} role="group" aria-label=${`Attribution graph of “${graph.prompt}”: ${nodes.length} nodes. Arrow keys move, Enter selects, P pins.`}>
+    <svg width=${layout.width} height=${layout.height} role="group"
+      aria-label=${`Attribution graph of “${graph.prompt}”: ${nodes.length} nodes. Arrow keys move, Enter selects, P pins.`}>
       ${svg}<${HoverRing} layout=${layout} />
     </svg>
-    ${hovered && shown.has(hovered.id) && html`<${HoverTip} graph=${graph} layout=${layout} id=${hovered.id} near=${near} scroller=${scroller} />`}
+    ${hovered && shown.has(hovered.id)
+      && html`<${HoverTip} graph=${graph} layout=${layout} id=${hovered.id} near=${near} scroller=${scroller} />`}
   </div>`;
 }
 
@@ -132,7 +136,8 @@ function Crosshair({ layout, graph }) {
   const column = layout.columns[node.position];
   const row = layout.rows[node.row];
   return html`<div class="crosshair" aria-hidden="true">
-    <div style=${{ left: `${column.x}px`, width: `${column.width}px`, top: `${layout.top}px`, height: `${layout.height - layout.top}px` }}></div>
+    <div style=${{ left: `${column.x}px`, width: `${column.width}px`, top: `${layout.top}px`,
+      height: `${layout.height - layout.top}px` }}></div>
     ${row && html`<div style=${{ left: "0", width: `${layout.width}px`, top: `${row.y}px`, height: `${row.height}px` }}></div>`}
   </div>`;
 }
@@ -141,7 +146,8 @@ function HoverEdges({ layout, graph, shown, theme }) {
   const hovered = useStore((s) => s.hovered?.id);
   const selected = useStore((s) => s.selected);
   const node = hovered !== selected && graph.byId.get(hovered);
-  const jobs = useMemo(() => (node ? [{ links: focusLinks(graph, [node], (n) => shown.has(n.id)).slice(0, 60), faint: 0.55, widest: 3 }] : []), [node, graph, shown]);
+  const jobs = useMemo(() => (node ? [{ links: focusLinks(graph, [node], (n) => shown.has(n.id)).slice(0, 60), faint: 0.55, widest: 3 }]
+    : []), [node, graph, shown]);
   return html`<${EdgeCanvas} layout=${layout} jobs=${jobs} theme=${theme} name="edges hover-edges" />`;
 }
 
@@ -162,8 +168,10 @@ function HoverTip({ graph, layout, id, near, scroller }) {
 function Legend() {
   return html`<div class="legend" aria-label="Legend">
     <span><svg width="10" height="10" viewBox="-5 -5 10 10"><circle class="shape feature" r="4"/></svg>feature</span>
-    <span><svg width="10" height="10" viewBox="-5 -5 10 10"><path class="shape error" d="M0-4 4 0 0 4-4 0Z"/></svg>error: not explained</span>
-    <span><svg width="10" height="10" viewBox="-5 -5 10 10"><rect class="shape token" x="-3.5" y="-3.5" width="7" height="7" rx="1"/></svg>token or output</span>
+    <span><svg width="10" height="10" viewBox="-5 -5 10 10"><path class="shape error" d="M0-4 4 0 0 4-4 0Z"/>
+      </svg>error: not explained</span>
+    <span><svg width="10" height="10" viewBox="-5 -5 10 10"><rect class="shape token" x="-3.5" y="-3.5" width="7" height="7" rx="1"/>
+      </svg>token or output</span>
     <span><i class="stroke raises"></i>raises</span>
     <span><i class="stroke lowers"></i>lowers</span>
     <span class="quiet">wider is stronger</span>

@@ -2,7 +2,8 @@
 import { html } from "../html.js";
 import { useEffect, useMemo, useRef, useState } from "../vendor/hooks.mjs";
 import { setState, useStore } from "../store.js";
-import { canTrace, canWrite, closeGraph, downloadGraph, openFile, openGraph, prunedFrom, redo, setPrune, setShowErrors, setTheme, source, tracePrompt, undo } from "../actions.js";
+import { canTrace, canWrite, closeGraph, downloadGraph, openFile, openGraph, prunedFrom, redo, setPrune, setShowErrors, setTheme,
+  source, tracePrompt, undo } from "../actions.js";
 import { influenceTotal } from "../model.js";
 import { Scores } from "../components/scores.js";
 import { Search } from "../components/search.js";
@@ -11,21 +12,29 @@ import { shownNodes } from "./graph.js";
 export function Header() {
   const { session, graph, theme } = useStore((s) => s);
   return html`<header class="bar top">
-    <a class="brand" href="#" onClick=${(event) => { event.preventDefault(); if (source.kind === "server") closeGraph(); }} title="thoughtscope: to the start"><${Mark} /><span>thoughtscope</span></a>
+    <a class="brand" href="#" onClick=${(event) => { event.preventDefault(); if (source.kind === "server") closeGraph(); }}
+      title="thoughtscope: to the start"><${Mark} /><span>thoughtscope</span></a>
     ${graph && canTrace() ? html`<${PromptBox} />` : html`<p class="prompt-fixed">${graph?.prompt ?? ""}</p>`}
     ${source.kind === "server" && session.graphs.length > 0 && html`<${GraphPicker} session=${session} graph=${graph} />`}
     <nav class="files" aria-label="Files">
       ${canWrite() && html`<${OpenButton} />`}
-      ${graph && html`<button class="plain" onClick=${downloadGraph} title="Save this graph as JSON, with pins, supernodes and labels">Save JSON</button>`}
-      ${graph && source.reportAddress(graph.slug) && html`<a class="button plain" href=${source.reportAddress(graph.slug)} download=${`${graph.slug}.html`} title="One HTML file that opens from disk">Report</a>`}
+      ${graph && html`<button class="plain" onClick=${downloadGraph}
+        title="Save this graph as JSON, with pins, supernodes and labels">Save JSON</button>`}
+      ${graph && source.reportAddress(graph.slug)
+        && html`<a class="button plain" href=${source.reportAddress(graph.slug)} download=${`${graph.slug}.html`}
+          title="One HTML file that opens from disk">Report</a>`}
     </nav>
-    <button class="icon" onClick=${() => setTheme(nextTheme(theme))} aria-label=${`Theme: ${theme}. Change it.`} title=${`Theme: ${theme}`}>${themeGlyph(theme)}</button>
+    <button class="icon" onClick=${() => setTheme(nextTheme(theme))} aria-label=${`Theme: ${theme}. Change it.`}
+      title=${`Theme: ${theme}`}>${themeGlyph(theme)}</button>
     <button class="icon" onClick=${() => setState({ dialog: "help" })} aria-label="Help and keyboard" title="Help (?)">?</button>
   </header>`;
 }
 
 function Mark() {
-  return html`<svg width="20" height="20" viewBox="-10 -10 20 20" aria-hidden="true"><circle r="6.5" fill="none" stroke="currentColor" stroke-width="1.4"/><path d="M0-9.5V-4M0 9.5V4M-9.5 0H-4M9.5 0H4" stroke="currentColor" stroke-width="1.4"/><circle class="accent-dot" r="1.8"/></svg>`;
+  return html`<svg width="20" height="20" viewBox="-10 -10 20 20" aria-hidden="true">
+    <circle r="6.5" fill="none" stroke="currentColor" stroke-width="1.4"/>
+      <path d="M0-9.5V-4M0 9.5V4M-9.5 0H-4M9.5 0H4" stroke="currentColor" stroke-width="1.4"/><circle class="accent-dot" r="1.8"/>
+        </svg>`;
 }
 
 function nextTheme(theme) {
@@ -33,8 +42,10 @@ function nextTheme(theme) {
 }
 
 function themeGlyph(theme) {
-  const half = theme === "auto" ? html`<path d="M0-6A6 6 0 0 1 0 6Z" fill="currentColor"/>` : theme === "dark" ? html`<circle r="6" fill="currentColor"/>` : null;
-  return html`<svg width="16" height="16" viewBox="-8 -8 16 16" aria-hidden="true"><circle r="6" fill="none" stroke="currentColor" stroke-width="1.4"/>${half}</svg>`;
+  const half = theme === "auto" ? html`<path d="M0-6A6 6 0 0 1 0 6Z" fill="currentColor"/>` : theme === "dark"
+    ? html`<circle r="6" fill="currentColor"/>` : null;
+  return html`<svg width="16" height="16" viewBox="-8 -8 16 16" aria-hidden="true">
+    <circle r="6" fill="none" stroke="currentColor" stroke-width="1.4"/>${half}</svg>`;
 }
 
 export function PromptBox({ large = false }) {
@@ -46,24 +57,29 @@ export function PromptBox({ large = false }) {
     tracePrompt(text);
   };
   return html`<form class=${large ? "prompt large" : "prompt"} onSubmit=${submit}>
-    <input id=${large ? "prompt-large" : "prompt"} value=${trace ? trace.prompt : text} readonly=${Boolean(trace)} onInput=${(event) => setText(event.target.value)} placeholder="Type a prompt that the model should continue"
+    <input id=${large ? "prompt-large" : "prompt"} value=${trace ? trace.prompt : text} readonly=${Boolean(trace)}
+      onInput=${(event) => setText(event.target.value)} placeholder="Type a prompt that the model should continue"
       aria-label="Prompt" autocomplete="off" spellcheck="false" maxlength="20000" />
     <button class="primary" disabled=${Boolean(trace) || !text.trim()}>${trace ? "Tracing" : "Trace"}</button>
     ${trace && html`<${Progress} trace=${trace} />`}
-    ${traceError && html`<p class="prompt-error" role="alert">${traceError}<button type="button" class="plain" onClick=${() => setState({ traceError: null })} aria-label="Dismiss">×</button></p>`}
+    ${traceError && html`<p class="prompt-error" role="alert">${traceError}
+      <button type="button" class="plain" onClick=${() => setState({ traceError: null })} aria-label="Dismiss">×</button></p>`}
   </form>`;
 }
 
 function Progress({ trace }) {
   const share = trace.total > 0 ? Math.min(1, trace.done / trace.total) : null;
-  return html`<div class="progress" role="progressbar" aria-label=${trace.stage} aria-valuemin="0" aria-valuemax="100" aria-valuenow=${share === null ? undefined : Math.round(share * 100)}>
-    <i class=${share === null ? "waiting" : ""} style=${{ width: `${(share ?? 1) * 100}%` }}></i><span>${trace.stage}${trace.total > 1 ? ` ${trace.done} of ${trace.total}` : ""}</span>
+  return html`<div class="progress" role="progressbar" aria-label=${trace.stage} aria-valuemin="0" aria-valuemax="100"
+    aria-valuenow=${share === null ? undefined : Math.round(share * 100)}>
+    <i class=${share === null ? "waiting" : ""} style=${{ width: `${(share ?? 1) * 100}%` }}></i><span>
+      ${trace.stage}${trace.total > 1 ? ` ${trace.done} of ${trace.total}` : ""}</span>
   </div>`;
 }
 
 function GraphPicker({ session, graph }) {
   const known = session.graphs.some((g) => g.slug === graph?.slug);
-  return html`<select class="picker" aria-label="Graphs" value=${graph?.slug ?? ""} onChange=${(event) => event.target.value && openGraph(event.target.value)}>
+  return html`<select class="picker" aria-label="Graphs" value=${graph?.slug ?? ""}
+    onChange=${(event) => event.target.value && openGraph(event.target.value)}>
     ${!known && html`<option value="">${graph ? graph.slug : `Open a graph (${session.graphs.length})`}</option>`}
     ${session.graphs.map((g) => html`<option key=${g.slug} value=${g.slug}>${g.prompt || g.slug}</option>`)}
   </select>`;
@@ -76,8 +92,10 @@ export function OpenButton() {
     if (file) openFile(file);
     event.target.value = "";
   };
-  return html`<button class="plain" onClick=${() => input.current.click()} title="Open a graph file of this or another tool">Open file</button>
-    <input ref=${input} class="hidden" id="file" type="file" accept=".json,application/json" tabindex="-1" aria-label="Graph file" onChange=${chosen} />`;
+  return html`<button class="plain" onClick=${() => input.current.click()}
+    title="Open a graph file of this or another tool">Open file</button>
+    <input ref=${input} class="hidden" id="file" type="file" accept=".json,application/json" tabindex="-1" aria-label="Graph file"
+      onChange=${chosen} />`;
 }
 
 export function Toolbar() {
@@ -98,16 +116,19 @@ function PruneSlider() {
   const { graph, prune } = state;
   const before = useRef(null);
   const inner = graph.nodes.filter((node) => node.kind === "feature" || node.kind === "error");
-  const shown = useMemo(() => shownNodes(state).filter((n) => n.kind === "feature" || n.kind === "error").length, [graph, prune, state.showErrors, state.pins, state.supernodes, state.selected]);
+  const shown = useMemo(() => shownNodes(state).filter((n) => n.kind === "feature" || n.kind === "error").length, [graph, prune,
+    state.showErrors, state.pins, state.supernodes, state.selected]);
   const finished = () => {
     if (before.current !== null) prunedFrom(before.current);
     before.current = null;
   };
   const total = influenceTotal(graph);
   const whole = total < 0.995 ? `, which holds ${Math.round(total * 100)} % of the whole` : "";
-  return html`<label class="prune" title=${`Keeps the strongest nodes that together hold this share of the influence in the file${whole}`}>
+  return html`<label class="prune"
+    title=${`Keeps the strongest nodes that together hold this share of the influence in the file${whole}`}>
     <span>Influence shown</span>
-    <input id="prune" type="range" min="20" max="100" step="1" value=${Math.round(prune * 100)} aria-valuetext=${`${Math.round(prune * 100)} percent, ${shown} nodes`}
+    <input id="prune" type="range" min="20" max="100" step="1" value=${Math.round(prune * 100)}
+      aria-valuetext=${`${Math.round(prune * 100)} percent, ${shown} nodes`}
       onInput=${(event) => { before.current ??= prune; setPrune(Number(event.target.value) / 100); }} onChange=${finished} />
     <b>${Math.round(prune * 100)} %</b><small>${shown} of ${inner.length}<i class="word"> nodes</i></small>
   </label>`;
@@ -115,5 +136,7 @@ function PruneSlider() {
 
 function ErrorSwitch() {
   const shown = useStore((s) => s.showErrors);
-  return html`<label class="switch" title="Errors are the part of each layer that no feature explains"><input id="errors" type="checkbox" checked=${shown} onChange=${(event) => setShowErrors(event.target.checked)} /><span>Errors ◆</span></label>`;
+  return html`<label class="switch" title="Errors are the part of each layer that no feature explains">
+    <input id="errors" type="checkbox" checked=${shown} onChange=${(event) => setShowErrors(event.target.checked)} />
+      <span>Errors ◆</span></label>`;
 }

@@ -16,11 +16,13 @@ export function Inspector() {
   const state = useStore((s) => s);
   const { graph, selected, supernodes, prune, showErrors, pins } = state;
   const members = useMemo(() => selectedMembers(graph, selected, supernodes), [graph, selected, supernodes]);
-  const shown = useMemo(() => new Set(shownNodes(state).map((node) => node.id)), [graph, prune, showErrors, pins, supernodes, selected]);
+  const shown = useMemo(() => new Set(shownNodes(state).map((node) => node.id)), [graph, prune, showErrors, pins, supernodes,
+    selected]);
   if (!members.length) return html`<aside class="inspector panel" aria-label="About this graph"><${Overview} graph=${graph} /></aside>`;
   const isGroup = selected.startsWith("group:") && !graph.byId.has(selected);
   return html`<aside class="inspector panel" aria-label="Selected node">
-    ${isGroup ? html`<${GroupHead} key=${selected} label=${selected.slice(6)} members=${members} />` : html`<${NodeHead} key=${selected} node=${members[0]} />`}
+    ${isGroup ? html`<${GroupHead} key=${selected} label=${selected.slice(6)} members=${members} />`
+      : html`<${NodeHead} key=${selected} node=${members[0]} />`}
     <${Connections} key=${`c${selected}`} graph=${graph} members=${members} shown=${shown} />
     ${isGroup ? html`<${MemberList} members=${members} />` : html`<${Detail} node=${members[0]} />`}
   </aside>`;
@@ -38,8 +40,10 @@ function NodeHead({ node }) {
       ${node.activation !== null && node.kind === "feature" && html`<span>activation <b>${plainNumber(node.activation)}</b></span>`}
       ${node.share > 0 && html`<span>influence <b>${percent(node.share)}</b></span>`}
       <span class="spacer"></span>
-      <button class=${pinned ? "small on" : "small"} aria-pressed=${pinned ? "true" : "false"} onClick=${() => togglePin(node.id)} title="Pin to the circuit (P)">${pinned ? "Pinned" : "Pin"}</button>
-      <button class=${marked.includes(node.id) ? "small on" : "small"} aria-pressed=${marked.includes(node.id) ? "true" : "false"} onClick=${() => toggleMark(node.id)} title="Mark for a supernode (M or Shift-click)">Mark</button>
+      <button class=${pinned ? "small on" : "small"} aria-pressed=${pinned ? "true" : "false"} onClick=${() => togglePin(node.id)}
+        title="Pin to the circuit (P)">${pinned ? "Pinned" : "Pin"}</button>
+      <button class=${marked.includes(node.id) ? "small on" : "small"} aria-pressed=${marked.includes(node.id) ? "true" : "false"}
+        onClick=${() => toggleMark(node.id)} title="Mark for a supernode (M or Shift-click)">Mark</button>
     </div>
   </header>`;
 }
@@ -48,7 +52,8 @@ function NodeName({ node, label, automatic }) {
   if (node.kind === "token" || node.kind === "logit") return html`<h2><${Token} text=${label} /></h2>`;
   if (node.kind === "error") return html`<h2>What no feature explains here</h2>`;
   const named = label !== featureName(node);
-  return html`<${EditableName} value=${named ? label : ""} placeholder=${automatic ? plainText(automatic) : "Name this feature"} what="Label of the feature"
+  return html`<${EditableName} value=${named ? label : ""} placeholder=${automatic ? plainText(automatic) : "Name this feature"}
+    what="Label of the feature"
     onSave=${(text) => editLabel(node, text)} fixed=${source.kind === "server" && hasFeatures() && !canWrite()} />`;
 }
 
@@ -65,8 +70,10 @@ function EditableName({ value, placeholder, what, onSave, fixed }) {
     } else return;
     event.stopPropagation();
   };
-  return html`<input class="name-field" value=${text} placeholder=${placeholder} aria-label=${what} maxlength="200" spellcheck="false" readonly=${fixed} title="Click to rename"
-    onInput=${(event) => setText(event.target.value)} onBlur=${(event) => event.target.value !== value && onSave(event.target.value)} onKeyDown=${keys} />`;
+  return html`<input class="name-field" value=${text} placeholder=${placeholder} aria-label=${what} maxlength="200" spellcheck="false"
+    readonly=${fixed} title="Click to rename"
+    onInput=${(event) => setText(event.target.value)} onBlur=${(event) => event.target.value !== value && onSave(event.target.value)}
+      onKeyDown=${keys} />`;
 }
 
 function Detail({ node }) {
@@ -92,8 +99,12 @@ function GroupHead({ label, members }) {
 
 function MemberList({ members }) {
   const labels = useStore((s) => s.labels);
-  return html`<section class="members"><h3>Members</h3><ol>${members.map((node) => html`<li key=${node.id}><button class="connection" onClick=${() => select(node.id)} onPointerEnter=${() => hover(node.id)} onPointerLeave=${() => hover(null)}>
-    <${Glyph} kind=${node.kind} /><span class="name">${plainText(nodeLabel(node, labels))}</span><span class="at">${placeText(node)}</span></button></li>`)}</ol></section>`;
+  return html`<section class="members"><h3>Members</h3><ol>
+    ${members.map((node) => html`<li key=${node.id}>
+      <button class="connection" onClick=${() => select(node.id)} onPointerEnter=${() => hover(node.id)}
+        onPointerLeave=${() => hover(null)}>
+    <${Glyph} kind=${node.kind} /><span class="name">${plainText(nodeLabel(node, labels))}</span><span class="at">${placeText(node)}
+      </span></button></li>`)}</ol></section>`;
 }
 
 function Overview({ graph }) {
@@ -103,21 +114,29 @@ function Overview({ graph }) {
   return html`<div class="overview">
     <p class="prompt-text">${graph.tokens.map((token, i) => html`<${Token} key=${i} text=${token} />`)}</p>
     <section><h3>The model continues with</h3>
-      <ol class="bars">${outputs.map((node) => html`<li key=${node.id}><button class="connection" onClick=${() => select(node.id)} onPointerEnter=${() => hover(node.id)} onPointerLeave=${() => hover(null)}>
-        <span class="name"><${Token} text=${node.output} /></span><span class="weight">${percent(node.probability)}</span><i class="weight-bar ink" style=${{ width: `${100 * (node.probability ?? 0)}%` }}></i></button></li>`)}</ol>
+      <ol class="bars">${outputs.map((node) => html`<li key=${node.id}>
+        <button class="connection" onClick=${() => select(node.id)} onPointerEnter=${() => hover(node.id)}
+          onPointerLeave=${() => hover(null)}>
+        <span class="name"><${Token} text=${node.output} /></span><span class="weight">${percent(node.probability)}</span>
+          <i class="weight-bar ink" style=${{ width: `${100 * (node.probability ?? 0)}%` }}></i></button></li>`)}</ol>
     </section>
-    ${strongest.length > 0 && html`<section><h3>Strongest features</h3>
-      <ol>${strongest.map((node) => html`<li key=${node.id}><button class="connection" onClick=${() => select(node.id)} onPointerEnter=${() => hover(node.id)} onPointerLeave=${() => hover(null)}>
-        <${Glyph} kind="feature" /><span class="name">${plainText(nodeLabel(node, labels))}</span><span class="at">${placeText(node)}</span><span class="weight">${percent(node.share)}</span></button></li>`)}</ol>
-    </section>`}
     <section class="how"><h3>How to read it</h3>
       <p><b>A node</b> is a feature that is active at a token (across) in a layer (up). Click one to see what it responds to.</p>
-      <p><b>An edge</b> says how much one node adds to another: <em class="raises">blue raises</em>, <em class="lowers">orange lowers</em>.</p>
+      <p><b>An edge</b> says how much one node adds to another: <em class="raises">blue raises</em>, <em
+        class="lowers">orange lowers</em>.</p>
       <p><b>Diamonds</b> are what the features miss. The line below the graph says how much that is.</p>
-      <p><b>Test it:</b> pin the nodes that matter, group them, then change them at the lower right and see whether the answer follows.
+      <p><b>Test it:</b> pin the nodes that matter, group them, then change them at the lower right and see whether the answer follows.${" "}
         <button class="link" onClick=${() => setState({ dialog: "help" })}>Keys and more</button></p>
     </section>
-    <dl class="origin"><dt>Model</dt><dd>${nameOf(graph.ours?.model) || graph.scan || session.model?.name || "not stated"}</dd><dt>Dictionary</dt><dd>${nameOf(graph.ours?.dictionary) || "not stated"}</dd><dt>Graph</dt><dd>${graph.slug}</dd></dl>
+    ${strongest.length > 0 && html`<section><h3>Strongest features</h3>
+      <ol>${strongest.map((node) => html`<li key=${node.id}>
+        <button class="connection" onClick=${() => select(node.id)} onPointerEnter=${() => hover(node.id)}
+          onPointerLeave=${() => hover(null)}>
+        <${Glyph} kind="feature" /><span class="name">${plainText(nodeLabel(node, labels))}</span><span class="at">${placeText(node)}
+          </span><span class="weight">${percent(node.share)}</span></button></li>`)}</ol>
+    </section>`}
+    <dl class="origin"><dt>Model</dt><dd>${nameOf(graph.ours?.model) || graph.scan || session.model?.name || "not stated"}</dd>
+      <dt>Dictionary</dt><dd>${nameOf(graph.ours?.dictionary) || "not stated"}</dd><dt>Graph</dt><dd>${graph.slug}</dd></dl>
   </div>`;
 }
 

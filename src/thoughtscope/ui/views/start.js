@@ -13,11 +13,15 @@ export function Start() {
     <p class="lead">Type a prompt. The page shows which features carried it to the next token, how much of the answer they explain, and lets you change them to check.</p>
     ${canTrace() && html`<${PromptBox} large />`}
     ${canTrace() && session.example_prompts?.length > 0 && html`<section><h3>To begin with</h3><ul class="prompts">
-      ${session.example_prompts.map((prompt) => html`<li key=${prompt}><button onClick=${() => tracePrompt(prompt)}>${prompt}</button></li>`)}</ul></section>`}
+      ${session.example_prompts.map((prompt) => html`<li key=${prompt}><button onClick=${() => tracePrompt(prompt)}>${prompt}</button>
+        </li>`)}</ul></section>`}
     ${session.graphs.length > 0 && html`<section><h3>Traced before</h3><ul class="prompts">
-      ${session.graphs.slice(0, 8).map((g) => html`<li key=${g.slug}><button onClick=${() => openGraph(g.slug)}><span>${g.prompt || g.slug}</span><small>${when(g.created)}</small></button></li>`)}</ul></section>`}
+      ${session.graphs.slice(0, 8).map((g) => html`<li key=${g.slug}><button onClick=${() => openGraph(g.slug)}><span>
+        ${g.prompt || g.slug}</span><small>${when(g.created)}</small></button></li>`)}</ul></section>`}
     ${canWrite() && html`<p class="quiet"><${OpenButton} /> of this or another tool, or drop it anywhere.</p>`}
-    <p class="quiet origin-line">${model?.name ? `${model.name}: ${model.n_layers} layers of ${model.d_model}, ${model.dtype} on ${model.device}` : ""}${dictionary?.name ? ` · ${dictionary.name}: ${Number(dictionary.n_features).toLocaleString("en-US")} features a layer` : ""}</p>
+    <p class="quiet origin-line">${model?.name
+      ? `${model.name}: ${model.n_layers} layers of ${model.d_model}, ${model.dtype} on ${model.device}` : ""}${dictionary?.name
+        ? ` · ${dictionary.name}: ${Number(dictionary.n_features).toLocaleString("en-US")} features a layer` : ""}</p>
   </div></main>`;
 }
 

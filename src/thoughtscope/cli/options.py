@@ -1,0 +1,35 @@
+"""The options that several commands share, each with its one name, range and help."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ModelName = Annotated[
+    str,
+    typer.Option("--model", "-m", help="A Hugging Face causal LM by name or path, or the shipped specimen."),
+]
+DictionaryName = Annotated[
+    str | None,
+    typer.Option("--dictionary", "-d", help="A dictionary's folder or name: specimen/clt, specimen/plt, …"),
+]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps … (default: the best there is).")]
+DType = Annotated[
+    str | None, typer.Option("--dtype", help="float32, bfloat16, float16 (default: as stored).")
+]
+NodeMass = Annotated[
+    float, typer.Option(min=0.0, max=1.0, help="Keep the nodes that carry this share of the influence.")
+]
+EdgeMass = Annotated[float, typer.Option(min=0.0, max=1.0, help="Keep the edges that carry this share.")]
+MaxNodes = Annotated[
+    int | None,
+    typer.Option(min=1, help="Expand at most this many features; the rest is counted as left out."),
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, errors too.")]
+Folder = Annotated[
+    Path | None, typer.Option(help="Where graphs and labels are kept (default: your data folder).")
+]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free port.")]
+NoBrowser = Annotated[bool, typer.Option("--no-browser", help="Only print the address.")]

@@ -1,0 +1,192 @@
+"""`FeatureBank`: for every feature the texts on which it fires, how strongly and how often, and what it writes.
+
+The scanned text is stored once as token ids; an example is the number of a token in it. What a feature does around
+that token is kept sparsely, so a bank of 6,000 features takes a few megabytes. Tensors are read when they are used.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from thoughtscope.core.errors import CorruptArtefact, UnknownFeature
+from thoughtscope.core.store import is_artefact, load_artefact, save_artefact
+from thoughtscope.features.labels import LabelStore, auto_label
+
+if TYPE_CHECKING:
+    from thoughtscope.dictionaries import Dictionary
+
+KIND = "features"
+FOLDER = "features"
+"""Where a bank lies inside its dictionary's folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerRecords:
+    """The features of one layer. `offsets` slice the flat lists: feature f has examples `example_offsets[f:f+2]`."""
+
+    count: Int[Tensor, " feature"]
+    "Tokens on which the feature was active."
+    histogram: Int[Tensor, "feature bin"]
+    "Counts of activations in equal bins from 0 to the feature's maximum."
+    quantiles: Float[Tensor, "feature quantile"]
+    "Activation at 0, 25, 50, 75 and 100 % of the active tokens."
+    top_logits: Int[Tensor, "feature rank"]
+    bottom_logits: Int[Tensor, "feature rank"]
+    output_strength: Float[Tensor, " feature"]
+    "By how many standard deviations of the vocabulary the most raised token stands out."
+    example_offsets: Int[Tensor, " feature+1"]
+    example_token: Int[Tensor, " example"]
+    "Number of the token, in the scanned text, at which the example peaks."
+    example_group: UInt8[Tensor, " example"]
+    active_offsets: Int[Tensor, " example+1"]
+    active_token: Int[Tensor, " active"]
+    active_value: Float[Tensor, " active"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FeatureBank:
+    """Examples and figures for every feature of one dictionary. `detail` speaks circuit-tracer's feature JSON."""
+
+    dictionary_name: str
+    scan: str
+    model_name: str
+    n_features: int
+    groups: tuple[str, ...]
+    window: tuple[int, int]
+    "Tokens shown before and after an example's peak."
+    pieces: Mapping[int, str]
+    ids: Int[Tensor, " pos"]
+    starts: Int[Tensor, " start"]
+    "Where each document starts in `ids`; the last entry is the number of tokens."
+    layers: tuple[LayerRecords, ...]
+    labels: LabelStore | None = None
+
+    @property
+    def n_tokens(self) -> int:
+        return len(self.ids)
+
+    def detail(self, layer: int, index: int) -> dict[str, Any]:
+        """What is known of a feature, in the fields of circuit-tracer's and Neuronpedia's feature files.
+
+        Raises `UnknownFeature` naming the allowed range.
+        """
+        records = self._records(layer, index)
+        examples: dict[int, list[dict[str, Any]]] = {}
+        for number in range(int(records.example_offsets[index]), int(records.example_offsets[index + 1])):
+            group = int(records.example_group[number])
+            examples.setdefault(group, []).append(self._example(records, number))
+        quantiles = records.quantiles[index].tolist()
+        return {
+            "transcoder_id": self.scan,
+            "layer": layer,
+            "index": index,
+            "examples_quantiles": [
+                {"quantile_name": name, "examples": examples[group]}
+                for group, name in enumerate(self.groups)
+                if group in examples
+            ],
+            "top_logits": [self.pieces[token] for token in records.top_logits[index].tolist()],
+            "bottom_logits": [self.pieces[token] for token in records.bottom_logits[index].tolist()],
+            "output_strength": round(float(records.output_strength[index]), 3),
+            "act_min": quantiles[0],
+            "act_max": quantiles[-1],
+            "quantile_values": quantiles,
+            "histogram": records.histogram[index].tolist(),
+            "activation_frequency": int(records.count[index]) / max(1, self.n_tokens),
+        }
+
+    def label(self, layer: int, index: int) -> str | None:
+        """The label that a person gave the feature, if any."""
+        return None if self.labels is None else self.labels.get(layer, index)
+
+    def auto_label(self, layer: int, index: int) -> str | None:
+        """A short label made from the examples and the outputs; None for a feature that never fired."""
+        return auto_label(self.detail(layer, index)) or None
+
+    def with_labels(self, labels: LabelStore | None) -> FeatureBank:
+        """The same bank with a person's labels beside it."""
+        return replace(self, labels=labels)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Writes the bank as an artefact. Labels live in their own file."""
+        meta = {
+            "dictionary_name": self.dictionary_name,
+            "scan": self.scan,
+            "model_name": self.model_name,
+            "n_features": self.n_features,
+            "groups": list(self.groups),
+            "window": list(self.window),
+            "pieces": {str(token): piece for token, piece in self.pieces.items()},
+            "n_layers": len(self.layers),
+        }
+        tensors = {f"layer_{number}": vars(records) for number, records in enumerate(self.layers)}
+        return save_artefact(
+            path, kind=KIND, tensors={"text": {"ids": self.ids, "starts": self.starts}, **tensors}, meta=meta
+        )
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, labels: LabelStore | None = None) -> FeatureBank:
+        """Opens a saved bank. Raises `CorruptArtefact` naming the file."""
+        artefact = load_artefact(path, kind=KIND)
+        meta = dict(artefact.meta)
+        try:
+            n_layers = meta.pop("n_layers")
+            layers = tuple(
+                LayerRecords(**dict(artefact.tensors(f"layer_{number}").items()))
+                for number in range(n_layers)
+            )
+            text = artefact.tensors("text")
+            fields: dict[str, Any] = {
+                "groups": tuple(meta.pop("groups")),
+                "window": tuple(meta.pop("window")),
+                "pieces": {int(token): piece for token, piece in meta.pop("pieces").items()},
+            }
+            return cls(**meta, **fields, ids=text["ids"], starts=text["starts"], layers=layers, labels=labels)
+        except (KeyError, TypeError) as error:
+            raise CorruptArtefact(
+                f"{path} is a feature bank with an unreadable manifest: {error!r}."
+            ) from None
+
+    def _records(self, layer: int, index: int) -> LayerRecords:
+        if not 0 <= layer < len(self.layers) or not 0 <= index < self.n_features:
+            raise UnknownFeature(
+                f"Dictionary {self.dictionary_name} has layers 0 to {len(self.layers) - 1} and features 0 to "
+                f"{self.n_features - 1}; got layer {layer}, feature {index}."
+            )
+        return self.layers[layer]
+
+    def _example(self, records: LayerRecords, number: int) -> dict[str, Any]:
+        peak = int(records.example_token[number])
+        start, end = window_of(self.starts, peak, self.window)
+        values = [0.0] * (end - start)
+        active = slice(int(records.active_offsets[number]), int(records.active_offsets[number + 1]))
+        tokens, strengths = records.active_token[active].tolist(), records.active_value[active].tolist()
+        for token, strength in zip(tokens, strengths, strict=True):
+            values[token - start] = round(strength, 4)
+        return {
+            "tokens_acts_list": values,
+            "train_token_ind": peak - start,
+            "is_repeated_datapoint": False,
+            "tokens": [self.pieces[token] for token in self.ids[start:end].tolist()],
+        }
+
+
+def window_of(starts: Int[Tensor, " start"], peak: int, window: tuple[int, int]) -> tuple[int, int]:
+    """The tokens shown around a peak: a stretch of its own document."""
+    document = int(torch.searchsorted(starts, torch.tensor(peak), right=True)) - 1
+    return max(int(starts[document]), peak - window[0]), min(int(starts[document + 1]), peak + window[1] + 1)
+
+
+def bank_of(dictionary: Dictionary, *, labels: LabelStore | None = None) -> FeatureBank | None:
+    """The bank that lies with a loaded dictionary (its folder's `features/`), or None if there is none."""
+    if dictionary.folder is None or not is_artefact(dictionary.folder / FOLDER, kind=KIND):
+        return None
+    return FeatureBank.load(dictionary.folder / FOLDER, labels=labels)

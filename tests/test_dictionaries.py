@@ -1,0 +1,448 @@
+"""Dictionaries: what encode promises, what is refused, what is read from disk, and what the preflight catches."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from tests.tiny_models import tiny_model
+from thoughtscope.core.errors import CorruptArtefact, DictionaryMismatch, ThoughtscopeError, UnknownFeature
+from thoughtscope.core.site import Site
+from thoughtscope.dictionaries import (
+    Activation,
+    Dictionary,
+    LayerWeights,
+    TrainConfig,
+    check_fits,
+    declare,
+    encode,
+    evaluate_dictionary,
+    load_dictionary,
+    parse_sites,
+    preflight,
+    resident,
+    save_dictionary,
+    train_dictionary,
+)
+from thoughtscope.models import Model, capture, tokenize
+
+F = 20
+
+
+def random_dictionary(
+    model: Model, *, cross=False, kind="relu", skip=False, read="mlp_in", write="mlp_out"
+) -> Dictionary:
+    n, d = model.n_layers, model.d_model
+    layers = tuple(
+        LayerWeights(
+            W_enc=torch.randn(F, d),
+            b_enc=torch.randn(F),
+            decoder=torch.randn(F, n - layer if cross else 1, d),
+            b_dec=torch.randn(d),
+            threshold=torch.rand(F) if kind == "jumprelu" else None,
+            W_skip=torch.randn(d, d) if skip else None,
+        )
+        for layer in range(n)
+    )
+    return Dictionary(
+        name="random", scan="random", model_name=model.name, cross_layer=cross, layers=layers,
+        reads=parse_sites(read, n), writes=parse_sites(write, n),
+        activation=Activation(kind=kind, k=4 if kind == "topk" else None),
+    )  # fmt: skip
+
+
+# --- encode -----------------------------------------------------------------------------------------------------------
+
+
+def dense_features(dictionary: Dictionary, layer: int, x: torch.Tensor) -> torch.Tensor:
+    """Written again from the definitions, feature by feature."""
+    w = dictionary.layers[layer]
+    out = torch.zeros(len(x), F)
+    for p in range(1, len(x)):
+        pre = [float(w.W_enc[f] @ x[p] + w.b_enc[f]) for f in range(F)]
+        best = (
+            sorted(pre, reverse=True)[: dictionary.activation.k]
+            if dictionary.activation.kind == "topk"
+            else pre
+        )
+        for f in range(F):
+            floor = float(w.threshold[f]) if w.threshold is not None else 0.0
+            out[p, f] = pre[f] if pre[f] > floor and pre[f] in best else 0.0
+    return out
+
+
+@pytest.mark.parametrize("kind", ["relu", "jumprelu", "topk"])
+@pytest.mark.parametrize("cross", [False, True])
+@pytest.mark.parametrize("skip", [False, True])
+def test_encode_follows_the_definitions(kind, cross, skip):
+    model = tiny_model("llama", layers=3)
+    dictionary = random_dictionary(model, cross=cross, kind=kind, skip=skip)
+    acts = capture(model, tokenize(model, "a small text"), dictionary.sites)
+    features = encode(dictionary, acts)
+    dense = [dense_features(dictionary, layer, acts[Site("mlp_in", layer)][0]) for layer in range(3)]
+    for target in range(3):
+        x = acts[Site("mlp_in", target)][0]
+        y = dictionary.layers[target].b_dec.expand(len(x), -1).clone()
+        y += x @ dictionary.layers[target].W_skip.T if skip else 0
+        for source in range(target + 1) if cross else [target]:
+            y += dense[source] @ dictionary.layers[source].decoder[:, target - source]
+        torch.testing.assert_close(features.reconstruction[target], y, atol=1e-4, rtol=1e-4)
+        written = acts[Site("mlp_out", target)][0]
+        torch.testing.assert_close(
+            features.reconstruction[target] + features.error[target], written, atol=1e-5, rtol=1e-5
+        )
+        assert torch.equal(features.inputs[target], x)
+    expected = torch.stack(dense).nonzero()
+    assert torch.equal(torch.stack([features.layer, features.position, features.index], dim=1), expected)
+    torch.testing.assert_close(features.value, torch.stack(dense)[tuple(expected.T)], atol=1e-5, rtol=1e-5)
+    assert len(features) == len(expected) > 0 and 0 not in features.position
+
+
+def test_the_first_position_has_features_when_the_dictionary_says_so():
+    model = tiny_model("llama")
+    dictionary = replace(random_dictionary(model), skip_first=False)
+    acts = capture(model, tokenize(model, "text"), dictionary.sites)
+    assert 0 in encode(dictionary, acts).position
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "llama", "gemma2"])
+def test_a_padded_row_encodes_as_it_would_alone(family):
+    model = tiny_model(family)
+    dictionary = random_dictionary(model, cross=True)
+    both = capture(model, tokenize(model, ["short", "a much longer text than that"]), dictionary.sites)
+    alone = capture(model, tokenize(model, "short"), dictionary.sites)
+    padded, single = encode(dictionary, both, row=0), encode(dictionary, alone)
+    assert padded.n_positions == single.n_positions
+    assert torch.equal(padded.position, single.position) and torch.equal(padded.index, single.index)
+    torch.testing.assert_close(padded.error, single.error, atol=1e-4, rtol=1e-4)
+
+
+def test_half_precision_weights_compute_in_float32():
+    model = tiny_model("llama")
+    full = random_dictionary(model, cross=True, kind="jumprelu")
+    half = resident(full, dtype=torch.float16, decoders=True)
+    widened = resident(half, decoders=True)
+    acts = capture(model, tokenize(model, "some text"), full.sites)
+    a, b = encode(half, acts), encode(widened, acts)
+    assert a.error.dtype == torch.float32 and half.layers[0].W_enc.dtype == torch.float16
+    assert torch.equal(a.error, b.error) and torch.equal(a.value, b.value)
+
+
+def test_float64_stays_float64():
+    model = tiny_model("llama")
+    dictionary = random_dictionary(model)
+    acts = {site: x.double() for site, x in capture(model, tokenize(model, "text"), dictionary.sites).items()}
+    features = encode(dictionary, acts)
+    assert features.error.dtype == features.value.dtype == torch.float64
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("index", [-1, F, F + 100])
+def test_unknown_features_are_refused(index):
+    dictionary = random_dictionary(tiny_model("llama"))
+    for read in (dictionary.decoder_rows, dictionary.encoder_rows, dictionary.encoder_bias):
+        with pytest.raises(UnknownFeature, match=f"features 0 to {F - 1}; got {index}"):
+            read(1, torch.tensor([3, index]))
+        with pytest.raises(UnknownFeature, match="layers 0 to 1; got layer 2"):
+            read(2, torch.tensor([3]))
+
+
+def test_a_dictionary_of_another_model_is_refused():
+    model = tiny_model("llama", layers=2)
+    with pytest.raises(DictionaryMismatch, match="has 3 layers, but"):
+        check_fits(random_dictionary(tiny_model("llama", layers=3)), model)
+    wide = tiny_model("llama", layers=2, hidden_size=32)
+    with pytest.raises(DictionaryMismatch, match="residual width of 32"):
+        check_fits(random_dictionary(wide), model)
+    parallel = tiny_model("gpt_neox")
+    with pytest.raises(DictionaryMismatch, match=r"resid_mid\.0, which"):
+        check_fits(random_dictionary(parallel, read="resid_mid"), parallel)
+    acts = capture(wide, tokenize(wide, "text"), random_dictionary(wide).sites)
+    with pytest.raises(DictionaryMismatch, match="another model"):
+        encode(random_dictionary(model), acts)
+    with pytest.raises(DictionaryMismatch, match=r"lacks mlp_out\.0"):
+        encode(random_dictionary(model), capture(model, tokenize(model, "text"), parse_sites("mlp_in", 2)))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            {
+                "W_enc": torch.zeros(F + 1, 16),
+                "b_enc": torch.zeros(F + 1),
+                "decoder": torch.zeros(F + 1, 1, 16),
+            },
+            "W_enc of layer 1",
+        ),
+        ({"W_enc": torch.zeros(F, 15)}, "W_enc of layer 1"),
+        ({"decoder": torch.zeros(F, 2, 16)}, "decoder of layer 1"),
+        ({"decoder": torch.zeros(F, 1, 15), "b_dec": torch.zeros(15)}, "b_dec of layer 1|decoder of layer 1"),
+        ({"threshold": torch.zeros(F)}, "has thresholds"),
+    ],
+)
+def test_layers_that_do_not_fit_together_are_refused(change, words):
+    dictionary = random_dictionary(tiny_model("llama"))
+    with pytest.raises(DictionaryMismatch, match=words):
+        replace(dictionary, layers=(dictionary.layers[0], replace(dictionary.layers[1], **change)))
+
+
+def test_negative_thresholds_and_wrong_activations_are_refused():
+    dictionary = random_dictionary(tiny_model("llama"), kind="jumprelu")
+    bad = replace(dictionary.layers[0], threshold=torch.full((F,), -0.1))
+    with pytest.raises(DictionaryMismatch, match="below 0"):
+        replace(dictionary, layers=(bad, dictionary.layers[1]))
+    with pytest.raises(DictionaryMismatch, match="k ≥ 1"):
+        Activation(kind="topk")
+
+
+# --- on disk ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_native_round_trip(tmp_path, dtype):
+    model = tiny_model("llama")
+    one = resident(
+        random_dictionary(model, cross=True, kind="jumprelu", skip=True), dtype=dtype, decoders=True
+    )
+    one = replace(one, declared={"fvu": 0.25}, skip_first=False)
+    save_dictionary(one, tmp_path / "a")
+    two = load_dictionary(tmp_path / "a")
+    for a, b in zip(one.layers, two.layers, strict=True):
+        for name, tensor in vars(a).items():
+            assert tensor.dtype == vars(b)[name].dtype and torch.equal(tensor, vars(b)[name])
+    plain = {"layers": (), "folder": None}
+    assert all(getattr(one, key) == getattr(two, key) for key in vars(one) if key not in plain)
+    assert two.folder == tmp_path / "a"
+
+
+def test_a_damaged_native_file_is_named(tmp_path):
+    save_dictionary(random_dictionary(tiny_model("llama")), tmp_path / "a")
+    shard = next((tmp_path / "a").glob("decoder_1-*.safetensors"))
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 1
+    shard.write_bytes(bytes(data))
+    with pytest.raises(CorruptArtefact, match=shard.name):
+        load_dictionary(tmp_path / "a")
+    shard.unlink()
+    with pytest.raises(CorruptArtefact, match=shard.name):
+        load_dictionary(tmp_path / "a")
+
+
+def write_hollow(path: Path, shapes: dict[str, tuple[int, ...]]) -> int:
+    """A safetensors file of zeros that takes no room on disk; returns its apparent size."""
+    header, offset = {}, 0
+    for name, shape in shapes.items():
+        size = 4 * torch.Size(shape).numel()
+        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [offset, offset + size]}
+        offset += size
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + offset)
+    return offset
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_only_the_rows_asked_for_are_read(tmp_path):
+    """Weights of 10 GB: some rows come at once, and memory grows by what was asked for."""
+
+    def resident_bytes() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+    n_features, d, n = 250_000, 2048, 2
+    for i in range(n):
+        write_hollow(
+            tmp_path / f"W_enc_{i}.safetensors",
+            {f"W_enc_{i}": (n_features, d), f"b_enc_{i}": (n_features,), f"b_dec_{i}": (d,)},
+        )
+        size = write_hollow(tmp_path / f"W_dec_{i}.safetensors", {f"W_dec_{i}": (n_features, n - i, d)})
+        assert size > 2e9
+    (tmp_path / "config.yaml").write_text(
+        "model_kind: cross_layer_transcoder\nfeature_input_hook: hook_resid_mid\nfeature_output_hook: hook_mlp_out\n"
+    )
+    before = resident_bytes()
+    dictionary = load_dictionary(tmp_path)
+    index = torch.arange(0, n_features, n_features // 50)
+    assert dictionary.decoder_rows(0, index).shape == (len(index), 2, d)
+    assert dictionary.encoder_rows(1, index).shape == (len(index), d)
+    assert resident_bytes() - before < 100e6
+
+
+# --- scores -----------------------------------------------------------------------------------------------------------
+
+
+def documents(model: Model, n: int = 40, length: int = 24, seed: int = 0) -> list[list[int]]:
+    random = torch.Generator().manual_seed(seed)
+    return torch.randint(3, model.vocab_size, (n, length), generator=random).tolist()
+
+
+def linear_gpt2() -> tuple[Model, Dictionary]:
+    """A model whose MLPs are linear, and the dictionary that is exactly them: a skip connection and no feature."""
+    model = tiny_model("gpt2", activation_function="linear")
+    layers = []
+    for block in model.family.blocks:
+        fc, proj = block.mlp.c_fc, block.mlp.c_proj
+        zero = torch.zeros(F, model.d_model)
+        layers.append(
+            LayerWeights(
+                W_enc=zero,
+                b_enc=zero[:, 0] - 1,
+                decoder=zero[:, None],
+                W_skip=(fc.weight @ proj.weight).T.detach(),
+                b_dec=(fc.bias @ proj.weight + proj.bias).detach(),
+            )
+        )
+    return model, replace(random_dictionary(model), layers=tuple(layers))
+
+
+def test_a_perfect_dictionary_scores_perfectly():
+    model, dictionary = linear_gpt2()
+    scores = evaluate_dictionary(model, dictionary, documents(model))
+    assert scores.n_tokens == 40 * 23 and scores.agreement == 1 and scores.l0 == 0 and scores.dead == 1
+    assert max(scores.fvu_by_layer) < 1e-10 and abs(scores.loss_change) < 1e-6 and abs(scores.kl) < 1e-6
+
+
+def test_a_dictionary_of_the_mean_explains_nothing():
+    model, dictionary = linear_gpt2()
+    acts = capture(model, padded(model, documents(model)), dictionary.writes)
+    means = [acts[site][:, 1:].flatten(0, 1).double().mean(0).float() for site in dictionary.writes]
+    layers = tuple(
+        replace(w, b_dec=mean, W_skip=None) for w, mean in zip(dictionary.layers, means, strict=True)
+    )
+    scores = evaluate_dictionary(model, replace(dictionary, layers=layers), documents(model))
+    torch.testing.assert_close(torch.tensor(scores.fvu_by_layer), torch.ones(2), atol=1e-5, rtol=0)
+
+
+def padded(model: Model, rows: list[list[int]]):
+    from thoughtscope.models import tokens_from_ids
+
+    return tokens_from_ids(model, rows)
+
+
+def test_scores_equal_a_plain_computation():
+    """Loss, agreement and L0 against the module itself, with its MLPs replaced by hand."""
+    model = tiny_model("llama", layers=3)
+    dictionary = random_dictionary(model, cross=True, kind="jumprelu", skip=True)
+    rows = documents(model, n=6, length=12)
+    scores = evaluate_dictionary(model, dictionary, rows)
+    ids = torch.tensor(rows)
+    clean = model.module(input_ids=ids).logits
+    active: list[torch.Tensor] = []
+
+    def replaced(layer: int):
+        def forward(module, args, output):
+            x = args[0]
+            w = dictionary.layers[layer]
+            pre = x @ w.W_enc.T + w.b_enc
+            a = pre * (pre > w.threshold)
+            a[:, 0] = 0
+            active.append(a)
+            y = w.b_dec + x @ w.W_skip.T
+            for source in range(layer + 1):
+                y = y + active[source] @ dictionary.layers[source].decoder[:, layer - source]
+            return torch.cat([output[:, :1], y[:, 1:]], dim=1)
+
+        return forward
+
+    handles = [
+        block.mlp.register_forward_hook(replaced(layer)) for layer, block in enumerate(model.family.blocks)
+    ]
+    with torch.no_grad():
+        spliced = model.module(input_ids=ids).logits
+    for handle in handles:
+        handle.remove()
+
+    def loss(logits):
+        return float(cross_entropy(logits[:, 1:-1].flatten(0, 1), ids[:, 2:].flatten()))
+
+    assert scores.loss == pytest.approx(loss(clean), abs=1e-5)
+    assert scores.loss_spliced == pytest.approx(loss(spliced), abs=1e-5)
+    agreement = (clean.argmax(-1) == spliced.argmax(-1))[:, 1:].float().mean()
+    assert scores.agreement == pytest.approx(float(agreement))
+
+
+def test_no_text_is_refused():
+    model = tiny_model("llama")
+    with pytest.raises(ThoughtscopeError, match="no text"):
+        evaluate_dictionary(model, random_dictionary(model), [])
+
+
+# --- preflight --------------------------------------------------------------------------------------------------------
+
+
+@cache
+def trained() -> tuple[Model, Dictionary]:
+    """A small trained dictionary of a model whose norm weights are far from 1."""
+    torch.manual_seed(0)
+    model = tiny_model("llama", layers=3)
+    for block in model.family.blocks:
+        block.mlp_norm.module.weight.data.uniform_(0.3, 3.0)
+    config = TrainConfig(
+        cross_layer=False,
+        n_features=96,
+        l0=12.0,
+        n_tokens=60_000,
+        chunk_tokens=4000,
+        passes=3,
+        batch=256,
+        dead_after=2000,
+    )
+    return model, train_dictionary(model, documents(model, n=400, length=32), config)
+
+
+CHANGES = {
+    "the norm's input for its output": lambda d: replace(d, reads=parse_sites("mlp_norm", 3)),
+    "the residual stream": lambda d: replace(d, reads=parse_sites("resid_mid", 3)),
+    "attention's output": lambda d: replace(d, writes=parse_sites("attn_out", 3)),
+    "layers in another order": lambda d: replace(d, layers=(d.layers[1], d.layers[2], d.layers[0])),
+    "inputs scaled by 3": lambda d: replace(d, layers=tuple(replace(w, W_enc=3 * w.W_enc) for w in d.layers)),
+    "outputs scaled by 3": lambda d: replace(
+        d, layers=tuple(replace(w, decoder=3 * w.decoder, b_dec=3 * w.b_dec) for w in d.layers)
+    ),
+    "thresholds lost": lambda d: replace(
+        d, layers=tuple(replace(w, threshold=0 * w.threshold) for w in d.layers)
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_the_preflight_catches(change):
+    model, dictionary = trained()
+    assert preflight(model, dictionary).problems == ()
+    with pytest.raises(DictionaryMismatch, match=r"wrong hook, model or scale\?.*FVU by layer"):
+        preflight(model, CHANGES[change](dictionary))
+
+
+@pytest.mark.parametrize("change", ["the residual stream", "layers in another order", "outputs scaled by 3"])
+def test_without_a_probe_the_declared_figures_are_compared(change):
+    model, dictionary = trained()
+    rows = documents(model, n=60, seed=5)
+    declared = replace(declare(dictionary, evaluate_dictionary(model, dictionary, rows)), probe=None)
+    tokens = padded(model, rows)
+    assert preflight(model, declared, tokens).fvu < 0.6
+    with pytest.raises(DictionaryMismatch, match="declared"):
+        preflight(model, CHANGES[change](declared), tokens)
+
+
+def test_loading_checks_and_can_be_told_not_to(tmp_path):
+    model, dictionary = trained()
+    save_dictionary(dictionary, tmp_path / "right")
+    save_dictionary(CHANGES["the residual stream"](dictionary), tmp_path / "wrong")
+    assert load_dictionary(tmp_path / "right", model).probe == dictionary.probe
+    with pytest.raises(DictionaryMismatch, match="wrong hook"):
+        load_dictionary(tmp_path / "wrong", model)
+    load_dictionary(tmp_path / "wrong", model, preflight=False)
+    other = tiny_model("llama", layers=3, seed=7)
+    with pytest.raises(DictionaryMismatch, match="wrong hook"):
+        load_dictionary(tmp_path / "right", other)

@@ -1,0 +1,192 @@
+"""The trainer: sparse gradients, folding, the target L0, and a run that was killed and goes on bit for bit."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.tiny_models import tiny_model
+from thoughtscope.core.errors import ThoughtscopeError
+from thoughtscope.dictionaries import Dictionary, TrainConfig, evaluate_dictionary, train_dictionary
+from thoughtscope.dictionaries import training as module
+from thoughtscope.dictionaries.documents import document_batches, read_rows
+from thoughtscope.dictionaries.features import decode
+from thoughtscope.dictionaries.sparse import SparseLayer
+from thoughtscope.models import Model
+
+SMALL = TrainConfig(
+    cross_layer=True,
+    n_features=48,
+    l0=6.0,
+    n_tokens=12_000,
+    chunk_tokens=2_000,
+    batch=200,
+    dead_after=1500,
+    saved="float32",
+)
+
+
+def documents(model: Model, n: int = 150, length: int = 24) -> list[list[int]]:
+    random = torch.Generator().manual_seed(0)
+    return torch.randint(3, model.vocab_size, (n, length), generator=random).tolist()
+
+
+def same(a: Dictionary, b: Dictionary) -> bool:
+    pairs = [
+        (x, vars(v)[name]) for u, v in zip(a.layers, b.layers, strict=True) for name, x in vars(u).items()
+    ]
+    return all((x is None and y is None) or torch.equal(x, y) for x, y in pairs)
+
+
+@pytest.mark.parametrize("n_active", [0, 1, 40])
+def test_sparse_gradients_equal_dense_ones(n_active):
+    tokens, features, d_in, d_out = 12, 9, 5, 7
+    weights = [
+        torch.randn(*shape, dtype=torch.float64, requires_grad=True)
+        for shape in ((features, d_in), (features,), (features, d_out))
+    ]
+    x, pull = torch.randn(tokens, d_in, dtype=torch.float64), torch.randn(tokens, d_out, dtype=torch.float64)
+    chosen = torch.zeros(tokens, features, dtype=torch.bool)
+    chosen.view(-1)[torch.randperm(tokens * features)[:n_active]] = True
+    pre = x @ weights[0].T + weights[1]
+    dense = (pre * chosen) @ weights[2]
+    expected = torch.autograd.grad((dense * pull).sum(), weights, retain_graph=True)
+    token, feature = chosen.nonzero(as_tuple=True)
+    sparse = SparseLayer.apply(x, *weights, token, feature, pre.detach()[token, feature])
+    torch.testing.assert_close(sparse, dense.detach())
+    for grad, reference in zip(torch.autograd.grad((sparse * pull).sum(), weights), expected, strict=True):
+        torch.testing.assert_close(grad, reference)
+
+
+@pytest.mark.parametrize("cross", [False, True])
+@pytest.mark.parametrize("skip", [False, True])
+def test_training_explains_the_model_at_the_wanted_l0(cross, skip):
+    model = tiny_model("llama", layers=3)
+    config = replace(SMALL, cross_layer=cross, skip=skip, n_tokens=24_000)
+    first: list[float] = []
+    dictionary = train_dictionary(model, documents(model), config, progress=lambda m: first.append(m["fvu"]))
+    scores = evaluate_dictionary(model, dictionary, documents(model))
+    assert dictionary.cross_layer == cross and dictionary.has_skip == skip
+    assert scores.fvu < 0.45 and scores.fvu < 0.6 * first[0]
+    assert 0.75 * 18 < scores.l0 < 1.3 * 18
+    assert scores.dead < 0.1
+
+
+@pytest.mark.parametrize("cross", [False, True])
+def test_scales_are_folded_into_the_weights(cross, monkeypatch):
+    """The saved dictionary writes, in the model's units, what the trainer predicts in its own."""
+    model = tiny_model("llama", layers=3)
+    kept: list[module.Trainer] = []
+    folded = module._folded
+    monkeypatch.setattr(
+        module, "_folded", lambda trainer, *rest: kept.append(trainer) or folded(trainer, *rest)
+    )
+    dictionary = train_dictionary(model, documents(model), replace(SMALL, cross_layer=cross, skip=True))
+    (trainer,) = kept
+    rows = read_rows(
+        model, document_batches(model, documents(model)), dictionary.reads, dictionary.writes, n_tokens=300
+    )
+    w, x = trainer.weights, trainer.scaling.inputs(rows.inputs)
+    pre = [x[layer] @ w[f"W_enc_{layer}"].T + w[f"b_enc_{layer}"] for layer in range(3)]
+    pairs = [
+        (p * w[f"W_dec_{layer}"].norm(dim=-1) > trainer.threshold).nonzero(as_tuple=True)
+        for layer, p in enumerate(pre)
+    ]
+    predicted = module._decode(trainer, x, pre, pairs)
+    found = [dictionary.activations(layer, rows.inputs[:, layer].float()) for layer in range(3)]
+    for (token, feature), dense in zip(pairs, found, strict=True):
+        assert ((dense > 0).nonzero() != torch.stack([token, feature], 1)).sum() == 0
+    events = [(torch.full((len(t),), layer), t, f, found[layer][t, f]) for layer, (t, f) in enumerate(pairs)]
+    ours = decode(
+        dictionary,
+        *(torch.cat(column) for column in zip(*events, strict=True)),
+        rows.inputs.float().transpose(0, 1),
+    )
+    for layer in range(3):
+        y = predicted[layer] + w[f"b_dec_{layer}"] + x[layer] @ w[f"W_skip_{layer}"].T
+        y = y * trainer.scaling.scale_out[layer] + trainer.scaling.mean_out[layer]
+        torch.testing.assert_close(ours[layer], y.detach(), atol=1e-4, rtol=1e-3)
+
+
+def test_training_does_not_depend_on_or_disturb_the_callers_random_numbers():
+    model = tiny_model("llama")
+    torch.manual_seed(1)
+    a = train_dictionary(model, documents(model), SMALL)
+    after = torch.rand(1)
+    torch.manual_seed(2)
+    b = train_dictionary(model, documents(model), SMALL)
+    torch.manual_seed(1)
+    assert same(a, b) and torch.equal(after, torch.rand(1))
+
+
+@pytest.mark.parametrize("killed_at", [3, 20, 47])
+def test_a_killed_run_goes_on_bit_for_bit(tmp_path, killed_at):
+    class Killed(Exception):
+        pass
+
+    def kill(metrics):
+        if metrics["step"] == killed_at:
+            raise Killed
+
+    model = tiny_model("llama")
+    config = replace(SMALL, checkpoint_minutes=0.0, passes=2)
+    whole = train_dictionary(model, documents(model), config)
+    with pytest.raises(Killed):
+        train_dictionary(model, documents(model), config, folder=tmp_path, progress=kill)
+    steps: list[int] = []
+    resumed = train_dictionary(
+        model, documents(model), config, folder=tmp_path, progress=lambda m: steps.append(m["step"])
+    )
+    assert steps == list(range(killed_at, 61)) and same(whole, resumed)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["step"] == 60 and {"fvu", "l0", "dead", "n_steps", "seconds"} <= set(lines[-1])
+
+
+def test_another_configuration_does_not_continue_a_run(tmp_path):
+    model = tiny_model("llama")
+    train_dictionary(model, documents(model), SMALL, folder=tmp_path)
+    with pytest.raises(ThoughtscopeError, match="another l0"):
+        train_dictionary(model, documents(model), replace(SMALL, l0=5.0), folder=tmp_path)
+
+
+def test_dead_features_learn_from_the_residual():
+    """The auxiliary loss moves dead features only, and moves them."""
+    model = tiny_model("llama")
+    sites = [tuple(model.site(f"{kind}.{layer}") for layer in range(2)) for kind in ("mlp_in", "mlp_out")]
+    rows = read_rows(model, document_batches(model, documents(model)), *sites, n_tokens=400)
+    trainer = module._start(SMALL, rows)
+    x = trainer.scaling.inputs(rows.inputs)
+    pre = [module._preactivations(trainer.weights, layer, x[layer], "float32").detach() for layer in range(2)]
+    dead = torch.zeros(2, 48, dtype=torch.bool)
+    dead[0, 7] = dead[1, 30] = True
+    module._auxiliary(trainer, x, pre, list(trainer.scaling.outputs(rows.outputs)), dead).backward()
+    for layer in range(2):
+        for name in ("W_enc", "W_dec"):
+            moved = trainer.weights[f"{name}_{layer}"].grad.abs().sum(1) > 0
+            assert torch.equal(moved, dead[layer])
+
+
+def test_impossible_configurations_and_documents_are_refused():
+    model = tiny_model("llama")
+    with pytest.raises(ThoughtscopeError, match="l0 < n_features"):
+        replace(SMALL, l0=48.0)
+    with pytest.raises(ThoughtscopeError, match="no batch of"):
+        replace(SMALL, chunk_tokens=100)
+    with pytest.raises(ThoughtscopeError, match="ran out"):
+        train_dictionary(model, iter(documents(model, n=10)), SMALL)
+    with pytest.raises(ThoughtscopeError, match="either all texts"):
+        train_dictionary(model, ["a text", [4, 5, 6]], SMALL)
+
+
+def test_batches_hold_every_document_once():
+    model = tiny_model("llama")
+    texts = ["word " * n for n in range(1, 60)]
+    rows = []
+    for tokens in document_batches(model, texts, context=40, batch_tokens=200):
+        assert tokens.ids.numel() <= 200 or len(tokens) == 1
+        rows += [tuple(ids[mask].tolist()) for ids, mask in zip(tokens.ids, tokens.mask, strict=True)]
+    expected = [tuple(model.tokenizer(text)["input_ids"][:40]) for text in texts]
+    assert sorted(rows) == sorted(expected)
