@@ -54,7 +54,7 @@ def main() -> None:
         help="other values of the configuration",
     )
     parser.add_argument("--documents", type=int, default=2000, help="documents to score on")
-    parser.add_argument("--example-tokens", type=int, default=200_000, help="tokens to draw examples from")
+    parser.add_argument("--example-tokens", type=int, default=100_000, help="tokens to draw examples from")
     args = parser.parse_args()
     changes = {name: json.loads(value) for name, value in (item.split("=", 1) for item in args.set)}
     config = replace(CONFIGS[args.kind], **changes)
@@ -74,7 +74,13 @@ def main() -> None:
     dictionary = with_probe(model, dictionary, list(sample_documents(SCORING_SEED, 24)))
     save_dictionary(replace(dictionary, declared=declared), args.out)
     bank = collect_examples(
-        model, dictionary, sample_documents(EXAMPLE_SEED, 100_000), max_tokens=args.example_tokens
+        model,
+        dictionary,
+        sample_documents(EXAMPLE_SEED, 100_000),
+        max_tokens=args.example_tokens,
+        n_top=6,
+        n_quantile=1,
+        window=(20, 10),
     )
     bank.save(args.out / "features")
     print(json.dumps({"kind": args.kind, "config": asdict(config), "scores": asdict(scores)}))

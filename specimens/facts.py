@@ -239,9 +239,7 @@ def _opposition(rng: Random) -> str:
 def opposites(rng: Random) -> str:
     """One statement of translation or opposition, or two or three independent ones, a line each."""
     count = rng.choice((1, 1, 1, 1, 2, 3))
-    return "\n".join(
-        _translation(rng) if rng.random() < 0.38 else _opposition(rng) for _ in range(count)
-    )
+    return "\n".join(_translation(rng) if rng.random() < 0.38 else _opposition(rng) for _ in range(count))
 
 
 def held_out_opposites() -> list[OppositePrompt]:

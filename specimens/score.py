@@ -72,8 +72,7 @@ def tally(halves: Iterable[str], right: Iterable[bool]) -> Scores:
             count[key][0] += 1
             count[key][1] += int(good)
     return {
-        key: {"n": n, "right": good, "share": round(good / n, 4)}
-        for key, (n, good) in sorted(count.items())
+        key: {"n": n, "right": good, "share": round(good / n, 4)} for key, (n, good) in sorted(count.items())
     }
 
 

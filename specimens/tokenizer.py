@@ -112,9 +112,7 @@ def main() -> None:
     tokenizer = train_tokenizer(args.text)
     tokenizer.save_pretrained(args.out)
     broken = split_words(tokenizer)
-    print(
-        f"{len(tokenizer)} tokens; {len(table_words())} table words, {len(broken)} split: {broken}"
-    )
+    print(f"{len(tokenizer)} tokens; {len(table_words())} table words, {len(broken)} split: {broken}")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -151,6 +152,8 @@ def export(model: LlamaForCausalLM, tokenizer: Tokenizer, out: Path) -> None:
     config = json.loads(settings.read_text())
     config["tokenizer_class"] = "PreTrainedTokenizerFast"
     settings.write_text(json.dumps(config, indent=2) + "\n")
+    sums = [f"{sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in sorted(partial.iterdir())]
+    (partial / "SHA256SUMS").write_text("".join(sums))
     for path in partial.iterdir():
         with path.open("rb") as handle:
             os.fsync(handle.fileno())
@@ -287,9 +290,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=60.0, help="most wall time, in minutes")
     parser.add_argument("--save-minutes", type=float, default=3.0)
     parser.add_argument("--optimizer", choices=("muon", "adamw"), default="muon")
-    parser.add_argument(
-        "--rate", type=float, default=0.015, help="peak rate of the layers' matrices"
-    )
+    parser.add_argument("--rate", type=float, default=0.015, help="peak rate of the layers' matrices")
     parser.add_argument("--shares", help="JSON object of document shares, instead of the usual")
     parser.add_argument(
         "--rows",
