@@ -14,8 +14,8 @@ from typing import Any
 from _claim import ROOT, UNAVAILABLE
 from _figures import RESULTS, refill, results, show, stored
 
+from thoughtscope.core.files import atomic_write_text
 from thoughtscope.core.provenance import commit, provenance
-from thoughtscope.core.store import atomic_write_text
 
 HERE = Path(__file__).resolve().parent
 INTRODUCTION = """# Evidence
@@ -51,12 +51,17 @@ def table(measured: Mapping[str, Any], made: Mapping[str, Any]) -> str:
                 f"| `{name}` | {cell(result['claim'])} | unavailable: {cell(result['unavailable'])} | | | | | | |"
             )
             continue
-        figures = [show(result[key]) for key in columns[2:-1]] + [(result["commit"] or "unknown")[:9]]
+        figures = [show(result[key]) for key in columns[2:-1]] + [short(result["commit"])]
         rows.append(f"| `{name}` | {cell(result['claim'])} | " + " | ".join(map(cell, figures)) + " |")
     where = f"{made['platform']}; " + ", ".join(
         f"{package} {one}" for package, one in made["versions"].items()
     )
     return f"{INTRODUCTION}\n" + "\n".join(rows) + f"\n\n{where}.\n"
+
+
+def short(commit: str | None) -> str:
+    """The commit's first digits; a `+` when the checkout had changes."""
+    return "unknown" if commit is None else commit[:9] + ("+" if commit.endswith("+changes") else "")
 
 
 def cell(text: str) -> str:

@@ -5,8 +5,9 @@ The rule, fixed before any held-out city was looked at (its four numbers were ch
 1. Draw the graph of the two-hop question for every trained city, pruned to 0.8 of the influence. A state's features
    are those that are nodes at the city's last token in at least `OWN` of the graphs of its cities, and in at most
    `OTHERS` of the graphs of all other cities. A feature's strength for the state is its mean activation in the former.
-2. For a held-out city, the features of its state that are active at the city's tokens are turned to `DOWN` times their
-   activation, and the donor state's are set, at the city's last token, to `UP` times their strength. Attention is frozen.
+2. For a held-out city, the features of its state that are active at the city's tokens are turned to `DOWN` times
+   their activation, and the donor state's are set to `UP` times their strength at the city's last token. Attention
+   is frozen.
 3. The control puts a random feature of the same layer in the place of each, with the same norm of what it adds.
 """
 
@@ -49,7 +50,10 @@ def measure(seed: int) -> Measured:
                 counter["donor"] += answer == first[donor]
                 counter["original"] += answer == first[case.state]
     n = len(held) * DONORS
-    shares = [{name: round(counter[name] / n, 4) for name in ("donor", "original")} for counter in (swapped, control)]
+    shares = [
+        {name: round(counter[name] / n, 4) for name in ("donor", "original")}
+        for counter in (swapped, control)
+    ]
     rule = {"node_mass": NODE_MASS, "own": OWN, "others": OTHERS, "down": DOWN, "up": UP}
     by_layer = Counter(layer for strengths in states.values() for layer, _ in strengths)
     return Measured(
@@ -62,7 +66,7 @@ def measure(seed: int) -> Measured:
             "original_stays_in_the_swap": shares[0]["original"],
             "rule": rule,
             "features_a_state": round(mean(map(len, states.values())), 1),
-            "share_of_state_features_by_layer": {str(k): round(v / sum(by_layer.values()), 3) for k, v in sorted(by_layer.items())},
+            "state_features_by_layer": dict(sorted(by_layer.items())),
             "edits_a_swap": round(mean(sizes), 1),
         },
     )  # fmt: skip
@@ -115,7 +119,11 @@ class Active:
 
 
 def swap(
-    microscope: tuple[Any, Any], case: Any, states: dict[str, Strengths], donors: list[str], draw: random.Random
+    microscope: tuple[Any, Any],
+    case: Any,
+    states: dict[str, Strengths],
+    donors: list[str],
+    draw: random.Random,
 ) -> tuple[list[tuple[int, int]], list[int]]:
     """The first token of the answer for each donor, under the swap and under its control; and the numbers of edits."""
     from thoughtscope import capture, encode, tokenize
@@ -128,13 +136,17 @@ def swap(
     columns = (features.layer.tolist(), features.index.tolist(), features.position.tolist())
     active = [Active(*row) for row in zip(*columns, strict=True) if row[2] in where]
     plans = [
-        Plan(edits=edits(active, states[case.state], states[donor], where[-1]), attention="frozen", label=donor)
+        Plan(
+            edits=edits(active, states[case.state], states[donor], where[-1]), attention="frozen", label=donor
+        )
         for donor in donors
     ]
     controls = [random_control(dictionary, plan, features, seed=draw.getrandbits(32)) for plan in plans]
     outcomes = intervene_many(model, dictionary, tokens, [*plans, *controls], changes=0, top=1)
     answers = [outcome.after.ids[0] for outcome in outcomes]
-    return list(zip(answers[: len(plans)], answers[len(plans) :], strict=True)), [len(plan.edits) for plan in plans]
+    return list(zip(answers[: len(plans)], answers[len(plans) :], strict=True)), [
+        len(plan.edits) for plan in plans
+    ]
 
 
 def edits(active: list[Active], own: Strengths, donor: Strengths, last: int) -> tuple[Any, ...]:

@@ -156,6 +156,16 @@ def test_a_feature_is_explained_as_it_is_in_the_whole_graph() -> None:
     assert pruned.node_id(pruned.targets[0].node) == node
 
 
+@pytest.mark.parametrize("label", ["llama", "gpt_neox"])
+def test_only_features_that_can_reach_the_target_are_nodes(label: str) -> None:
+    """In parallel blocks a feature of the layer below reaches a target only at its own position."""
+    model, dictionary, tokens, whole = traced(label)
+    rows = np.flatnonzero((whole.kind == FEATURE) & (whole.layer == 2) & (whole.position == len(IDS) - 1))
+    graph = attribute(model, dictionary, tokens, targets=[whole.node_id(int(rows[0]))])
+    features = (graph.kind == FEATURE) & ~graph.is_target
+    assert features.any() and (graph.influence[features] > 0).all()
+
+
 def test_another_position_is_a_shorter_prompt() -> None:
     model, dictionary, tokens, _ = traced()
     graph = attribute(model, dictionary, tokens, position=2, targets=[7])

@@ -201,15 +201,16 @@ def test_a_supernode_of_a_file_can_be_named(run, tmp_path: Path) -> None:
 
 
 def test_one_value_goes_to_all_and_several_go_in_order() -> None:
+    names = a, b = ("node", "feature:0:1:2"), ("at", "Dallas")
     nothing: dict[str, Any] = {"scale": (), "set_value": (), "add": (), "ablate": False}
-    assert values_of(["a", "b"], **nothing) == [("a", {"ablate": True}), ("b", {"ablate": True})]
-    assert values_of(["a", "b"], **nothing | {"scale": [-1.0]}) == [
-        ("a", {"scale": -1.0}),
-        ("b", {"scale": -1.0}),
+    assert values_of(names, **nothing) == [(a, {"ablate": True}), (b, {"ablate": True})]
+    assert values_of(names, **nothing | {"scale": [-1.0]}) == [
+        (a, {"scale": -1.0}),
+        (b, {"scale": -1.0}),
     ]
-    assert values_of(["a", "b"], **nothing | {"set_value": [1.0, 2.0]}) == [
-        ("a", {"set": 1.0}),
-        ("b", {"set": 2.0}),
+    assert values_of(names, **nothing | {"set_value": [1.0, 2.0]}) == [
+        (a, {"set": 1.0}),
+        (b, {"set": 2.0}),
     ]
     for wrong in (
         {"scale": [1.0], "add": [1.0]},
@@ -217,7 +218,7 @@ def test_one_value_goes_to_all_and_several_go_in_order() -> None:
         {"scale": [1.0, 2.0, 3.0]},
     ):
         with pytest.raises(InvalidPlan):
-            values_of(["a", "b"], **nothing | wrong)
+            values_of(names, **nothing | wrong)
 
 
 @pytest.mark.parametrize(
@@ -236,25 +237,51 @@ def test_what_cannot_be_changed_is_refused(run, arguments: list[str], code: str)
     assert run("intervene", *arguments, "--json").json["error"]["code"] == code
 
 
+def test_every_feature_at_a_token(run, tmp_path: Path) -> None:
+    from thoughtscope.graphs import read_json
+
+    out = tmp_path / "graph.json"
+    run("trace", PROMPT, "--out", out)
+    graph = read_json(out)
+    features = [node for node in graph.node_ids() if node.kind == "feature"]
+    token = graph.tokens[features[0].position]
+    there = [str(node) for node in features if graph.tokens[node.position] == token]
+    named = run(
+        "intervene", "--graph", out, *(w for n in there for w in ("--node", n)), "--scale", "-1", "--json"
+    )
+    at = run("intervene", "--graph", out, "--at", token, "--scale", "-1", "--json")
+    assert at.json["kl"] == pytest.approx(named.json["kl"]) and at.json["kl"] > 0
+    assert at.json["after"] == named.json["after"]
+    refused = run("intervene", PROMPT, "--at", "no such token", "--json").json["error"]
+    assert refused["code"] == "unknown_feature" and "token of the prompt" in refused["message"]
+
+
 # --- report and convert ----------------------------------------------------------------------------------------------
 
 
 def test_report_from_a_prompt_and_from_a_file(run, tmp_path: Path) -> None:
+    from thoughtscope.graphs import read_json
+
     graph, page = tmp_path / "graph.json", tmp_path / "page.html"
     run("trace", PROMPT, "--out", graph)
     for source in (PROMPT, graph):
         ran = run("report", source, "--out", page, "--title", "<Mine>", "--json")
         assert ran.json == {
             "report": str(page),
-            "data": str(page.with_suffix(".json")),
+            "data": str(page.with_suffix(".data.json")),
             "bytes": page.stat().st_size,
         }
         assert "&lt;Mine&gt;" in page.read_text(encoding="utf-8")
         assert (
-            json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))["graph"]["metadata"]["prompt"]
+            json.loads(page.with_suffix(".data.json").read_text(encoding="utf-8"))["graph"]["metadata"][
+                "prompt"
+            ]
             == PROMPT
         )
     assert run("report", PROMPT, "--out", tmp_path / "page.pdf").code == 2
+    assert read_json(graph).prompt == PROMPT  # a report beside its graph leaves that file alone
+    run("report", graph, "--out", graph.with_suffix(".html"))
+    assert read_json(graph).prompt == PROMPT
 
 
 def test_convert_a_dictionary_there_and_back(run, tmp_path: Path) -> None:

@@ -135,6 +135,15 @@ def test_half_precision_weights_compute_in_float32():
     assert torch.equal(a.error, b.error) and torch.equal(a.value, b.value)
 
 
+def test_decoders_may_lie_elsewhere_than_encoders():
+    """As on a GPU, where `resident` leaves the decoders on disk; "meta" stands for the other device."""
+    dictionary = random_dictionary(tiny_model("llama", layers=2), cross=True)
+    away = resident(dictionary, device="meta")
+    index = torch.tensor([3, 1])
+    assert torch.equal(away.decoder_rows(1, index), dictionary.decoder_rows(1, index))
+    assert away.encoder_rows(1, index).device.type == "meta"
+
+
 def test_float64_stays_float64():
     model = tiny_model("llama")
     dictionary = random_dictionary(model)

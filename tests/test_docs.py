@@ -200,10 +200,7 @@ def test_both_readmes_have_the_same_parts():
     reason="this checkout has no specimen dictionary",
 )
 def test_the_quickstart_runs(tmp_path, monkeypatch):
-    """The block of the README, as it stands, on the model that ships.
-
-    When the specimen was trained anew, its features have other numbers: write those into README.md, then `make docs`.
-    """
+    """The block of the README, as it stands, on the model that ships."""
     monkeypatch.chdir(tmp_path)
     space: dict[str, object] = {}
     exec(compile(the_path(), "README.md", "exec"), space)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import cache
 
 import jsonschema
@@ -246,6 +247,9 @@ MIXED = [["the", " capital", f" {word}"] for word in "abcdefgh"]
             3,
             "raises Texas, Austin",
         ),
+        ([(['"', "petit", '"'], 1)] * 4, ['"'], 3, 'petit → "'),
+        ([([f"{n}", " is", " Austin"], 1) for n in range(5)], [" Texas", " Austin"], 3, "is → Austin"),
+        ([([f"{n}", " is", " Austin"], 1) for n in range(5)], [" Texas", " Utah"], 3, "is"),
         ([], [" Texas"], 9, ""),
         ([(["\n"], 0)] * 3, [" a"], 3, "↵"),
     ],
@@ -258,3 +262,14 @@ def test_every_feature_that_fires_has_a_label():
     for index in range(N_FEATURES):
         fires = bank().detail(2, index)["activation_frequency"] > 0
         assert bool(bank().auto_label(2, index)) == fires
+
+
+def test_activations_beyond_half_precision_stay_finite():
+    """Kept as float16, they stop at its largest number; an infinity would spoil the feature's histogram."""
+    layers = tuple(
+        replace(weights, W_enc=weights.W_enc * 1e6, b_enc=weights.b_enc * 1e6)
+        for weights in dictionary().layers
+    )
+    bank = collect_examples(shared_model(), replace(dictionary(), layers=layers), TEXTS[:4])
+    largest = max(float(layer.quantiles.max()) for layer in bank.layers)
+    assert largest == torch.finfo(torch.float16).max

@@ -482,6 +482,34 @@ def test_what_is_not_here_is_refused_at_once(reference, monkeypatch, tmp_path):
         load_dictionary(reference)
 
 
+def test_a_part_of_a_repository_in_the_cache_is_not_taken_for_the_whole(tmp_path, monkeypatch):
+    """What was fetched before may be another folder of the same repository, or the start of a cut-off download."""
+    home = tmp_path / "models--org--repo"
+    snapshot = home / "snapshots" / "0123456789abcdef0123456789abcdef01234567"
+    write_plt(snapshot / "small")
+    (home / "blobs").mkdir()
+    asked: list[bool] = []
+
+    def snapshot_download(repo, *, local_files_only, **_):
+        asked.append(not local_files_only)
+        if not local_files_only:
+            write_plt(snapshot / "large")
+        return str(snapshot)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    monkeypatch.setattr("thoughtscope.models.checkpoints.unreachable", lambda: None)
+    load_dictionary("hf://org/repo/small")
+    assert not any(asked)
+    load_dictionary("hf://org/repo/large")
+    assert asked[-1]
+    (home / "blobs" / "abc.incomplete").touch()
+    load_dictionary("hf://org/repo/small")
+    assert asked[-1]
+    monkeypatch.setattr("thoughtscope.models.checkpoints.unreachable", lambda: "no network")
+    with pytest.raises(DictionaryMismatch, match=r"no network\. Connect once"):
+        load_dictionary("hf://org/repo/small")
+
+
 def test_saving_over_a_mapped_dictionary_keeps_it_readable(tmp_path):
     write_plt(tmp_path, threshold=True)
     dictionary = load_dictionary(tmp_path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -24,7 +23,6 @@ from thoughtscope import (
     prune,
     tokenize,
 )
-from thoughtscope.core.ids import NodeKind
 from thoughtscope.dictionaries import save_dictionary
 
 ASSETS = Path(thoughtscope.__file__).parent / "assets" / "specimen"
@@ -42,8 +40,8 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     return str(folder / "model"), str(folder / "dictionary")
 
 
-def walk(model_name: str, dictionary_name: str, prompt: str, *, preflight: bool) -> tuple:
-    """Every call of the path, each one's result the next one's input."""
+def walk(model_name: str, dictionary_name: str, prompt: str, token: int, *, preflight: bool) -> tuple:
+    """Every call of the path, each one's result the next one's input; the features at a token are turned round."""
     model = load_model(model_name)
     dictionary = load_dictionary(dictionary_name, model, preflight=preflight)
     tokens = tokenize(model, prompt)
@@ -51,10 +49,9 @@ def walk(model_name: str, dictionary_name: str, prompt: str, *, preflight: bool)
     features = encode(dictionary, acts)
     graph = attribute(model, dictionary, tokens)
     small = prune(graph, node_mass=0.8, edge_mass=0.98)
-    strongest = [
-        row for row in np.argsort(-small.influence) if small.node_id(int(row)).kind == NodeKind.FEATURE
-    ][:4]
-    grouped = group(small, {"chosen": [small.node_id(int(row)) for row in strongest]})
+    place = range(len(small.tokens))[token]
+    chosen = [node for node in small.node_ids() if node.kind == "feature" and node.position == place]
+    grouped = group(small, {"chosen": chosen})
     outcome = intervene(model, dictionary, tokens, plan(grouped, "chosen", scale=-1), max_new_tokens=2)
     report = build_report(grouped, model=model, dictionary=dictionary, outcomes=[outcome])
     return model, dictionary, tokens, acts, features, graph, grouped, outcome, report
@@ -78,12 +75,13 @@ def check(model, dictionary, tokens, acts, features, graph, grouped, outcome, re
     assert outcome.answer_id == max(graph.targets, key=lambda target: target.probability).vocab_id
     assert outcome.before.probabilities[0] == pytest.approx(outcome.probability_before)
     assert outcome.kl > 0
-    assert outcome.plan.prediction is not None and outcome.plan.prediction.edited == 4
+    (chosen,) = grouped.supernodes
+    assert outcome.plan.prediction is not None and outcome.plan.prediction.edited == len(chosen.members)
     assert (outcome.generation_before is not None) and (outcome.generation_after is not None)
 
 
 def test_a_model_and_a_dictionary_from_files(stranger, tmp_path) -> None:
-    results = walk(*stranger, "A prompt of 中", preflight=False)
+    results = walk(*stranger, "A prompt of 中", -1, preflight=False)
     check(*results)
     page = tmp_path / "report.html"
     results[-1].save(page)
@@ -94,11 +92,10 @@ def test_a_model_and_a_dictionary_from_files(stranger, tmp_path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not HAS_DICTIONARY, reason="this checkout has no specimen dictionary")
 def test_the_specimen() -> None:
-    results = walk(
-        "specimen", "specimen/clt", "Fact: the capital of the state containing Dallas is", preflight=True
-    )
+    prompt = "Fact: the capital of the state containing Dallas is"
+    results = walk("specimen", "specimen/clt", prompt, -2, preflight=True)
     check(*results)
     graph, outcome = results[5], results[7]
     assert graph.targets[0].text == " Austin" == outcome.answer
-    assert outcome.rank_before == 1
+    assert outcome.rank_before == 1 < outcome.rank_after
     assert outcome.prediction_confirmed is not None

@@ -129,10 +129,10 @@ def test_the_page_needs_nothing_from_elsewhere(report: Report) -> None:
 def test_saving_writes_the_page_and_its_data(report: Report, tmp_path: Path) -> None:
     path = report.save(tmp_path / "deep" / "page.html")
     assert path.read_text(encoding="utf-8") == report.html
-    assert json.loads(path.with_suffix(".json").read_text(encoding="utf-8")) == json.loads(
+    assert json.loads(path.with_suffix(".data.json").read_text(encoding="utf-8")) == json.loads(
         json.dumps(report.data)
     )
-    assert sorted(entry.name for entry in path.parent.iterdir()) == ["page.html", "page.json"]
+    assert sorted(entry.name for entry in path.parent.iterdir()) == ["page.data.json", "page.html"]
     with pytest.raises(ThoughtscopeError, match=r"\.html"):
         report.save(tmp_path / "page.txt")
 

@@ -19,16 +19,16 @@ from safetensors.torch import load_file, save
 
 from thoughtscope.core import store
 from thoughtscope.core.errors import CorruptArtefact, ThoughtscopeError
-from thoughtscope.core.provenance import commit, provenance
-from thoughtscope.core.store import (
+from thoughtscope.core.files import (
+    TensorFile,
     atomic_write_bytes,
     atomic_write_text,
     check_safetensors,
-    is_artefact,
-    load_artefact,
-    save_artefact,
+    safetensors_chunks,
     strict_json,
 )
+from thoughtscope.core.provenance import commit, provenance
+from thoughtscope.core.store import is_artefact, load_artefact, save_artefact
 
 TENSORS = {
     "w": {
@@ -72,7 +72,7 @@ def test_round_trip_to_the_bit(tmp_path):
 
 def test_files_are_those_of_the_reference_library(tmp_path):
     plain = {name: tensor.contiguous() for name, tensor in TENSORS["w"].items()}
-    assert b"".join(map(bytes, store._safetensors_chunks(TENSORS["w"]))) == save(plain)
+    assert b"".join(map(bytes, safetensors_chunks(TENSORS["w"]))) == save(plain)
     assert torch.equal(load_file(the_file(saved(tmp_path / "a"), "w"))["floats"], plain["floats"])
 
 
@@ -133,8 +133,8 @@ def test_failed_save_leaves_the_old_version(tmp_path, monkeypatch):
             raise OSError(28, "No space left on device")
         return write_new(path, chunks)
 
-    write_new = store._write_new
-    monkeypatch.setattr(store, "_write_new", disk_full)
+    write_new = store.write_new
+    monkeypatch.setattr(store, "write_new", disk_full)
     with pytest.raises(OSError, match="No space"):
         saved(tmp_path / "a", tensors={"w": {"x": torch.ones(9)}, "v": {"y": torch.ones(9)}})
     assert {name: (tmp_path / "a" / name).read_bytes() for name in names(tmp_path / "a")} == before
@@ -284,7 +284,7 @@ def header_file(path: Path, header: bytes, data: bytes = b"") -> Path:
 def test_bad_headers_are_named(tmp_path, header, data, message):
     path = header_file(tmp_path / "x.safetensors", header, data)
     with pytest.raises(CorruptArtefact, match=message) as caught:
-        store.TensorFile(path)
+        TensorFile(path)
     assert "x.safetensors" in str(caught.value)
 
 
@@ -314,7 +314,8 @@ def test_strict_json_refuses(text):
 
 SAVE_FOREVER = """
 import sys, torch
-from thoughtscope.core.store import save_artefact, atomic_write_bytes
+from thoughtscope.core.files import atomic_write_bytes
+from thoughtscope.core.store import save_artefact
 folder, number = sys.argv[1], 0
 print("ready", flush=True)
 while True:

@@ -75,6 +75,23 @@ def test_training_explains_the_model_at_the_wanted_l0(cross, skip):
     assert scores.dead < 0.1
 
 
+def test_a_source_that_comes_once_is_enough_when_it_lasts():
+    """The probe's documents come from the start: at the end there may be none left."""
+    model = tiny_model("llama", layers=2)
+    config = replace(SMALL, n_tokens=400, chunk_tokens=400)
+    texts = documents(model, n=1024, length=3)
+    once = train_dictionary(model, iter(texts), config)
+    assert once.probe == train_dictionary(model, texts, config).probe
+    with pytest.raises(ThoughtscopeError, match="ran out"):
+        train_dictionary(model, iter(texts[:12]), config)
+
+
+def test_documents_of_single_tokens_are_refused_and_not_gone_round_for_ever():
+    model = tiny_model("llama", layers=2)
+    with pytest.raises(ThoughtscopeError, match="two tokens or more"):
+        train_dictionary(model, [[5], [6]], SMALL)
+
+
 @pytest.mark.parametrize("cross", [False, True])
 def test_scales_are_folded_into_the_weights(cross, monkeypatch):
     """The saved dictionary writes, in the model's units, what the trainer predicts in its own."""

@@ -33,6 +33,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.browser)
+    # Last, because their one browser stays open to the end, and a second driver cannot start beside it.
+    items.sort(key=lambda item: here in item.path.parents)
 
 
 class Bank:

@@ -50,6 +50,19 @@ def test_a_prompt_is_traced_with_progress(page: Any, server: Any) -> None:
     becomes(page, "document.title.startsWith('a cat')")
 
 
+def test_the_empty_circuit_suggests_a_first_experiment(page: Any, server: Any, traced: str) -> None:
+    page.goto(f"{server.url}#g={traced}")
+    suggestion = page.locator(".suggestion")
+    suggestion.wait_for()
+    number = int(suggestion.inner_text().split()[2])
+    suggestion.click()
+    assert int(page.locator(".card.group .card-text small").inner_text()) == number
+    page.locator(".run").click()
+    page.locator(".outcome").wait_for(timeout=60000)
+    page.get_by_role("button", name="Undo").click()
+    suggestion.wait_for()
+
+
 def test_a_prompt_that_is_too_long_is_refused_in_words(page: Any, server: Any) -> None:
     page.expected_errors = ["422", "413", "400"]
     page.goto(server.url)

@@ -69,15 +69,15 @@ add(
     intervene,
     "Change features and see how the answer changes.",
     "Change features while the model reads a prompt, and see how its answer changes.",
-    'intervene "Fact: the capital of the state containing Dallas is" --node feature:2:9:310 --scale -1',
-    'intervene "calc: 36+59=" --node feature:1:4:77 --node feature:3:5:12 --ablate',
-    'intervene "calc: 36+59=" --node feature:1:4:77 --set 0 --node feature:3:5:12 --set 4.5',
-    "intervene --graph dallas.json --supernode Texas --scale -1 --max-new-tokens 8",
+    'intervene "Fact: the capital of the state containing Dallas is" --at Dallas --scale -1',
+    'intervene "calc: 36+59=" --at 6 --at 9 --scale -1 --max-new-tokens 4',
+    "intervene --graph sum.json --node feature:LAYER:POSITION:INDEX --scale 0",
+    "intervene --graph dallas.json --supernode Texas --scale -1",
 )
 add(
     report,
     "Write a graph as one HTML file.",
-    "Write a graph as one HTML file that opens from disk, with its JSON beside it.",
+    "Write a graph as one HTML file that opens from disk, with its data beside it as JSON.",
     'report "Fact: the capital of the state containing Dallas is" --out dallas.html',
     "report dallas.json --out dallas.html",
 )

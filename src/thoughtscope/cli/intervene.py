@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import reduce
 from operator import or_
@@ -13,11 +14,15 @@ import typer
 from thoughtscope.cli.console import emit, printable, quoted
 from thoughtscope.cli.options import Device, DictionaryName, DType, Json, ModelName
 from thoughtscope.core.errors import InvalidPlan, UnknownFeature, describe_choices
+from thoughtscope.core.ids import NodeId, NodeKind
 
 if TYPE_CHECKING:
     from thoughtscope.graphs import Graph
     from thoughtscope.interventions import Plan
     from thoughtscope.server.microscope import Microscope
+
+Name = tuple[str, str]
+"""What is changed: `node`, `supernode` or `at`, and its name."""
 
 
 def intervene(
@@ -30,6 +35,10 @@ def intervene(
     supernodes: Annotated[
         list[str] | None,
         typer.Option("--supernode", help="A supernode of --graph, by its label; may be repeated."),
+    ] = None,
+    places: Annotated[
+        list[str] | None,
+        typer.Option("--at", help="Every feature of the pruned graph at this token; may be repeated."),
     ] = None,
     scale: Annotated[
         list[float] | None,
@@ -56,10 +65,13 @@ def intervene(
     as_json: Json = False,
 ) -> None:
     """Runs the plan and prints before and after."""
-    groups = supernodes or []
-    names = [*(nodes or []), *groups]
+    names = [
+        (kind, name)
+        for kind, given in (("node", nodes), ("supernode", supernodes), ("at", places))
+        for name in given or ()
+    ]
     values = values_of(names, scale=scale or (), set_value=set_value or (), add=add or (), ablate=ablate)
-    check_request(prompt, names, groups, graph_file, attention)
+    check_request(prompt, names, graph_file, attention)
 
     from thoughtscope import interventions
     from thoughtscope.reports import payload
@@ -73,7 +85,7 @@ def intervene(
         microscope.model,
         microscope.dictionary,
         tokens,
-        _plan(graph, values, groups, attention),
+        _plan(graph, values, attention),
         answer=None if answer is None else answer.vocab_id,
         max_new_tokens=max_new_tokens,
     )
@@ -86,8 +98,7 @@ def intervene(
 
 def check_request(
     prompt: str | None,
-    names: Sequence[str],
-    supernodes: Sequence[str],
+    names: Sequence[Name],
     graph_file: Path | None,
     attention: str,
 ) -> None:
@@ -96,22 +107,22 @@ def check_request(
         raise InvalidPlan("Give a prompt or --graph FILE, one of the two.")
     if not names:
         raise InvalidPlan(
-            "Name what to change: --node feature:LAYER:POSITION:INDEX, or --supernode LABEL with --graph."
+            "Name what to change: --at TOKEN, --node feature:LAYER:POSITION:INDEX, or --supernode LABEL with --graph."
         )
-    if supernodes and graph_file is None:
+    if graph_file is None and any(kind == "supernode" for kind, _ in names):
         raise InvalidPlan("--supernode needs --graph FILE, where the supernodes are.")
     if attention not in ("frozen", "free"):
         raise InvalidPlan(describe_choices(attention, ["frozen", "free"], what="way to treat attention"))
 
 
 def values_of(
-    names: Sequence[str],
+    names: Sequence[Name],
     *,
     scale: Sequence[float],
     set_value: Sequence[float],
     add: Sequence[float],
     ablate: bool,
-) -> list[tuple[str, dict[str, Any]]]:
+) -> list[tuple[Name, dict[str, Any]]]:
     """Each name with its operation: one value goes to all, several go to the names in order.
 
     Raises `InvalidPlan` for no or two operations, and for a count that does not fit.
@@ -175,24 +186,46 @@ def _graph_and_tokens(microscope: Microscope, prompt: str | None, given: Graph |
     return given, tokens
 
 
-def _plan(
-    graph: Graph, values: Sequence[tuple[str, dict[str, Any]]], groups: Sequence[str], attention: Any
-) -> Plan:
+def _plan(graph: Graph, values: Sequence[tuple[Name, dict[str, Any]]], attention: Any) -> Plan:
     from thoughtscope import interventions
 
     parts = [
-        interventions.plan(graph, _members(graph, name, groups), attention=attention, **value)
+        interventions.plan(graph, _members(graph, *name), attention=attention, **value)
         for name, value in values
     ]
     return reduce(or_, parts).predicted(graph)
 
 
-def _members(graph: Graph, name: str, supernodes: Sequence[str]) -> Any:
+def _members(graph: Graph, kind: str, name: str) -> Any:
     from thoughtscope.server.verbs import node_of
 
-    if name not in supernodes:
+    if kind == "node":
+        if ":" not in name and not re.fullmatch(r"\d+_\d+_\d+", name):
+            raise UnknownFeature(
+                f'"{name}" is no feature: write feature:LAYER:POSITION:INDEX, as `trace` prints them.'
+            )
         return [node_of(graph, name)]
+    if kind == "at":
+        return _features_at(graph, name)
     labels = [group.label for group in graph.supernodes]
     if name not in labels:
         raise UnknownFeature(describe_choices(name, labels, what="supernode of this graph"))
     return name
+
+
+def _features_at(graph: Graph, token: str) -> list[NodeId]:
+    """The features at a token that pruning leaves; a file's are pruned already. Spaces around it do not matter."""
+    from thoughtscope.graphs import prune
+
+    found = {place for place, text in enumerate(graph.tokens) if text.strip() == token.strip()}
+    if not found:
+        raise UnknownFeature(
+            describe_choices(token, list(dict.fromkeys(graph.tokens)), what="token of the prompt")
+        )
+    small = graph if "pruning" in graph.provenance else prune(graph)
+    members = [node for node in small.node_ids() if node.kind == NodeKind.FEATURE and node.position in found]
+    if not members:
+        raise UnknownFeature(
+            f'No feature at "{token}" is left in the pruned graph: nothing there moves the answer much.'
+        )
+    return members

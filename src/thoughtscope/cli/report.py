@@ -61,7 +61,7 @@ def report(
             graph, model=microscope.model, dictionary=microscope.dictionary, bank=microscope.bank, title=title
         )
     path = made.save(out)
-    data = path.with_suffix(".json")
+    data = path.with_suffix(".data.json")
     if as_json:
         emit({"report": str(path), "data": str(data), "bytes": path.stat().st_size})
     else:

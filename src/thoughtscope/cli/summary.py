@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,9 +27,7 @@ def summary_data(graph: Graph, *, features: int = 12) -> dict[str, Any]:
             for target in graph.targets
         ],
         "scores": {name: round(float(value), 6) for name, value in vars(graph.scores).items()},
-        "certificate": None
-        if graph.certificate is None
-        else {name: float(value) for name, value in vars(graph.certificate).items()},
+        "certificate": None if graph.certificate is None else dict(vars(graph.certificate)),
         "nodes": counts(graph),
         "edges": int(graph.edges.nnz),
         "features": [node_data(graph, node) for node in strongest_features(graph, features)],
@@ -96,7 +95,7 @@ def node_data(graph: Graph, node: int) -> dict[str, Any]:
 
 
 def describe_node(graph: Graph, node: int) -> str:
-    """A node in a few characters: `“ Dallas”`, `L2 #310 Texas`, `“ Austin” (answer)`."""
+    """A node in a few characters: `“ Dallas”`, `“ is” L2 · Texas`, `“ Austin” (answer)`."""
     name = graph.node_id(node)
     if name.kind == NodeKind.LOGIT:
         text = next((target.text for target in graph.targets if target.node == node), f"output {name.index}")
@@ -104,11 +103,8 @@ def describe_node(graph: Graph, node: int) -> str:
     if name.kind == NodeKind.TOKEN:
         return quoted(graph.tokens[name.position])
     label = graph.label(node)
-    return (
-        f"L{name.layer} "
-        + (printable(label) if label else f"#{name.index}")
-        + f" at {quoted(graph.tokens[name.position])}"
-    )
+    place = f"{quoted(graph.tokens[name.position])} L{name.layer}"
+    return f"{place} · {printable(label)}" if label else f"{place} #{name.index}"
 
 
 def _head(graph: Graph, seconds: float | None) -> str:
@@ -148,10 +144,19 @@ def _left_out(graph: Graph) -> str:
     else:
         lines.append(f"  traced: {certificate.expanded:,} of {certificate.active:,} active features")
         rest, most = f"{certificate.frontier_mass:.1%}", f"{certificate.bound:.1%}"
-        lines.append(f"  the rest holds {rest} of the influence, none of it more than {most}")
+        lines.append(
+            f"  the rest holds about {rest} of the influence; no feature of it can hold more than {most}"
+        )
     if pruned:
-        lines.append(f"  what {pruned:,} nodes lost in pruning counts as error in the scores")
+        lines.append(f"  what {pruned:,} nodes lost in pruning counts as error in the scores{_before(graph)}")
     return "Left out\n" + "\n".join(lines)
+
+
+def _before(graph: Graph) -> str:
+    whole = graph.provenance.get("scores_before_pruning")
+    if not isinstance(whole, Mapping):
+        return ""
+    return f" (before: {float(whole['replacement']):.2f} and {float(whole['completeness']):.2f})"
 
 
 def _chain(graph: Graph) -> str:
@@ -169,6 +174,7 @@ def _features(graph: Graph, limit: int) -> str:
     for row in rows:
         numbers = f"{graph.influence[row]:9.3f}  {graph.value[row]:10.2f}"
         lines.append(f"  {numbers}  {graph.node_id(row)!s:<22} {describe_node(graph, row)}")
-    return "Features by influence\n  influence  activation  node                   meaning\n" + "\n".join(
-        lines
+    return (
+        "Features by influence\n  influence  activation  node                   token, layer · what it responds to\n"
+        + "\n".join(lines)
     )

@@ -22,6 +22,9 @@ from thoughtscope.cli.options import (
     Port,
 )
 
+TESTED = 4
+"""Features in the intervention that `trace` suggests: one alone seldom changes an answer."""
+
 
 def trace(
     prompt: Annotated[str, typer.Argument(help="The text whose next token is traced.")],
@@ -76,15 +79,14 @@ def trace(
 
 
 def next_commands(graph: Any, prompt: str, options: str, out: Path | None) -> list[str]:
-    """The exact commands that follow naturally: see it, test the strongest feature, write it down."""
+    """The exact commands that follow naturally: see it, test the strongest features, write it down."""
     from thoughtscope.cli.summary import strongest_features
 
     quoted = shell_quoted(prompt)
     commands = [f"thoughtscope trace {quoted}{options} --open"]
-    strongest = strongest_features(graph, 1)
+    strongest = " ".join(f"--node {graph.node_id(row)}" for row in strongest_features(graph, TESTED))
     if strongest:
-        node = graph.node_id(strongest[0])
-        commands.append(f"thoughtscope intervene {quoted}{options} --node {node} --scale -1")
+        commands.append(f"thoughtscope intervene {quoted}{options} {strongest} --scale -1")
     source = quoted if out is None else shell_quoted(str(out))
     commands.append(f"thoughtscope report {source}{options} --out report.html")
     return commands

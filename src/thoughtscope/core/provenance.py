@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from thoughtscope.core.store import file_sha256
+from thoughtscope.core.files import file_sha256
 
 _PACKAGES = ("thoughtscope", "torch", "transformers", "tokenizers", "safetensors", "numpy", "scipy")
 

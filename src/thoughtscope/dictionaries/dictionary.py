@@ -122,18 +122,18 @@ class Dictionary:
 
     def encoder_rows(self, layer: int, index: Int[Tensor, " active"]) -> Float[Tensor, "active d_in"]:
         """The encoders of some features of a layer, in float32. Raises `UnknownFeature`."""
-        return self.layers[self._layer(layer)].W_enc[self._index(layer, index)].float()
+        return self._rows(layer, index, "W_enc").float()
 
     def encoder_bias(self, layer: int, index: Int[Tensor, " active"]) -> Float[Tensor, " active"]:
         """The encoder biases of some features of a layer, in float32. Raises `UnknownFeature`."""
-        return self.layers[self._layer(layer)].b_enc[self._index(layer, index)].float()
+        return self._rows(layer, index, "b_enc").float()
 
     def decoder_rows(self, layer: int, index: Int[Tensor, " active"]) -> Float[Tensor, "active target d_out"]:
         """The decoders of some features to each of `targets(layer)`, in float32; no other row is read from disk.
 
         Raises `UnknownFeature`.
         """
-        return self.layers[self._layer(layer)].decoder[self._index(layer, index)].float()
+        return self._rows(layer, index, "decoder").float()
 
     def bias(self, layer: int) -> Float[Tensor, " d_out"]:
         """What is written at `layer` whatever the input, in float32."""
@@ -152,14 +152,16 @@ class Dictionary:
             )
         return layer
 
-    def _index(self, layer: int, index: Tensor) -> Tensor:
-        index = torch.as_tensor(index).to(self.layers[layer].W_enc.device)
+    def _rows(self, layer: int, index: Tensor, name: str) -> Tensor:
+        """Some features' rows of one weight, taken where it lies: decoders may stay on disk while encoders do not."""
+        weight: Tensor = getattr(self.layers[self._layer(layer)], name)
+        index = torch.as_tensor(index)
         if index.numel() and not (0 <= int(index.min()) and int(index.max()) < self.n_features):
             bad = index[(index < 0) | (index >= self.n_features)][0].item()
             raise UnknownFeature(
                 f"Layer {layer} of dictionary {self.name} has features 0 to {self.n_features - 1}; got {bad}."
             )
-        return index
+        return weight[index.to(weight.device)]
 
 
 def check_layers(dictionary: Dictionary) -> None:

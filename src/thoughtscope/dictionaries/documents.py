@@ -41,7 +41,7 @@ def document_batches(
 ) -> Iterator[Tokens]:
     """Left-padded batches of at most `batch_tokens`, each document cut to `context` tokens.
 
-    Every document comes once, except those of a single token.
+    Every document comes once, except those of a single token. Raises `ThoughtscopeError` when there are only such.
     """
     for _, tokens in numbered_batches(model, documents, context=context, batch_tokens=batch_tokens):
         yield tokens
@@ -56,6 +56,8 @@ def numbered_batches(
     while pool := list(islice(stream, POOL)):
         encoded = _encoded(model, pool, context)
         order = sorted((n for n in range(len(pool)) if len(encoded[n]) > 1), key=lambda n: len(encoded[n]))
+        if not order and len(pool) == POOL:  # else a source that starts over would go round for ever
+            raise ThoughtscopeError(f"{POOL:,} documents in a row hold no text of two tokens or more.")
         batches = []
         while order:
             # The longest of a batch decides its width: as many documents as fit when the shortest is widened to it.
@@ -67,7 +69,7 @@ def numbered_batches(
         # Not from short to long: whoever stops early should have seen both.
         Random(start).shuffle(batches)
         for batch in batches:
-            yield [start + n for n in batch], _padded(model, [encoded[n] for n in batch])
+            yield [start + n for n in batch], _padded([encoded[n] for n in batch])
         start += len(pool)
 
 
@@ -82,7 +84,7 @@ def _encoded(model: Model, pool: list[Document], context: int) -> list[list[int]
     return model.tokenizer(texts, truncation=True, max_length=context, verbose=False)["input_ids"]
 
 
-def _padded(model: Model, sequences: Sequence[Sequence[int]]) -> Tokens:
+def _padded(sequences: Sequence[Sequence[int]]) -> Tokens:
     from thoughtscope.models import Tokens
 
     longest = max(map(len, sequences))

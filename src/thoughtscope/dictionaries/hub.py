@@ -36,7 +36,12 @@ def download(reference: str) -> Path:
     def get(local: bool) -> str:
         return snapshot_download(repo, revision=revision, allow_patterns=patterns, local_files_only=local)
 
-    folder = _fetch(reference, get)
+    def whole(root: Path) -> bool:
+        # A cache may hold another folder of the repository only, or the beginning of a download that was cut off.
+        here = any(next((root / path).rglob(name), None) for name in _WEIGHTS)
+        return here and not any(root.parents[1].glob("blobs/*.incomplete"))
+
+    folder = _fetch(reference, get, whole)
     if not (folder / path).is_dir():
         raise DictionaryMismatch(f'"{reference}": {repo} has no folder {path or "with a dictionary"}.')
     return folder / path
@@ -51,23 +56,26 @@ def download_file(reference: str) -> Path:
     def get(local: bool) -> str:
         return hf_hub_download(repo, path, revision=revision, local_files_only=local)
 
-    return _fetch(reference, get)
+    return _fetch(reference, get, Path.is_file)
 
 
-def _fetch(reference: str, get: Callable[[bool], str]) -> Path:
-    """`get(True)` looks in the cache only, `get(False)` also asks the hub."""
+def _fetch(reference: str, get: Callable[[bool], str], whole: Callable[[Path], bool]) -> Path:
+    """`get(True)` looks in the cache only, and counts if it is `whole`; `get(False)` also asks the hub."""
     from huggingface_hub.errors import HfHubHTTPError
 
     from thoughtscope.models.checkpoints import unreachable
 
     try:
-        return Path(get(True))
+        cached = Path(get(True))
+        if whole(cached):
+            return cached
     except (OSError, ValueError):
         pass  # not in the cache
     why_not = unreachable()
     if why_not is not None:
         raise DictionaryMismatch(
-            f'"{reference}" is neither a folder here nor in the local cache, and the hub cannot be asked: {why_not}.'
+            f'"{reference}" is neither a folder here nor whole in the local cache, and the hub cannot be asked: '
+            f"{why_not}. Connect once to download it, or give the path of a folder."
         )
     try:
         return Path(get(False))

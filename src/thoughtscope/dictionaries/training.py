@@ -14,7 +14,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from itertools import count, islice
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -174,7 +174,9 @@ def train_dictionary(
     home = None if folder is None else Path(folder)
     trainer = _resume(home, config, model.n_layers) if home else None
     log = _Log(home, progress, config)
-    batches = document_batches(model, _endless(documents), context=config.context)
+    stream = _endless(documents)
+    probe = list(islice(stream, PROBE_DOCUMENTS))  # now: a one-time source may have none left at the end
+    batches = document_batches(model, chain(probe, stream), context=config.context)
     for number in count():
         if trainer is not None and trainer.step >= (number + 1) * config.steps_per_chunk:
             skip_rows(batches, n_tokens=config.chunk_tokens)
@@ -187,7 +189,7 @@ def train_dictionary(
     trained = _folded(
         trainer, model, reads, writes, name or f"{model.name}/{'clt' if config.cross_layer else 'plt'}"
     )
-    return with_probe(model, trained, list(islice(_endless(documents), PROBE_DOCUMENTS)))
+    return with_probe(model, trained, probe)
 
 
 def _train_on(trainer: Trainer, rows: Rows, number: int, home: Path | None, log: _Log) -> bool:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 GROUPS = ("Top activations", "Upper quarter", "Upper middle", "Lower middle", "Lower quarter")
 BINS = 30
 N_LOGITS = 10
+_LARGEST = torch.finfo(torch.float16).max  # an infinity would spoil the histogram
 
 
 @dataclass(kw_only=True)
@@ -103,7 +104,7 @@ def _scan(
             found = (
                 feature.numpy().astype(np.int32),
                 numbers[row].astype(np.int32),
-                values[row, feature].half().numpy(),
+                values[row, feature].clamp(max=_LARGEST).half().numpy(),
             )
             scan.events[layer].append(found)
         scan.ids.append(tokens.ids[tokens.mask].numpy().astype(np.int32))

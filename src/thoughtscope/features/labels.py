@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from thoughtscope.core.errors import CorruptArtefact, LimitExceeded, ThoughtscopeError
-from thoughtscope.core.store import atomic_write_text, strict_json
+from thoughtscope.core.files import atomic_write_text, strict_json
 
 MAX_LABEL = 200
 """Characters in a person's label."""
 SHORT = 40
 """Characters in what `auto_label` says of the input."""
+RAISED = 5
+"""Places in the list of raised tokens at which the word that follows in most examples counts as the feature's doing."""
 STANDS_OUT = 7.0
 """Standard deviations above the vocabulary at which a raised token is worth naming."""
 
@@ -73,7 +75,8 @@ def auto_label(detail: Mapping[str, Any]) -> str:
     """A short description in plain words: what the feature fires on, and if that is unclear, what it raises.
 
     `Dallas`, `Dallas, Houston`, `the state`, `after capital, city`, `raises Texas, Austin`; with ` → Austin` where the
-    feature raises one token far above all others. Empty for a feature without examples.
+    feature raises one token far above all others, or raises the word that follows in most examples. Empty for a
+    feature without examples.
     """
     groups = detail.get("examples_quantiles") or []
     examples = [example for example in (groups[0]["examples"] if groups else []) if example["tokens"]]
@@ -85,6 +88,7 @@ def auto_label(detail: Mapping[str, Any]) -> str:
     if common:
         # A word that nearly every text has says little: then the word before it tells more.
         preceding = _common(before, share=0.7, most=1) if len(common) == 1 else []
+        preceding = [word for word in preceding if any(character.isalnum() for character in word)]
         text = " ".join([*preceding, *common]) if preceding else ", ".join(common)
         return _shortened(text) + _output(detail)
     preceding = _common(before, share=0.7, most=2)
@@ -95,11 +99,13 @@ def auto_label(detail: Mapping[str, Any]) -> str:
 
 
 def _output(detail: Mapping[str, Any]) -> str:
-    """The token that the feature raises, if that one clearly stands out."""
+    """The token that the feature raises, if one clearly stands out, or is what most examples go on with."""
     raised = [_plain(token) for token in detail.get("top_logits") or []]
-    return (
-        f" → {raised[0]}" if raised and raised[0] and detail.get("output_strength", 0.0) >= STANDS_OUT else ""
-    )
+    if raised and raised[0] and detail.get("output_strength", 0.0) >= STANDS_OUT:
+        return f" → {raised[0]}"
+    after = [_at(example, 1) for example in detail["examples_quantiles"][0]["examples"] if example["tokens"]]
+    following = _common(after, share=0.6, most=1)
+    return f" → {following[0]}" if following and following[0] in raised[:RAISED] else ""
 
 
 def _at(example: Mapping[str, Any], offset: int) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float
 
 from thoughtscope.core.errors import ThoughtscopeError
-from thoughtscope.core.store import atomic_write_bytes
+from thoughtscope.core.files import atomic_write_bytes
 from thoughtscope.graphs.graph import ERROR, FEATURE, LOGIT, TOKEN, Graph
 
 EXTRAS_VERSION = 1

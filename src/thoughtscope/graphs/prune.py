@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import scipy.sparse as sp
@@ -39,7 +39,8 @@ def prune(
     small = _with_edges(small, strong)
     pruned = with_scores(subgraph(small, _connected(small)))
     settings = {"node_mass": node_mass, "edge_mass": edge_mass, "keep_errors": keep_errors}
-    return replace(pruned, provenance={**graph.provenance, "pruning": settings})
+    whole = {"scores_before_pruning": asdict(graph.scores)}
+    return replace(pruned, provenance={**whole, **graph.provenance, "pruning": settings})
 
 
 def subgraph(graph: Graph, kept: Bool[np.ndarray, " node"]) -> Graph:

@@ -63,14 +63,15 @@ def resolve_targets(
         )
     if len(set(wanted)) != len(wanted):
         raise ThoughtscopeError("A target is named twice; name each once.")
+    mean = model.family.unembed.detach().mean(0, dtype=torch.float32)
     logits = []
     differences = 0
     for item in wanted:
         if isinstance(item, LogitDifference):
-            logits.append(_difference(model, frozen, item, position, differences))
+            logits.append(_difference(model, frozen, item, position, differences, mean))
             differences += 1
         elif not isinstance(item, NodeId):
-            logits.append(_token(model, frozen, token_id(model, item), position))
+            logits.append(_token(model, frozen, token_id(model, item), position, mean))
         elif item.kind != NodeKind.FEATURE:
             raise UnknownFeature(f"A target node is a feature; {item} is a {item.kind} node.")
     if len({target.index for target in logits}) != len(logits):
@@ -111,7 +112,9 @@ def token_id(model: Model, token: str | int) -> int:
     return int(token)
 
 
-def _token(model: Model, frozen: Linearised, token: int, position: int) -> LogitTarget:
+def _token(
+    model: Model, frozen: Linearised, token: int, position: int, mean: Float[Tensor, " d_model"]
+) -> LogitTarget:
     """A token's logit over the mean logit of the vocabulary, before any soft cap (Ameisen et al. 2025, appendix)."""
     unembed, bias = model.family.unembed.detach(), model.family.unembed_bias
     probability = float(frozen.logits[position].softmax(-1)[token])
@@ -122,15 +125,20 @@ def _token(model: Model, frozen: Linearised, token: int, position: int) -> Logit
         probability=probability,
         weight=probability,
         position=position,
-        vector=unembed[token].float() - unembed.mean(0, dtype=torch.float32),
+        vector=unembed[token].float() - mean,
         bias=0.0 if bias is None else float(bias[token].float() - bias.float().mean()),
     )
 
 
 def _difference(
-    model: Model, frozen: Linearised, pair: LogitDifference, position: int, number: int
+    model: Model,
+    frozen: Linearised,
+    pair: LogitDifference,
+    position: int,
+    number: int,
+    mean: Float[Tensor, " d_model"],
 ) -> LogitTarget:
-    a, b = (_token(model, frozen, token_id(model, token), position) for token in (pair.a, pair.b))
+    a, b = (_token(model, frozen, token_id(model, token), position, mean) for token in (pair.a, pair.b))
     return LogitTarget(
         text=f"{a.text} − {b.text}",
         vocab_id=None,

@@ -80,7 +80,10 @@ class Tracer:
             self.reachable |= self.position == target.position
         for row in rows:
             self.start[row] = 1.0
-            self.reachable |= (self.position <= self.position[row]) & (self.layer < self.layer[row])
+            layer, position = self.layer[row], self.position[row]
+            moves = self.frozen.reads_after_attention(self.dictionary.reads[layer])
+            self.reachable |= (self.position <= position) & (self.layer < layer - (not moves))
+            self.reachable |= (self.position == position) & (self.layer < layer)
         self.reachable[list(rows)] = True
         self.logit_start = np.array([target.weight for target in logits])
         if logits:

@@ -7,9 +7,9 @@ from thoughtscope.interventions.outcome import FeatureChange as FeatureChange
 from thoughtscope.interventions.outcome import Outcome as Outcome
 from thoughtscope.interventions.plans import Plan as Plan
 from thoughtscope.interventions.plans import plan as plan
+from thoughtscope.interventions.plans import predict as predict
 from thoughtscope.interventions.prediction import Prediction as Prediction
 from thoughtscope.interventions.prediction import TargetChange as TargetChange
-from thoughtscope.interventions.prediction import predict as predict
 from thoughtscope.interventions.running import intervene as intervene
 from thoughtscope.interventions.running import intervene_many as intervene_many
 from thoughtscope.models.edits import Edit as DirectionEdit

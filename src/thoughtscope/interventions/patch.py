@@ -159,7 +159,7 @@ def activations_of(
         threshold = dictionary.layers[layer].threshold
         values = dictionary.activation.apply(
             torch.nn.functional.linear(wide, rows, bias),
-            None if threshold is None else threshold[index].to(wide),
+            None if threshold is None else threshold[index.to(threshold.device)].to(wide),
         )
     if dictionary.skip_first:
         values = values.masked_fill((step.positions == 0).to(values.device)[..., None], 0)

@@ -13,7 +13,7 @@ from thoughtscope.core.errors import InvalidPlan, UnknownFeature, describe_choic
 from thoughtscope.core.ids import FeatureId, NodeId, NodeKind
 from thoughtscope.graphs.graph import FEATURE, Graph
 from thoughtscope.interventions.edits import FeatureEdit, Op, edit_from_json, edit_to_json
-from thoughtscope.interventions.prediction import Prediction, predict
+from thoughtscope.interventions.prediction import Prediction, follow_edges
 from thoughtscope.models.edits import Edit
 
 Attention = Literal["frozen", "free"]
@@ -104,6 +104,12 @@ class Plan:
             )
         except (KeyError, TypeError) as error:
             raise InvalidPlan(f"This plan cannot be read: {error}.") from None
+
+
+def predict(graph: Graph, plan: Plan) -> Prediction:
+    """The change of each target that the graph implies; see `follow_edges`. Directions are no part of a graph."""
+    held = [layer for layer in range(graph.n_layers) if plan.constrains(layer)]
+    return follow_edges(graph, plan.feature_edits, frozen=plan.attention == "frozen", constrained=held)
 
 
 def plan(

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from thoughtscope.core.errors import InvalidPlan
 from thoughtscope.graphs.graph import FEATURE, Graph
 from thoughtscope.interventions.edits import FeatureEdit, fold
-
-if TYPE_CHECKING:
-    from thoughtscope.interventions.plans import Plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,48 +50,53 @@ class Prediction:
             raise InvalidPlan(f"This prediction cannot be read: {error}.") from None
 
 
-def predict(graph: Graph, plan: Plan) -> Prediction:
-    """The change of each target that the graph's edges imply, by propagating the plan's changes along them.
+def follow_edges(
+    graph: Graph, edits: Iterable[FeatureEdit], *, frozen: bool, constrained: Collection[int]
+) -> Prediction:
+    """The change of each target that the graph's edges imply, by propagating the edits' changes along them.
 
-    The graph is linear: an edge is a source's contribution to its target, so a source that changes by the share `r` of
-    its activation changes the target by `r * edge`. A feature that is not edited passes on the share by which its own
-    pre-activation changed, as if it stayed active; edited features end where the plan puts them; tokens and errors
-    stay. In constrained layers unedited features stay too, so over all layers only direct edges count.
-    Direction edits are not part of a graph and are left out. Source: Ameisen et al. 2025, "Circuit Tracing".
+    The graph is linear: an edge is a source's contribution to its target, so a source that changes by the share `r`
+    of its activation changes the target by `r * edge`. A feature that is not edited passes on the share by which
+    its own pre-activation changed, as if it stayed active; edited features end where their edits put them; tokens
+    and errors stay. `frozen`: whether attention is, so that `scale` starts from the unedited activation.
+    `constrained`: layers whose MLPs are held, where unedited features stay too; over all layers only direct edges
+    count. Source: Ameisen et al. 2025, "Circuit Tracing".
     """
     outside = 0
     touched: dict[int, list[FeatureEdit]] = {}
-    for edit in plan.feature_edits:
+    for edit in edits:
         same = (graph.kind == FEATURE) & (graph.layer == edit.layer) & (graph.index == edit.index)
         rows = [row for row in np.flatnonzero(same).tolist() if edit.covers(int(graph.position[row]))]
         outside += not rows
         for row in rows:
             touched.setdefault(row, []).append(edit)
-    edits = {row: fold(several) for row, several in touched.items()}
-    relative = _propagate(graph, plan, edits)
+    by_node = {row: fold(several) for row, several in touched.items()}
+    relative = _propagate(graph, by_node, frozen, constrained)
     changes = graph.edges @ relative
     return Prediction(
         changes=tuple(
             TargetChange(text=target.text, vocab_id=target.vocab_id, change=float(changes[target.node]))
             for target in graph.targets
         ),
-        edited=len(edits),
+        edited=len(by_node),
         outside=outside,
     )
 
 
-def _propagate(graph: Graph, plan: Plan, edits: Mapping[int, tuple[float, float]]) -> np.ndarray:
+def _propagate(
+    graph: Graph, by_node: Mapping[int, tuple[float, float]], frozen: bool, constrained: Collection[int]
+) -> np.ndarray:
     """The share of its activation by which each node changes; layer by layer, as edges only go up."""
     relative = np.zeros(len(graph))
     value = graph.value.astype(np.float64)
     features = (graph.kind == FEATURE) & (value != 0)
     for layer in range(graph.n_layers):
         here = features & (graph.layer == layer)
-        if not plan.constrains(layer) and relative.any():
+        if layer not in constrained and relative.any():
             rows = np.flatnonzero(here)
             relative[rows] = (graph.edges[rows] @ relative) / value[rows]
-        for row, (factor, offset) in edits.items():
+        for row, (factor, offset) in by_node.items():
             if here[row]:
-                own = relative[row] if plan.attention == "free" or factor == 1 else 0.0
+                own = relative[row] if not frozen or factor == 1 else 0.0
                 relative[row] = factor * (1 + own) + offset / value[row] - 1
     return relative

@@ -13,8 +13,8 @@ from thoughtscope.models.hooks import hold as hold
 from thoughtscope.models.hooks import hold_pattern as hold_pattern
 from thoughtscope.models.hooks import hooked as hooked
 from thoughtscope.models.loading import load_model as load_model
+from thoughtscope.models.loading import model_from as model_from
 from thoughtscope.models.model import Model as Model
-from thoughtscope.models.model import model_from as model_from
 from thoughtscope.models.random_models import random_model as random_model
 from thoughtscope.models.tokens import Tokens as Tokens
 from thoughtscope.models.tokens import tokenize as tokenize

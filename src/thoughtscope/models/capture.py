@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,10 +11,8 @@ from thoughtscope.core.errors import UnknownSite, describe_choices
 from thoughtscope.core.site import Site
 from thoughtscope.models.edits import Edit, writes_of
 from thoughtscope.models.hooks import Read, Step, forward
-
-if TYPE_CHECKING:
-    from thoughtscope.models.model import Model
-    from thoughtscope.models.tokens import Tokens
+from thoughtscope.models.model import Model
+from thoughtscope.models.tokens import Tokens
 
 _UNSTOPPABLE = ("final_norm", "logits")
 

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from thoughtscope.core.errors import CorruptArtefact, UnknownModel, UnsupportedModel
-from thoughtscope.core.store import check_safetensors, file_sha256, strict_json
+from thoughtscope.core.files import check_safetensors, file_sha256, strict_json
 
 SPECIMEN = "specimen"
 REACH_SECONDS = 1.5

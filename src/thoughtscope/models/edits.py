@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,9 +13,7 @@ from torch import Tensor
 from thoughtscope.core.errors import InvalidPlan, describe_choices
 from thoughtscope.core.site import Site
 from thoughtscope.models.hooks import Step, Write
-
-if TYPE_CHECKING:
-    from thoughtscope.models.model import Model
+from thoughtscope.models.model import Model
 
 Op = Literal["add", "scale", "replace", "ablate"]
 _VECTOR_KINDS = (

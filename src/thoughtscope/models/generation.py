@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,10 +12,8 @@ from thoughtscope.core.errors import LimitExceeded
 from thoughtscope.core.site import Site
 from thoughtscope.models.edits import Edit, writes_of
 from thoughtscope.models.hooks import Write, hooked, run
+from thoughtscope.models.model import Model
 from thoughtscope.models.tokens import Tokens, append
-
-if TYPE_CHECKING:
-    from thoughtscope.models.model import Model
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -20,10 +20,8 @@ from thoughtscope.core.errors import ThoughtscopeError, UnknownSite
 from thoughtscope.core.site import Site
 from thoughtscope.models.attention import Tap, tapped
 from thoughtscope.models.families.facts import BlockFacts, NormFacts
-
-if TYPE_CHECKING:
-    from thoughtscope.models.model import Model
-    from thoughtscope.models.tokens import Tokens
+from thoughtscope.models.model import Model
+from thoughtscope.models.tokens import Tokens, positions_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,11 +119,6 @@ def run(
         except _Stopped:
             return None
     return output.logits
-
-
-def positions_of(mask: Tensor) -> Int[Tensor, "batch pos"]:
-    """Absolute positions from a padding mask: 0 from the first real token on, -1 for padding."""
-    return torch.where(mask.bool(), mask.long().cumsum(-1) - 1, -1)
 
 
 def hold(value: Tensor) -> Write:

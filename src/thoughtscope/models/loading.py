@@ -1,4 +1,4 @@
-"""`load_model`: a name or a path to a bound model."""
+"""`load_model` and `model_from`: from a name, a path or a loaded module to a model that is bound and proved."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import torch
 
 from thoughtscope.core.errors import CorruptArtefact, ThoughtscopeError, UnsupportedModel, describe_choices
 from thoughtscope.models.checkpoints import check_files, locate
-from thoughtscope.models.families import FAMILIES
-from thoughtscope.models.model import Model, model_from
+from thoughtscope.models.families import FAMILIES, bind
+from thoughtscope.models.model import Model
+from thoughtscope.models.probes import prove
 
 _DTYPES = {
     "float32": torch.float32,
@@ -45,6 +46,21 @@ def load_model(
     module.to(_device(device))
     tokenizer = _tokenizer(folder, name_or_path, trust_remote_code)
     return model_from(module, tokenizer, name=name_or_path, revision=found)
+
+
+def model_from(
+    module: Any, tokenizer: Any = None, *, name: str, revision: str = "local", prove_sites: bool = True
+) -> Model:
+    """Binds an already loaded module and proves the site table on it with a few random tokens.
+
+    The module is put in eval mode and is otherwise left as it is.
+    Raises `UnsupportedModel` for an unknown architecture, or with the probe that failed and by how much.
+    """
+    module.eval()
+    model = Model(module=module, tokenizer=tokenizer, family=bind(module), name=name, revision=revision)
+    if prove_sites:
+        prove(model)
+    return model
 
 
 def _config(folder: Path, name: str, trust_remote_code: bool) -> Any:

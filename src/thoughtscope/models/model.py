@@ -10,8 +10,7 @@ import torch
 
 from thoughtscope.core.errors import UnknownSite
 from thoughtscope.core.site import LAYER_KINDS, Site
-from thoughtscope.models.families import Family, bind
-from thoughtscope.models.probes import prove
+from thoughtscope.models.families import Family
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -86,18 +85,3 @@ class Model:
             f"Model({self.name!r}, {self.family.name}, {self.n_layers} layers, d_model {self.d_model}, "
             f"{str(self.dtype).removeprefix('torch.')} on {self.device})"
         )
-
-
-def model_from(
-    module: Any, tokenizer: Any = None, *, name: str, revision: str = "local", prove_sites: bool = True
-) -> Model:
-    """Binds an already loaded module and proves the site table on it with a few random tokens.
-
-    The module is put in eval mode and is otherwise left as it is.
-    Raises `UnsupportedModel` for an unknown architecture, or with the probe that failed and by how much.
-    """
-    module.eval()
-    model = Model(module=module, tokenizer=tokenizer, family=bind(module), name=name, revision=revision)
-    if prove_sites:
-        prove(model)
-    return model

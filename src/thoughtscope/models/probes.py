@@ -7,7 +7,6 @@ for a wrong one; a model that fails any is refused with the reason.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,9 +14,8 @@ from torch import Tensor
 from thoughtscope.core.errors import UnsupportedModel
 from thoughtscope.core.site import Site
 from thoughtscope.models.hooks import Read, Step, forward
-
-if TYPE_CHECKING:
-    from thoughtscope.models.model import Model
+from thoughtscope.models.model import Model
+from thoughtscope.models.tokens import tokens_from_ids
 
 # float64 is no tighter than 1e-6: several families take the softmax in float32 whatever the model's precision
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 6e-2}
@@ -33,8 +31,6 @@ def prove(model: Model, *, rows: int = 2, columns: int = 8, seed: int = 0) -> di
 
     Raises `UnsupportedModel` naming the identity, the layer and the error.
     """
-    from thoughtscope.models.tokens import tokens_from_ids
-
     columns = min(columns, model.max_positions)
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(0, model.vocab_size, (rows, columns), generator=generator)

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from thoughtscope.core.errors import UnsupportedModel, describe_choices
-from thoughtscope.models.model import Model, model_from
+from thoughtscope.models.loading import model_from
+from thoughtscope.models.model import Model
 
 FAMILIES = ("gpt2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3")
 _SPECIAL = ("<|begin|>", "<|end|>", "<|pad|>")

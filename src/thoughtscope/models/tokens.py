@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from thoughtscope.core.errors import LimitExceeded, ThoughtscopeError, UnsupportedModel
-from thoughtscope.models.hooks import positions_of
+from thoughtscope.models.model import Model
 from thoughtscope.models.pieces import decode, piece_bytes, show
-
-if TYPE_CHECKING:
-    from thoughtscope.models.model import Model
 
 Offsets = tuple[tuple[int, int], ...]
 
@@ -51,6 +48,11 @@ class Tokens:
             pieces=(self.pieces[index],),
             offsets=(self.offsets[index],),
         )
+
+
+def positions_of(mask: Tensor) -> Int[Tensor, "batch pos"]:
+    """Absolute positions from a padding mask: 0 from the first real token on, -1 for padding."""
+    return torch.where(mask.bool(), mask.long().cumsum(-1) - 1, -1)
 
 
 def tokenize(

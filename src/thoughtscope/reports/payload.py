@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from thoughtscope.core.errors import InvalidGraph, ThoughtscopeError, UnknownFeature, describe_choices
+from thoughtscope.core.files import atomic_write_text
 from thoughtscope.core.ids import NodeId, NodeKind
-from thoughtscope.core.store import atomic_write_text
 
 if TYPE_CHECKING:
     from thoughtscope.dictionaries import Dictionary

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import thoughtscope
 from thoughtscope.core.errors import ThoughtscopeError
-from thoughtscope.core.store import atomic_write_text
+from thoughtscope.core.files import atomic_write_text
 from thoughtscope.reports import payload
 from thoughtscope.reports.bundle import bundle
 
@@ -43,13 +43,16 @@ class Report:
         return render(self.title, self.data)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Writes the page to `path` and its data beside it as `.json`; each as a whole or not at all."""
+        """Writes the page to `path` and its data beside it as `.data.json`; each as a whole or not at all.
+
+        Not as `.json`: under that name lies the graph file that a report is often made from.
+        """
         path = Path(path)
         if path.suffix.lower() not in (".html", ".htm"):
             raise ThoughtscopeError(f'A report is an HTML file; "{path}" should end in .html.')
         path.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.data, ensure_ascii=False, allow_nan=False, indent=1)
-        atomic_write_text(path.with_suffix(".json"), text + "\n")
+        atomic_write_text(path.with_suffix(".data.json"), text + "\n")
         atomic_write_text(path, self.html)
         return path
 

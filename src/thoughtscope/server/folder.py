@@ -21,7 +21,7 @@ from thoughtscope.core.errors import (
     ThoughtscopeError,
     describe_choices,
 )
-from thoughtscope.core.store import atomic_write_text, strict_json
+from thoughtscope.core.files import atomic_write_text, strict_json
 from thoughtscope.server.errors import UnknownGraph
 
 if TYPE_CHECKING:

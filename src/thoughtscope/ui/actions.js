@@ -2,6 +2,7 @@
 import { openSource } from "./api.js";
 import { buildGraph, featureKey } from "./model.js";
 import { getState, setState } from "./store.js";
+import { tokenText } from "./text.js";
 import { readHash, writeHash } from "./url.js";
 
 export const source = openSource();
@@ -224,6 +225,30 @@ export function group(label) {
     : [...rest, { label: name, members }];
   change({ supernodes: next, pins: [...new Set([...pins, ...members])], selected: `group:${name}` }, { undo: true });
   setState({ marked: [], dialog: null });
+}
+
+/** A first thing to change: the features at the token where they hold most of the influence, the last token only if
+ * there are no others: changed there, the answer follows without saying anything about the way to it. */
+export function suggestedGroup(graph) {
+  const last = graph.tokens.length - 1;
+  const places = new Map();
+  for (const node of graph.nodes) {
+    if (node.kind !== "feature") continue;
+    const place = places.get(node.position) ?? { token: node.token, position: node.position, members: [], share: 0 };
+    places.set(node.position, { ...place, members: [...place.members, node.id], share: place.share + node.share });
+  }
+  const late = (place) => Number(place.position === last);
+  return [...places.values()].sort((a, b) => late(a) - late(b) || b.share - a.share)[0] ?? null;
+}
+
+/** Makes the suggestion a supernode, pins it between its token and the answer, and selects it. */
+export function takeSuggestion() {
+  const { graph } = getState();
+  const { token, position, members } = suggestedGroup(graph);
+  const label = `at ${token.trim() || tokenText(token)}`;
+  const ends = graph.nodes.filter((node) => node.isTarget || (node.kind === "token" && node.position === position));
+  change({ supernodes: [{ label, members }], pins: [...members, ...ends.map((node) => node.id)], selected: `group:${label}` },
+    { undo: true });
 }
 
 function without(groups, members) {

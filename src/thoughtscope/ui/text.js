@@ -38,7 +38,8 @@ export function plainText(text) {
 export function percent(share, digits) {
   if (!Number.isFinite(share)) return "–";
   const value = share * 100;
-  const places = digits ?? (value !== 0 && Math.abs(value) < 9.95 ? 1 : 0);
+  const fine = (value !== 0 && Math.abs(value) < 9.95) || (value >= 99 && value < 99.95);
+  const places = digits ?? (fine ? 1 : 0);
   if (value > 0 && value < 0.05) return "<0.1 %";
   return `${value.toFixed(places)} %`;
 }

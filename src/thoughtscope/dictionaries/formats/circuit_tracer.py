@@ -17,8 +17,8 @@ from typing import Any
 from torch import Tensor, tensor
 
 from thoughtscope.core.errors import CorruptArtefact, DictionaryMismatch
+from thoughtscope.core.files import TensorFile, atomic_write_text
 from thoughtscope.core.site import hook_of_site_kind, site_kind_of_hook
-from thoughtscope.core.store import TensorFile, atomic_write_text
 from thoughtscope.dictionaries.activation import Activation
 from thoughtscope.dictionaries.dictionary import Dictionary, LayerWeights, parse_sites
 from thoughtscope.dictionaries.formats.base import (
@@ -193,13 +193,11 @@ def save(dictionary: Dictionary, folder: Path) -> None:
     own = d.foreign if d.foreign.get("format") == NAME and "transcoders:" not in d.foreign["config"] else {}
     files = own.get("files", [{} for _ in d.layers])
     for layer, weights in enumerate(d.layers):
-        (_save_cross if d.cross_layer else _save_layer)(folder, layer, weights, d, files[layer])
+        (_save_cross if d.cross_layer else _save_layer)(folder, layer, weights, files[layer])
     atomic_write_text(folder / "config.yaml", own.get("config") or _config(d))
 
 
-def _save_layer(
-    folder: Path, layer: int, weights: LayerWeights, d: Dictionary, file: Mapping[str, Any]
-) -> None:
+def _save_layer(folder: Path, layer: int, weights: LayerWeights, file: Mapping[str, Any]) -> None:
     tensors: dict[str, Tensor] = {
         "W_enc": weights.W_enc,
         "W_dec": weights.decoder.squeeze(1),
@@ -217,9 +215,7 @@ def _save_layer(
     write_safetensors(folder / f"layer_{layer}.safetensors", tensors, file.get("metadata"))
 
 
-def _save_cross(
-    folder: Path, layer: int, weights: LayerWeights, d: Dictionary, file: Mapping[str, Any]
-) -> None:
+def _save_cross(folder: Path, layer: int, weights: LayerWeights, file: Mapping[str, Any]) -> None:
     encoder = {
         f"W_enc_{layer}": weights.W_enc,
         f"b_enc_{layer}": weights.b_enc,

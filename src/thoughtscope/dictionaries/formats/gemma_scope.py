@@ -21,7 +21,7 @@ import numpy as np
 from torch import Tensor, cat, zeros
 
 from thoughtscope.core.errors import CorruptArtefact, DictionaryMismatch
-from thoughtscope.core.store import TensorFile, atomic_write_bytes, atomic_write_text, strict_json
+from thoughtscope.core.files import TensorFile, atomic_write_bytes, atomic_write_text, strict_json
 from thoughtscope.dictionaries.activation import Activation
 from thoughtscope.dictionaries.dictionary import Dictionary, LayerWeights, parse_sites
 from thoughtscope.dictionaries.formats.base import (

@@ -2,11 +2,11 @@
 import { html } from "../html.js";
 import { useLayoutEffect, useMemo, useRef, useState } from "../vendor/hooks.mjs";
 import { useStore } from "../store.js";
-import { hover, select, toggleMark, togglePin, ungroup } from "../actions.js";
+import { canWrite, hasFeatures, hover, select, suggestedGroup, takeSuggestion, toggleMark, togglePin, ungroup } from "../actions.js";
 import { CARD, circuitCards, circuitEdges, layoutCircuit } from "../circuit.js";
 import { signName } from "../colour.js";
-import { Glyph } from "./token.js";
-import { percent, plainText, signed, tokenText } from "../text.js";
+import { Glyph, Token } from "./token.js";
+import { count, percent, plainText, signed, tokenText } from "../text.js";
 
 export function Circuit({ graph }) {
   const { pins, supernodes, labels, selected, marked, dock } = useStore((s) => s);
@@ -25,7 +25,7 @@ export function Circuit({ graph }) {
   const layout = useMemo(() => size && layoutCircuit(cards, size.width, size.height), [cards, size?.width, size?.height]);
   const place = (card) => moved[card.id] ?? layout.places.get(card.id);
   return html`<div class="circuit-box" ref=${box}>
-    ${cards.length === 0 && html`<${EmptyCircuit} />`}
+    ${cards.length === 0 && html`<${EmptyCircuit} graph=${graph} />`}
     ${layout && cards.length > 0 && html`<svg class="circuit" width=${size.width} height=${layout.height} role="group"
       aria-label=${`Circuit of ${cards.length} cards`}>
       <${Arrows} edges=${edges} place=${place} selected=${selected} />
@@ -36,8 +36,12 @@ export function Circuit({ graph }) {
   </div>`;
 }
 
-function EmptyCircuit() {
+function EmptyCircuit({ graph }) {
+  const first = canWrite() && hasFeatures() ? suggestedGroup(graph) : null;
   return html`<div class="empty"><p>The circuit is empty.</p>
+    ${first && html`<p>A first experiment:
+      <button class="suggestion" onClick=${takeSuggestion}>Group the ${count(first.members.length, "feature")} at <${Token} text=${first.token} /></button>
+      and press Run on the right.</p>`}
     <p>Pin the nodes that matter with <kbd>P</kbd> or <kbd>Ctrl</kbd>-click, mark several with <kbd>Shift</kbd>-click and group them with <kbd>G</kbd>.</p></div>`;
 }
 

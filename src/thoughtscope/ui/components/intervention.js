@@ -28,7 +28,8 @@ export function Bench({ graph }) {
         onChange=${(event) => setState({ outcomeShown: Number(event.target.value) })}>
         ${outcomes.map((o, i) => html`<option key=${outcomes.length - i} value=${i}>${outcomes.length - i}. ${titleOf(o)}</option>`)}
           </select>`}
-      ${outcome ? html`<${Outcome} outcome=${outcome} />` : html`<p class="quiet empty">Before and after appear here.</p>`}
+      ${outcome ? html`<${Outcome} outcome=${outcome} />` : html`<p class="quiet empty">${canWrite()
+        ? "Before and after appear here." : "No intervention was recorded with this graph."}</p>`}
     </div>
   </section>`;
 }

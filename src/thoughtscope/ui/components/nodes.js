@@ -77,7 +77,7 @@ function Node({ node, place, label, near, selected, pinned, marked, group, match
     ${marked && html`<circle class="mark-ring" r=${r + 6.5}/>`}
     <${Shape} kind=${node.kind} r=${r} style=${fill} />
     ${place.named && html`<text class="output-name" x="9" y="4">${clip(tokenText(label), place.room - 34)} <tspan class="share">
-      ${percent(node.probability, 0)}</tspan></text>`}
+      ${percent(node.probability)}</tspan></text>`}
   </g>`;
 }
 

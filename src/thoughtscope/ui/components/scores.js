@@ -31,22 +31,30 @@ function Meter({ name, value, title }) {
 export function TrustLine({ graph }) {
   const scores = graphScores(graph);
   const certificate = graph.ours?.certificate;
-  const title = "Computed on the whole graph before pruning, with everything left out counted as error.";
+  const title = "Computed on the nodes in this file; whatever was pruned or left out counts as unexplained.";
   return html`<p class="trust" title=${scores.stated ? title
     : "Computed from the nodes in this file; what its maker pruned is unknown."}>
     <b>${percent(scores.replacement, 0)}
       </b> of the influence on the answer runs from the prompt through features ●; ${percent(1 - scores.replacement, 0)} passes
-    through something unexplained ◆. <b>${percent(scores.completeness, 0)}
-      </b> of what feeds the nodes is explained. ${leftOut(certificate, scores)}
+    through something unexplained ◆ or left out. <b>${percent(scores.completeness, 0)}
+      </b> of what feeds the nodes is explained. ${leftOut(certificate, scores)}${pruning(graph)}
   </p>`;
+}
+
+/** What pruning took away, and what the scores were before. */
+function pruning(graph) {
+  const before = graph.ours?.provenance?.scores_before_pruning;
+  if (!Number.isFinite(before?.replacement) || !Number.isFinite(before?.completeness)) return "";
+  const kept = graph.nodes.filter((node) => node.kind === "feature").length;
+  return ` Pruning kept the ${count(kept, "feature")} that matter most; before it, the two figures were ${percent(before.replacement,
+    0)} and ${percent(before.completeness, 0)}.`;
 }
 
 function leftOut(certificate, scores) {
   if (!certificate) return scores.stated ? "" : "The file does not say what its maker left out.";
   const { expanded, active, bound, frontier_mass: frontier } = certificate;
   const open = Number.isFinite(bound) ? bound : frontier;
-  if (Number.isFinite(expanded) && expanded >= active) return `Nothing was left out: all ${count(active,
-    "active feature")} were traced.`;
+  if (Number.isFinite(expanded) && expanded >= active) return `All ${count(active, "active feature")} were traced.`;
   const traced = Number.isFinite(expanded) ? `${expanded.toLocaleString("en-US")} of ${count(active, "active feature")} traced; ` : "";
   return `${traced}no node left out holds more than ${percent(open)} of the influence.`;
 }

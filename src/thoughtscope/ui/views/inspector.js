@@ -111,7 +111,9 @@ function Overview({ graph }) {
   const { session, labels } = useStore((s) => s);
   const outputs = graph.nodes.filter((node) => node.kind === "logit").sort((a, b) => b.probability - a.probability).slice(0, 6);
   const strongest = graph.nodes.filter((node) => node.kind === "feature").sort((a, b) => b.share - a.share).slice(0, 14);
+  const model = nameOf(graph.ours?.model) || graph.scan || session.model?.name;
   return html`<div class="overview">
+    ${outputs.length > 0 && html`<h2>What leads ${model || "the model"} from this prompt to <${Token} text=${outputs[0].output} /></h2>`}
     <p class="prompt-text">${graph.tokens.map((token, i) => html`<${Token} key=${i} text=${token} />`)}</p>
     <section><h3>The model continues with</h3>
       <ol class="bars">${outputs.map((node) => html`<li key=${node.id}>
@@ -135,7 +137,7 @@ function Overview({ graph }) {
         <${Glyph} kind="feature" /><span class="name">${plainText(nodeLabel(node, labels))}</span><span class="at">${placeText(node)}
           </span><span class="weight">${percent(node.share)}</span></button></li>`)}</ol>
     </section>`}
-    <dl class="origin"><dt>Model</dt><dd>${nameOf(graph.ours?.model) || graph.scan || session.model?.name || "not stated"}</dd>
+    <dl class="origin"><dt>Model</dt><dd>${model || "not stated"}</dd>
       <dt>Dictionary</dt><dd>${nameOf(graph.ours?.dictionary) || "not stated"}</dd><dt>Graph</dt><dd>${graph.slug}</dd></dl>
   </div>`;
 }
