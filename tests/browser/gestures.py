@@ -32,6 +32,14 @@ def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
         time.sleep(0.05)
 
 
+def agree(read: Callable[[], Any], wanted: Any, why: str = "") -> None:
+    """Asserts that the page comes to show `wanted`: it draws a moment after the hand has moved."""
+    end = time.monotonic() + 5
+    while (found := read()) != wanted and time.monotonic() < end:
+        time.sleep(0.05)
+    assert found == wanted, why
+
+
 def becomes(page: Any, expression: str, value: Any = True) -> None:
     """Waits until a JavaScript expression has this value."""
     wait_for(lambda: page.evaluate(expression) == value)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.browser.fixture_graph import make_feature, make_graph
-from tests.browser.gestures import at, becomes, click
+from tests.browser.gestures import agree, at, becomes, click, wait_for
 
 
 def upload(page: Any, server: Any, name: str, content: bytes) -> None:
@@ -34,14 +34,14 @@ def test_a_graph_of_another_tool_opens(page: Any, server: Any) -> None:
     graph = foreign("from-elsewhere")
     upload(page, server, "elsewhere.json", json.dumps(graph).encode())
     page.wait_for_selector(".stage g.node")
-    assert page.locator(".stage g.node").count() == len(graph["nodes"])
-    assert sorted(page.locator(".card .card-text > span").all_text_contents())[0] == "a pair"
-    assert "does not say what its maker left out" in page.locator(".trust").inner_text()
+    agree(lambda: page.locator(".stage g.node").count(), len(graph["nodes"]))
+    agree(lambda: sorted(page.locator(".card .card-text > span").all_text_contents())[0], "a pair")
+    wait_for(lambda: "does not say what its maker left out" in page.locator(".trust").inner_text())
     first = next(n["node_id"] for n in graph["nodes"] if n["clerp"] == "Texas")
     click(page, first)
-    assert "not loaded here" in page.locator(".inspector").inner_text()
+    wait_for(lambda: "not loaded here" in page.locator(".inspector").inner_text())
     assert "cannot" not in page.locator(".bench").inner_text() and page.locator(".run").count() == 0
-    assert at(page, first).get_attribute("aria-pressed") == "true"
+    agree(lambda: at(page, first).get_attribute("aria-pressed"), "true")
 
 
 def test_a_dropped_file_opens(opened: Any) -> None:
@@ -50,7 +50,7 @@ def test_a_dropped_file_opens(opened: Any) -> None:
         json.dumps(foreign("dropped")),
     )
     opened.dispatch_event("body", "dragover", {"dataTransfer": data})
-    assert opened.locator(".drop").count() == 1
+    agree(lambda: opened.locator(".drop").count(), 1)
     opened.dispatch_event("body", "drop", {"dataTransfer": data})
     becomes(opened, "location.hash.includes('g=dropped')")
     opened.wait_for_selector(".card.group")
@@ -124,11 +124,11 @@ def test_the_report_opens_from_disk(opened: Any, server: Any, node: Any, tmp_pat
     assert opened.locator(".connections .connection").count() > 10
     assert f"s={node('Texas')}" in opened.url
     click(opened, node("capital"), "Control")
-    assert opened.locator(".card").count() == 1
+    agree(lambda: opened.locator(".card").count(), 1)
     click(opened, node("say Austin"))
     opened.go_back()
     becomes(opened, "document.querySelector('.name-field').value === 'Texas'")
-    assert "read only" in opened.locator(".bench").inner_text()
+    wait_for(lambda: "read only" in opened.locator(".bench").inner_text())
     assert [url for url in asked if not url.startswith(("file:", "blob:", "data:"))] == [], (
         "a report asks for nothing"
     )
@@ -159,10 +159,10 @@ def test_a_report_shows_its_features_and_recorded_interventions(page: Any, tmp_p
         "Refuted" in page.locator(".verdict").inner_text()
         and "1 → 7" in page.locator(".measures").inner_text()
     )
-    assert page.get_by_label("Outcomes").locator("option").all_inner_texts() == ["1. Texas × -1"]
+    agree(lambda: page.get_by_label("Outcomes").locator("option").all_inner_texts(), ["1. Texas × -1"])
     click(page, chosen["node_id"])
     page.locator(".example").first.wait_for()
-    assert page.locator(".example").count() == 5
+    agree(lambda: page.locator(".example").count(), 5)
     click(page, next(n["node_id"] for n in graph["nodes"] if n["clerp"] == "capital"))
     page.get_by_text("holds no examples").wait_for()
 

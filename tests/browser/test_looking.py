@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser.gestures import at, becomes, centre, click
+from tests.browser.gestures import agree, at, becomes, centre, click, wait_for
 
 
 def canvas_ink(page: Any, name: str = "canvas.edges") -> int:
@@ -19,12 +19,12 @@ def canvas_ink(page: Any, name: str = "canvas.edges") -> int:
 
 
 def test_the_graph_is_drawn_with_all_kinds_of_nodes(opened: Any, graph: dict[str, Any]) -> None:
-    assert opened.locator(".stage g.node").count() == len(graph["nodes"])
+    agree(lambda: opened.locator(".stage g.node").count(), len(graph["nodes"]))
     for kind, shape in {"feature": "circle", "error": "path", "token": "rect", "logit": "rect"}.items():
         assert opened.locator(f".stage g.node.{kind} {shape}.shape").count() > 0, kind
     names = opened.locator(".column-name").all_text_contents()
     assert [name.split("token")[0] for name in names][:4] == ["Fact", ":", "·the", "·capital"]
-    assert opened.locator(".row-name").all_text_contents() == ["0", "1", "2", "out", "in"]
+    agree(lambda: opened.locator(".row-name").all_text_contents(), ["0", "1", "2", "out", "in"])
     assert canvas_ink(opened) > 1000
 
 
@@ -40,7 +40,7 @@ def test_hover_shows_the_nearest_node(opened: Any, node: Any) -> None:
     opened.mouse.move(x + 4, y + 3)
     tooltip = opened.locator(".tooltip")
     assert "Texas" in tooltip.inner_text() and "·Dallas" in tooltip.inner_text()
-    assert opened.locator(".hover-ring").count() == 1
+    agree(lambda: opened.locator(".hover-ring").count(), 1)
     assert canvas_ink(opened, "canvas.hover-edges") > 100, "its edges are drawn"
     opened.mouse.move(5, 5)
     assert tooltip.count() == 0
@@ -49,14 +49,14 @@ def test_hover_shows_the_nearest_node(opened: Any, node: Any) -> None:
 def test_click_selects_and_a_click_beside_clears(opened: Any, node: Any) -> None:
     calm = canvas_ink(opened)
     click(opened, node("Texas"))
-    assert at(opened, node("Texas")).get_attribute("aria-pressed") == "true"
-    assert opened.locator(".inspector .name-field").input_value() == "Texas"
+    agree(lambda: at(opened, node("Texas")).get_attribute("aria-pressed"), "true")
+    agree(lambda: opened.locator(".inspector .name-field").input_value(), "Texas")
     assert opened.locator(".stage g.node.near").count() > 5
     assert canvas_ink(opened) != calm
     box = opened.locator(".stage").bounding_box()
     opened.mouse.click(box["x"] + 60, box["y"] + 100)
-    assert opened.locator(".stage g.node.selected").count() == 0
-    assert opened.locator(".inspector .overview").count() == 1
+    agree(lambda: opened.locator(".stage g.node.selected").count(), 0)
+    agree(lambda: opened.locator(".inspector .overview").count(), 1)
 
 
 def test_connections_are_sorted_and_signed(opened: Any, graph: dict[str, Any], node: Any) -> None:
@@ -79,7 +79,7 @@ def test_a_click_on_a_connection_travels(opened: Any, node: Any) -> None:
     row = opened.locator('section[aria-label="Outputs"] .connection').first
     there = row.get_attribute("data-id")
     row.click()
-    assert at(opened, there).get_attribute("aria-pressed") == "true"
+    agree(lambda: at(opened, there).get_attribute("aria-pressed"), "true")
 
 
 def test_pruning_hides_the_weak_and_moves_nothing(opened: Any, graph: dict[str, Any]) -> None:
@@ -90,42 +90,42 @@ def test_pruning_hides_the_weak_and_moves_nothing(opened: Any, graph: dict[str, 
     slider = opened.locator("#prune")
     slider.fill("50")
     kept = [n for n in graph["nodes"] if n["influence"] is None or n["influence"] <= 0.5]
-    assert opened.locator(".stage g.node").count() == len(kept)
-    assert "50 %" in opened.locator(".prune").inner_text()
-    assert centre(opened, strongest) == before
-    assert "t=0.5" in opened.url
+    agree(lambda: opened.locator(".stage g.node").count(), len(kept))
+    wait_for(lambda: "50 %" in opened.locator(".prune").inner_text())
+    agree(lambda: centre(opened, strongest), before)
+    wait_for(lambda: "t=0.5" in opened.url)
     slider.fill("100")
-    assert opened.locator(".stage g.node").count() == len(graph["nodes"])
+    agree(lambda: opened.locator(".stage g.node").count(), len(graph["nodes"]))
 
 
 def test_errors_can_be_hidden(opened: Any) -> None:
-    assert opened.locator(".stage g.error").count() == 12
+    agree(lambda: opened.locator(".stage g.error").count(), 12)
     opened.locator("#errors").click()
-    assert opened.locator(".stage g.error").count() == 0
+    agree(lambda: opened.locator(".stage g.error").count(), 0)
     opened.keyboard.press("Escape")
     opened.locator("h2", has_text="Circuit").click()
     opened.keyboard.press("e")
-    assert opened.locator(".stage g.error").count() == 12
+    agree(lambda: opened.locator(".stage g.error").count(), 12)
 
 
 def test_search_finds_by_label_token_and_number(opened: Any, graph: dict[str, Any], node: Any) -> None:
     opened.keyboard.press("/")
     opened.keyboard.type("say aus")
-    assert opened.locator("#search-list [role=option]").count() == 2
-    assert opened.locator(".stage g.node.match").count() == 2
+    agree(lambda: opened.locator("#search-list [role=option]").count(), 2)
+    agree(lambda: opened.locator(".stage g.node.match").count(), 2)
     opened.keyboard.press("ArrowDown")
     opened.keyboard.press("Enter")
-    assert opened.locator(".inspector .name-field").input_value() == "say Austin"
+    agree(lambda: opened.locator(".inspector .name-field").input_value(), "say Austin")
     layer, index, _ = node("Dallas").split("_")
     opened.locator("#search").fill(f"L{layer} #{index}")
     ids = opened.eval_on_selector_all(".stage g.node.match", "nodes => nodes.map(n => n.dataset.id)")
     assert node("Dallas") in ids and all(i.startswith(f"{layer}_{index}_") for i in ids)
     opened.locator("#search").fill("containing")
-    assert opened.locator(".stage g.node.token.match").count() == 1
+    agree(lambda: opened.locator(".stage g.node.token.match").count(), 1)
     opened.locator("#search").fill("no such thing")
-    assert "No node has" in opened.locator("#search-list").inner_text()
+    wait_for(lambda: "No node has" in opened.locator("#search-list").inner_text())
     opened.keyboard.press("Escape")
-    assert opened.locator(".stage g.node.unmatched").count() == 0
+    agree(lambda: opened.locator(".stage g.node.unmatched").count(), 0)
 
 
 def test_arrow_keys_move_and_enter_selects(opened: Any, node: Any) -> None:
@@ -141,13 +141,17 @@ def test_arrow_keys_move_and_enter_selects(opened: Any, node: Any) -> None:
     opened.keyboard.press("ArrowLeft")
     assert centre(opened, opened.evaluate("document.activeElement.dataset.id"))[0] < centre(opened, right)[0]
     opened.keyboard.press("ArrowUp")
-    assert "logit" in at(opened, opened.evaluate("document.activeElement.dataset.id")).get_attribute("class")
+    wait_for(
+        lambda: (
+            "logit" in at(opened, opened.evaluate("document.activeElement.dataset.id")).get_attribute("class")
+        )
+    )
     opened.keyboard.press("ArrowDown")
     chosen = opened.evaluate("document.activeElement.dataset.id")
     opened.keyboard.press("Enter")
-    assert at(opened, chosen).get_attribute("aria-pressed") == "true"
+    agree(lambda: at(opened, chosen).get_attribute("aria-pressed"), "true")
     opened.keyboard.press("Escape")
-    assert opened.locator(".stage g.node.selected").count() == 0
+    agree(lambda: opened.locator(".stage g.node.selected").count(), 0)
 
 
 def test_nodes_speak_to_screen_readers(opened: Any, node: Any) -> None:
@@ -156,7 +160,7 @@ def test_nodes_speak_to_screen_readers(opened: Any, node: Any) -> None:
     assert at(opened, node("→ Austin")).get_attribute("aria-label").startswith("Output ·Austin")
     assert opened.locator('.stage g.node[tabindex="0"]').count() == 1, "one stop for Tab; arrows do the rest"
     click(opened, node("Texas"))
-    assert "Selected: Feature Texas" in opened.locator(".app > .hidden[aria-live]").inner_text()
+    wait_for(lambda: "Selected: Feature Texas" in opened.locator(".app > .hidden[aria-live]").inner_text())
 
 
 def test_scores_and_what_is_left_out_are_always_in_view(opened: Any, node: Any) -> None:
@@ -177,7 +181,7 @@ def test_the_address_holds_the_view_and_back_works(opened: Any, server: Any, nod
     assert f"s={node('capital')}" in opened.url
     opened.go_back()
     becomes(opened, f"document.querySelector('.stage g.selected')?.dataset.id === '{node('Texas')}'")
-    assert opened.url == first
+    agree(lambda: opened.url, first)
     opened.go_forward()
     becomes(opened, f"document.querySelector('.stage g.selected')?.dataset.id === '{node('capital')}'")
     opened.locator("#prune").fill("70")
@@ -186,9 +190,9 @@ def test_the_address_holds_the_view_and_back_works(opened: Any, server: Any, nod
     opened.goto("about:blank")
     opened.goto(shared)
     opened.wait_for_selector(".stage g.selected")
-    assert at(opened, node("capital")).get_attribute("aria-pressed") == "true"
-    assert "pinned" in at(opened, node("say Austin")).get_attribute("class")
-    assert opened.locator("#prune").input_value() == "70"
+    agree(lambda: at(opened, node("capital")).get_attribute("aria-pressed"), "true")
+    wait_for(lambda: "pinned" in at(opened, node("say Austin")).get_attribute("class"))
+    agree(lambda: opened.locator("#prune").input_value(), "70")
 
 
 def test_themes_follow_the_system_and_the_switch(opened: Any) -> None:
@@ -211,9 +215,9 @@ def test_themes_follow_the_system_and_the_switch(opened: Any) -> None:
 
 def test_help_opens_and_closes(opened: Any) -> None:
     opened.keyboard.press("?")
-    assert "Replacement" in opened.locator("dialog").inner_text()
+    wait_for(lambda: "Replacement" in opened.locator("dialog").inner_text())
     opened.keyboard.press("Escape")
-    assert opened.locator("dialog").count() == 0
+    agree(lambda: opened.locator("dialog").count(), 0)
 
 
 def test_a_narrow_window_shows_everything(opened: Any) -> None:

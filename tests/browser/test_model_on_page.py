@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser.gestures import at, becomes, click
+from tests.browser.gestures import agree, at, becomes, click, wait_for
 
 
 @pytest.fixture
@@ -23,12 +23,12 @@ def real(page: Any, server: Any, traced: str) -> Any:
 def test_the_empty_page_says_what_to_type(page: Any, server: Any, traced: str) -> None:
     page.goto(server.url)
     page.wait_for_selector(".start .prompts button")
-    assert page.get_by_label("Prompt").count() == 1
+    agree(lambda: page.get_by_label("Prompt").count(), 1)
     assert page.locator(".prompts button", has_text="the sun").count() == 1
-    assert "3 layers" in page.locator(".origin-line").inner_text()
+    wait_for(lambda: "3 layers" in page.locator(".origin-line").inner_text())
     page.locator(".prompts button", has_text="ab cd").last.click()
     page.wait_for_selector(".stage g.node")
-    assert "#g=" in page.url
+    wait_for(lambda: "#g=" in page.url)
 
 
 def test_a_prompt_is_traced_with_progress(page: Any, server: Any) -> None:
@@ -39,9 +39,12 @@ def test_a_prompt_is_traced_with_progress(page: Any, server: Any) -> None:
     page.get_by_label("Prompt").fill("a cat")
     page.get_by_role("button", name="Trace", exact=True).click()
     page.wait_for_selector(".stage g.node", timeout=60000)
-    assert page.locator(".overview .prompt-text .token").all_inner_texts()[-5:] == ["a", "·", "c", "a", "t"]
+    agree(
+        lambda: page.locator(".overview .prompt-text .token").all_inner_texts()[-5:],
+        ["a", "·", "c", "a", "t"],
+    )
     assert len(page.evaluate("[...window.stages]")) >= 2, "the stages are told while it works"
-    assert page.locator("#prompt").input_value() == "a cat"
+    agree(lambda: page.locator("#prompt").input_value(), "a cat")
     assert page.get_by_label("Graphs").input_value() in page.url
     page.locator("#prompt").fill("a dog")
     page.locator("#prompt").press("Enter")
@@ -56,7 +59,7 @@ def test_the_empty_circuit_suggests_a_first_experiment(page: Any, server: Any, t
     suggestion.wait_for()
     number = int(suggestion.inner_text().split()[2])
     suggestion.click()
-    assert int(page.locator(".card.group .card-text small").inner_text()) == number
+    agree(lambda: int(page.locator(".card.group .card-text small").inner_text()), number)
     page.locator(".run").click()
     page.locator(".outcome").wait_for(timeout=60000)
     page.get_by_role("button", name="Undo").click()
