@@ -64,25 +64,24 @@ def trace(url: str) -> str:
 
 
 def arrange(graph: dict[str, Any]) -> tuple[list[list[str]], list[str]]:
-    """Supernodes of the strongest features that share a label, and the pins: those, the answer, its telling tokens."""
+    """Supernodes of the features at the city and at "capital", and the pins: those, the strongest at the end, tokens."""
+    tokens = graph["metadata"]["prompt_tokens"]
     features = sorted(
         (n for n in graph["nodes"] if n["feature_type"].startswith("cross")), key=lambda n: n["influence"]
-    )[:24]
-    groups: dict[str, list[str]] = {}
-    for node in features:
-        if node["clerp"]:
-            groups.setdefault(node["clerp"], []).append(node["node_id"])
-    supernodes = [[label, *members] for label, members in groups.items() if len(members) > 1][:5]
-    taken = {member for _, *members in supernodes for member in members}
-    loose = [node["node_id"] for node in features if node["node_id"] not in taken][:3]
-    answer = [n["node_id"] for n in graph["nodes"] if n["is_target_logit"]]
-    tokens = graph["metadata"]["prompt_tokens"]
+    )
+    supernodes = [
+        [f"at {token.strip()}", *(n["node_id"] for n in features if tokens[n["ctx_idx"]] == token)]
+        for token in (" Dallas", " capital")
+    ]
+    supernodes = [group for group in supernodes if len(group) > 2]
+    last = [n["node_id"] for n in features if n["ctx_idx"] == len(tokens) - 1][:4]
+    answer = [n["node_id"] for n in graph["nodes"] if n["is_target_logit"]][:1]
     told = [
         n["node_id"]
         for n in graph["nodes"]
         if n["feature_type"] == "embedding" and tokens[n["ctx_idx"]] in (" capital", " Dallas", " state")
     ]
-    return supernodes, [*taken, *loose, *answer, *told]
+    return supernodes, [*(member for _, *members in supernodes for member in members), *last, *answer, *told]
 
 
 def put(url: str, path: str, body: Any) -> None:
