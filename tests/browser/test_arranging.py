@@ -80,7 +80,7 @@ def test_pinned_nodes_are_grouped_when_nothing_is_marked(opened: Any, node: Any)
     click(opened, node(" Dallas"), "Control")
     opened.get_by_role("button", name="Group 2 pinned").click()
     agree(lambda: opened.locator("#group-name").input_value(), "capital", "the common label is suggested")
-    opened.locator("#group-name").press("Enter")
+    opened.keyboard.press("Enter")
     agree(lambda: sorted(cards(opened)), ["capital", "·Dallas"], "tokens are not swept into a supernode")
 
 

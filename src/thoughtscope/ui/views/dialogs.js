@@ -1,6 +1,6 @@
 // What opens over the page: help, and the name of a new supernode.
 import { html } from "../html.js";
-import { useEffect, useRef, useState } from "../vendor/hooks.mjs";
+import { useLayoutEffect, useRef, useState } from "../vendor/hooks.mjs";
 import { setState, useStore } from "../store.js";
 import { group, groupable } from "../actions.js";
 import { nodeLabel } from "../model.js";
@@ -17,7 +17,8 @@ export function Dialogs() {
 
 function Dialog({ title, children }) {
   const element = useRef();
-  useEffect(() => {
+  // At once, not after the next paint: a key pressed right away must reach the field, not the button behind it.
+  useLayoutEffect(() => {
     element.current.showModal();
   }, []);
   return html`<dialog ref=${element} aria-label=${title} onClose=${close} onCancel=${close}
