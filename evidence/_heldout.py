@@ -3,24 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from functools import cache
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from _claim import ROOT, Measured, Unavailable
+from _claim import Measured
+from _specimen import specimen
 
 Case = TypeVar("Case")
-SPECIMEN = ROOT / "src" / "thoughtscope" / "assets" / "specimen"
-
-
-@cache
-def specimen() -> tuple[Any, Any]:
-    """The shipped model and its tokenizer, loaded as every user loads them."""
-    if not (SPECIMEN / "config.json").is_file():
-        raise Unavailable("the specimen's weights are not in this checkout; `make specimen` trains them")
-    from thoughtscope import load_model
-
-    model = load_model("specimen")
-    return model.module, model.tokenizer
 
 
 def held_out(
@@ -38,8 +26,8 @@ def held_out(
     """
     from specimens.score import continuations
 
-    module, tokenizer = specimen()
-    texts = continuations(module, tokenizer, [case.prompt for case in cases], tokens)
+    model = specimen()
+    texts = continuations(model.module, model.tokenizer, [case.prompt for case in cases], tokens)
     verdicts = [right(case, text) for case, text in zip(cases, texts, strict=True)]
     swapped = [right(other(cases, i, answer, group), text) for i, text in enumerate(texts)]
     splits = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import cache
 from typing import Any
 
 from _claim import ROOT, Unavailable
@@ -11,13 +12,23 @@ ASSETS = ROOT / "src" / "thoughtscope" / "assets" / "specimen"
 KINDS = ("clt", "plt")
 
 
+@cache
+def specimen() -> Any:
+    """The shipped model, loaded as every user loads it."""
+    if not (ASSETS / "config.json").is_file():
+        raise Unavailable("the specimen's weights are not in this checkout; `make specimen` trains them")
+    from thoughtscope import load_model
+
+    return load_model("specimen")
+
+
 def load(kind: str) -> tuple[Any, Any]:
     """The shipped model and one of its dictionaries, as every user loads them."""
     if not (ASSETS / kind / "manifest.json").is_file():
         raise Unavailable(f"the specimen's {kind} is not in this checkout; `make specimen` trains it")
-    from thoughtscope import load_dictionary, load_model
+    from thoughtscope import load_dictionary
 
-    model = load_model("specimen")
+    model = specimen()
     return model, load_dictionary(f"specimen/{kind}", model, preflight=False)
 
 
