@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from specimens.corpus import sample_documents
+from thoughtscope.atlas import collect_examples
 from thoughtscope.dictionaries import (
     TrainConfig,
     evaluate_dictionary,
@@ -26,7 +27,6 @@ from thoughtscope.dictionaries import (
     train_dictionary,
     with_probe,
 )
-from thoughtscope.features import collect_examples
 from thoughtscope.models import load_model
 
 TRAINING_SEED, SCORING_SEED, EXAMPLE_SEED = 1, 2, 3

@@ -17,9 +17,9 @@ from tests.tiny_microscope import N_FEATURES, random_dictionary, shared_model, t
 from tests.tiny_models import tiny_model
 from thoughtscope.cli import app as command_line
 from thoughtscope.dictionaries import save_dictionary
+from thoughtscope.microscope import open_microscope
 from thoughtscope.server.app import create_app
 from thoughtscope.server.folder import WorkFolder
-from thoughtscope.server.microscope import open_microscope
 from thoughtscope.server.session import Session
 
 EVIL = '<img src=x onerror="alert(1)">'
@@ -159,7 +159,7 @@ def test_a_dictionary_that_is_not_there(run, files: Path) -> None:
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("thoughtscope.server.microscope.open_microscope", lambda *_, **__: tiny_microscope())
+    monkeypatch.setattr("thoughtscope.microscope.open_microscope", lambda *_, **__: tiny_microscope())
 
 
 @pytest.fixture(scope="module")

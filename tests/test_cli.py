@@ -27,7 +27,7 @@ PROMPT = "Hello there"
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every command works on the tiny model; which one a user names is the loaders' matter."""
-    monkeypatch.setattr("thoughtscope.server.microscope.open_microscope", lambda *_, **__: tiny_microscope())
+    monkeypatch.setattr("thoughtscope.microscope.open_microscope", lambda *_, **__: tiny_microscope())
 
 
 class Ran:

@@ -11,7 +11,7 @@ from tests.tiny_models import FAMILIES, VARIANTS, tiny_model, tiny_variant
 from thoughtscope.core.errors import UnsupportedModel
 from thoughtscope.models import capture, model_from, tokens_from_ids
 from thoughtscope.models.families import bind
-from thoughtscope.models.probes import prove
+from thoughtscope.models.proofs import prove
 
 IDS = [[3, 1, 4, 1, 5, 9, 2, 6, 5, 35]]
 

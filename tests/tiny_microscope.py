@@ -9,8 +9,8 @@ import torch
 from tests.tiny_models import tiny_model
 from thoughtscope.core.site import Site
 from thoughtscope.dictionaries import Activation, Dictionary, LayerWeights
+from thoughtscope.microscope import Microscope
 from thoughtscope.models import Model
-from thoughtscope.server.microscope import Microscope
 
 N_FEATURES = 24
 

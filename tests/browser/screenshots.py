@@ -28,9 +28,9 @@ def specimen_server() -> Iterator[str]:
     """The page on the specimen, with a fresh work folder."""
     import uvicorn
 
+    from thoughtscope.microscope import open_microscope
     from thoughtscope.server import Session, create_app
     from thoughtscope.server.folder import WorkFolder
-    from thoughtscope.server.microscope import open_microscope
 
     with tempfile.TemporaryDirectory() as folder:
         session = Session(lambda: open_microscope("specimen"), folder=WorkFolder(folder))

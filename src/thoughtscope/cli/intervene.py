@@ -19,7 +19,7 @@ from thoughtscope.core.ids import NodeId, NodeKind
 if TYPE_CHECKING:
     from thoughtscope.graphs import Graph
     from thoughtscope.interventions import Plan
-    from thoughtscope.server.microscope import Microscope
+    from thoughtscope.microscope import Microscope
 
 Name = tuple[str, str]
 """What is changed: `node`, `supernode` or `at`, and its name."""
@@ -74,8 +74,8 @@ def intervene(
     check_request(prompt, names, graph_file, attention)
 
     from thoughtscope import interventions
+    from thoughtscope.microscope import open_microscope
     from thoughtscope.reports import payload
-    from thoughtscope.server.microscope import open_microscope
 
     given = None if graph_file is None else payload.graph_of(payload.read_graph_file(graph_file))
     microscope = open_microscope(model, dictionary, device=device, dtype=dtype)

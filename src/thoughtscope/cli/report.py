@@ -44,7 +44,7 @@ def report(
     if source.lower().endswith(".json"):
         made = build_report(payload.read_graph_file(Path(source)), title=title)
     else:
-        from thoughtscope.server.microscope import open_microscope
+        from thoughtscope.microscope import open_microscope
         from thoughtscope.server.verbs import trace_prompt
 
         microscope = open_microscope(model, dictionary, device=device, dtype=dtype)

@@ -13,7 +13,7 @@ from thoughtscope.cli.console import emit, printable
 from thoughtscope.cli.options import Device, DictionaryName, DType, Folder, Json, ModelName, NoBrowser, Port
 
 if TYPE_CHECKING:
-    from thoughtscope.server.microscope import Microscope
+    from thoughtscope.microscope import Microscope
 
 DEMO_PROMPT = "Fact: the capital of the state containing Dallas is"
 
@@ -42,8 +42,8 @@ def serve(
     as_json: Json = False,
 ) -> None:
     """Serves; the model loads, and the prompt is traced, while the server already answers."""
+    from thoughtscope.microscope import open_microscope
     from thoughtscope.server.launch import serve_session
-    from thoughtscope.server.microscope import open_microscope
     from thoughtscope.server.security import Access
 
     logging.basicConfig(level=logging.WARNING, format="thoughtscope: %(message)s")

@@ -48,8 +48,8 @@ def trace(
 ) -> None:
     """Traces, prints the summary and the next commands; writes and opens what was asked for."""
     from thoughtscope.cli.summary import summary_data, summary_text
+    from thoughtscope.microscope import open_microscope
     from thoughtscope.reports.payload import write_graph_file
-    from thoughtscope.server.microscope import open_microscope
     from thoughtscope.server.verbs import trace_prompt
 
     started = time.perf_counter()

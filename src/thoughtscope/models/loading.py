@@ -13,7 +13,7 @@ from thoughtscope.core.errors import CorruptArtefact, ThoughtscopeError, Unsuppo
 from thoughtscope.models.checkpoints import check_files, locate
 from thoughtscope.models.families import FAMILIES, bind
 from thoughtscope.models.model import Model
-from thoughtscope.models.probes import prove
+from thoughtscope.models.proofs import prove
 
 _DTYPES = {
     "float32": torch.float32,

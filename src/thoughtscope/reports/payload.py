@@ -16,8 +16,8 @@ from thoughtscope.core.files import atomic_write_text
 from thoughtscope.core.ids import NodeId, NodeKind
 
 if TYPE_CHECKING:
+    from thoughtscope.atlas import FeatureBank
     from thoughtscope.dictionaries import Dictionary
-    from thoughtscope.features import FeatureBank
     from thoughtscope.graphs import Graph
     from thoughtscope.interventions import Outcome
     from thoughtscope.models import Model

@@ -22,8 +22,8 @@ from thoughtscope.reports import payload
 from thoughtscope.reports.bundle import bundle
 
 if TYPE_CHECKING:
+    from thoughtscope.atlas import FeatureBank
     from thoughtscope.dictionaries import Dictionary
-    from thoughtscope.features import FeatureBank
     from thoughtscope.graphs import Graph
     from thoughtscope.interventions import Outcome
     from thoughtscope.models import Model
@@ -72,7 +72,7 @@ def build_report(
     lies with the dictionary; `outcomes` are shown as interventions.
     """
     if bank is None and dictionary is not None:
-        from thoughtscope.features import bank_of
+        from thoughtscope.atlas import bank_of
 
         bank = bank_of(dictionary)
     file = (

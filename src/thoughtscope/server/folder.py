@@ -25,7 +25,7 @@ from thoughtscope.core.files import atomic_write_text, strict_json
 from thoughtscope.server.errors import UnknownGraph
 
 if TYPE_CHECKING:
-    from thoughtscope.features import LabelStore
+    from thoughtscope.atlas import LabelStore
 
 SLUG = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 MAX_GRAPHS = 10_000
@@ -151,7 +151,7 @@ class WorkFolder:
             return self._label_store(scan).set(layer, index, label)
 
     def _label_store(self, scan: str) -> LabelStore:
-        from thoughtscope.features.labels import LabelStore
+        from thoughtscope.atlas.labels import LabelStore
 
         return LabelStore(self._label_path(scan))
 

@@ -9,9 +9,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import thoughtscope
+from thoughtscope.microscope import Microscope
 from thoughtscope.server.errors import Busy, NoModel, Stopped
 from thoughtscope.server.folder import WorkFolder
-from thoughtscope.server.microscope import Microscope
 
 T = TypeVar("T")
 Progress = Callable[[str, int, int], None]

@@ -17,10 +17,10 @@ from thoughtscope.core.errors import (
     describe_choices,
 )
 from thoughtscope.core.ids import NodeId
+from thoughtscope.microscope import Microscope
 from thoughtscope.reports import payload
 from thoughtscope.server.errors import NoModel
 from thoughtscope.server.folder import SLUG, WorkFolder, slug_of
-from thoughtscope.server.microscope import Microscope
 from thoughtscope.server.wire import (
     EditRequest,
     InterveneRequest,

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from thoughtscope.atlas.bank import FeatureBank, LayerRecords
 from thoughtscope.core.errors import ThoughtscopeError
 from thoughtscope.dictionaries import Dictionary, check_fits, resident
 from thoughtscope.dictionaries.documents import Document, counted, document_batches
-from thoughtscope.features.bank import FeatureBank, LayerRecords
 
 if TYPE_CHECKING:
     from thoughtscope.models import Model

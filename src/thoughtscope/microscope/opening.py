@@ -39,8 +39,8 @@ def open_microscope(
         raise DictionaryMismatch(
             f'No dictionary was named for the model "{model}". Give --dictionary PATH, or use the specimen.'
         )
+    from thoughtscope.atlas import bank_of
     from thoughtscope.dictionaries import load_dictionary
-    from thoughtscope.features import bank_of
     from thoughtscope.models import load_model
 
     loaded = load_model(model, device=device, dtype=dtype)

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from tests.tiny_microscope import N_FEATURES, random_dictionary, shared_model
+from thoughtscope.atlas import FeatureBank, LabelStore, auto_label, bank_of, collect_examples
 from thoughtscope.core.errors import CorruptArtefact, LimitExceeded, ThoughtscopeError, UnknownFeature
 from thoughtscope.dictionaries import Dictionary, load_dictionary, save_dictionary
-from thoughtscope.features import FeatureBank, LabelStore, auto_label, bank_of, collect_examples
 from thoughtscope.models import capture, tokenize
 from thoughtscope.models.tokens import describe
 

@@ -16,9 +16,9 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
+from thoughtscope.atlas.labels import LabelStore, auto_label
 from thoughtscope.core.errors import CorruptArtefact, UnknownFeature
 from thoughtscope.core.store import is_artefact, load_artefact, save_artefact
-from thoughtscope.features.labels import LabelStore, auto_label
 
 if TYPE_CHECKING:
     from thoughtscope.dictionaries import Dictionary
