@@ -72,7 +72,7 @@ def shared(graph: Graph, features: Features, n_layers: int, n_pos: int) -> tuple
     """Rows and columns as (ours, the oracle's) for the nodes that the graph keeps: those that can reach a target."""
     import numpy as np
 
-    places = zip(features.layer.tolist(), features.position.tolist(), features.index.tolist(), strict=True)
+    places = zip(features.part.tolist(), features.position.tolist(), features.index.tolist(), strict=True)
     sources = [f"feature:{layer}:{position}:{index}" for layer, position, index in places]
     n = len(sources)
     sources += [f"error:{layer}:{position}" for layer in range(n_layers) for position in range(n_pos)]

@@ -86,7 +86,7 @@ def compare(
     ]
     logits = [(position, one - 1 / model.vocab_size) for position, one in logits]
     expected, values = edges_by_autograd(model, dictionary, features, tokens, logits, wrong=wrong)
-    places = zip(features.layer.tolist(), features.position.tolist(), features.index.tolist(), strict=True)
+    places = zip(features.part.tolist(), features.position.tolist(), features.index.tolist(), strict=True)
     row = {node: number for number, node in enumerate(graph.node_ids())}
     rows = [row.get(NodeId.parse(f"feature:{layer}:{position}:{index}")) for layer, position, index in places]
     targets = np.array([number is not None for number in rows] + [True] * len(logits))

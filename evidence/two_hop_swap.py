@@ -133,7 +133,7 @@ def swap(
     tokens = tokenize(model, case.prompt)
     features = encode(dictionary, capture(model, tokens, dictionary.sites))
     where = city_positions(tokens, case)
-    columns = (features.layer.tolist(), features.index.tolist(), features.position.tolist())
+    columns = (features.part.tolist(), features.index.tolist(), features.position.tolist())
     active = [Active(*row) for row in zip(*columns, strict=True) if row[2] in where]
     plans = [
         Plan(

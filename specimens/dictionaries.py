@@ -11,10 +11,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -25,7 +23,7 @@ from thoughtscope.dictionaries import (
     evaluate_dictionary,
     save_dictionary,
     train_dictionary,
-    with_probe,
+    with_self_test,
 )
 from thoughtscope.models import load_model
 
@@ -71,8 +69,8 @@ def main() -> None:
     scores = evaluate_dictionary(model, dictionary, sample_documents(SCORING_SEED, args.documents, args.text))
     declared = {"fvu": scores.fvu, "l0": scores.l0, "dead": scores.dead}
     # What ships shows generated documents only: the texts that trained the weights are other people's.
-    dictionary = with_probe(model, dictionary, list(sample_documents(SCORING_SEED, 24)))
-    save_dictionary(replace(dictionary, declared=declared), args.out)
+    dictionary = with_self_test(model, dictionary, list(sample_documents(SCORING_SEED, 24)))
+    save_dictionary(replace(dictionary, card=replace(dictionary.card, declared=declared)), args.out)
     bank = collect_examples(
         model,
         dictionary,
@@ -86,10 +84,9 @@ def main() -> None:
     print(json.dumps({"kind": args.kind, "config": asdict(config), "scores": asdict(scores)}))
 
 
-def _print(metrics: Mapping[str, Any]) -> None:
-    if metrics["step"] % 50 == 0:
-        line = {name: metrics[name] for name in ("step", "n_steps", "fvu", "l0", "dead")}
-        print(json.dumps(line), file=sys.stderr, flush=True)
+def _print(stage: str, done: int, total: int | None, **figures: float) -> None:
+    if done % 50 == 0:
+        print(json.dumps({"step": done, "n_steps": total, **figures}), file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

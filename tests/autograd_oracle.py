@@ -18,9 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from thoughtscope.core.site import Site
-from thoughtscope.dictionaries import Dictionary, Features
+from thoughtscope.dictionaries import Dictionary, Features, LayerWeights, layer_weights, transcoders
 from thoughtscope.dictionaries.activation import Activation
-from thoughtscope.dictionaries.dictionary import LayerWeights
 from thoughtscope.models import Model, Tokens
 
 VARIANTS = ("unfrozen norms", "unfrozen patterns", "no post-norm")
@@ -91,7 +90,7 @@ def edges_by_autograd(
     for parameter in module.parameters():
         parameter.requires_grad_(False)
     parts = find_modules(module)
-    n_active, n_layers, n_pos = len(features), dictionary.n_layers, tokens.ids.shape[1]
+    n_active, n_layers, n_pos = len(features), len(dictionary.parts), tokens.ids.shape[1]
     gates = torch.ones(n_active + (n_layers + 1) * n_pos, dtype=torch.float64, requires_grad=True)
     seen: dict[str, Tensor] = {}
     with frozen(module, parts, wrong), replaced(parts, dictionary, features, gates, seen, wrong):
@@ -99,9 +98,10 @@ def edges_by_autograd(
     assert out.logits is not None
     targets = []
     for number in range(n_active):
-        layer, position, index = (int(t[number]) for t in (features.layer, features.position, features.index))
-        row = dictionary.layers[layer].W_enc[index].double()
-        targets.append(row @ seen[f"read.{layer}"][position] + dictionary.layers[layer].b_enc[index].double())
+        layer, position, index = (int(t[number]) for t in (features.part, features.position, features.index))
+        weights = layer_weights(dictionary)[layer]
+        row = weights.W_enc[index].double()
+        targets.append(row @ seen[f"read.{layer}"][position] + weights.b_enc[index].double())
     final = seen["final"]
     bias = parts.unembed.bias
     for position, over_vocab in logits:
@@ -170,7 +170,7 @@ def replaced(
     wrong: str | None,
 ) -> Iterator[None]:
     """MLPs write what the dictionary says, each part behind its gate; read sites and the final norm are noted."""
-    n_active, (n_layers, n_pos) = len(features), features.error.shape[:2]
+    n_active, n_layers, n_pos = len(features), len(dictionary.parts), features.n_positions
     handles = []
 
     def note(key: str, x: Tensor) -> None:
@@ -226,18 +226,19 @@ def _written(
     dictionary: Dictionary, features: Features, gates: Tensor, seen: dict[str, Tensor], layer: int
 ) -> Tensor:
     """Features, bias, skip path and error of one layer, as the dictionary's definition says."""
-    n_active, n_pos = len(features), features.error.shape[1]
-    weights = dictionary.layers[layer]
+    n_active, n_pos = len(features), features.n_positions
+    layers, missed = layer_weights(dictionary), features.error[dictionary.writes[layer]]
+    weights = layers[layer]
     rows = []
     error_gate = gates[n_active + layer * n_pos : n_active + (layer + 1) * n_pos]
     for position in range(n_pos):
-        total = weights.b_dec.double() + error_gate[position] * features.error[layer, position].double()
+        total = weights.b_dec.double() + error_gate[position] * missed[position].double()
         if weights.W_skip is not None:
             total = total + weights.W_skip.double() @ seen[f"read.{layer}"][position]
         for number in (features.position == position).nonzero()[:, 0].tolist():
-            source = int(features.layer[number])
+            source = int(features.part[number])
             target = layer - source
-            decoder = dictionary.layers[source].decoder
+            decoder = layers[source].decoder
             if 0 <= target < decoder.shape[1]:
                 row = decoder[int(features.index[number]), target].double()
                 total = total + gates[number] * features.value[number].double() * row
@@ -274,13 +275,12 @@ def random_dictionary(
         )
         for layer in range(n_layers)
     )
-    return Dictionary(
+    return transcoders(
         name="random",
         scan="random/dictionary",
         model_name=model.name,
-        cross_layer=cross_layer,
-        reads=tuple(Site(read, layer) for layer in range(n_layers)),
-        writes=tuple(Site(write, layer) for layer in range(n_layers)),
+        read=read,
+        write=write,
         activation=Activation(kind=activation, k=3 if activation == "topk" else None),
         layers=layers,
     )

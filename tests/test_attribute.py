@@ -52,7 +52,7 @@ def oracle(
         for t in graph.targets
     ]
     edges, values = edges_by_autograd(model, dictionary, features, tokens, logits, wrong=wrong)
-    ids = zip(features.layer.tolist(), features.position.tolist(), features.index.tolist(), strict=True)
+    ids = zip(features.part.tolist(), features.position.tolist(), features.index.tolist(), strict=True)
     known = {node: row for row, node in enumerate(graph.node_ids())}
     rows = [known.get(NodeId.parse(f"feature:{layer}:{p}:{index}")) for layer, p, index in ids]
     kept = np.array([row is not None for row in rows])

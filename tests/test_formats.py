@@ -193,7 +193,7 @@ def test_circuit_tracer_per_layer(tmp_path, dtype, threshold, skip):
         a[0] = 0
         y = torch.einsum("pf,fd->pd", a, w["W_dec"]) + w["b_dec"] + (x @ w["W_skip"].T if skip else 0)
         torch.testing.assert_close(features.reconstruction[layer], y, atol=1e-5, rtol=1e-5)
-        here = features.layer == layer
+        here = features.part == layer
         assert (
             torch.stack([features.position[here], features.index[here]], dim=1).tolist()
             == a.nonzero().tolist()

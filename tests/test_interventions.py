@@ -48,7 +48,7 @@ def some_edits(dictionary: Dictionary, tokens: Tokens, model: Model) -> tuple[Fe
     features = encode(dictionary, capture(model, tokens, dictionary.sites))
     edits = []
     for layer in range(dictionary.n_layers):
-        rows = (features.layer == layer).nonzero()[:, 0].tolist()
+        rows = (features.part == layer).nonzero()[:, 0].tolist()
         for row, op in zip(rows[1::3], ("scale", "set", "add", "ablate"), strict=False):
             value = {"scale": -1.5, "set": 0.7, "add": 0.4, "ablate": 0.0}[op]
             at = (int(features.position[row]),)
@@ -246,7 +246,7 @@ def test_free_running_reproduces_a_hand_written_hook(llama) -> None:
     """Flip one layer-0 feature at all positions: plain PyTorch hooks on the MLP modules, nothing of ours."""
     model, dictionary, tokens = llama
     features = encode(dictionary, capture(model, tokens, dictionary.sites))
-    index, seen = int(features.index[(features.layer == 0) & (features.position == 7)][0]), {}
+    index, seen = int(features.index[(features.part == 0) & (features.position == 7)][0]), {}
     weights = dictionary.layers[0]
     handles = []
     for layer, block in enumerate(model.module.model.layers):

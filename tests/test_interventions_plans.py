@@ -286,7 +286,7 @@ def strengths(dictionary: Dictionary, features: Features, made: Plan) -> dict[tu
     for layer, index in {(e.layer, e.index) for e in made.feature_edits}:
         norm = float(dictionary.decoder_rows(layer, torch.tensor([index])).norm())
         for position in range(features.n_positions):
-            here = (features.layer == layer) & (features.index == index) & (features.position == position)
+            here = (features.part == layer) & (features.index == index) & (features.position == position)
             a = float(features.value[here].sum())
             edits = (
                 e for e in made.feature_edits if (e.layer, e.index) == (layer, index) and e.covers(position)
@@ -316,7 +316,7 @@ def test_a_control_is_as_strong_at_the_same_places_with_other_features(world, am
     theirs, mine = ({(e.layer, e.index) for e in each.feature_edits} for each in (made, control))
     assert not theirs & mine and len(theirs) == len(mine)
     if among == "active":
-        active = set(zip(features.layer.tolist(), features.index.tolist(), strict=True))
+        active = set(zip(features.part.tolist(), features.index.tolist(), strict=True))
         assert mine <= active
     assert random_control(dictionary, made, features, seed=3, among=among) == control
     assert random_control(dictionary, made, features, seed=4, among=among) != control

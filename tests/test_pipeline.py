@@ -64,7 +64,7 @@ def check(model, dictionary, tokens, acts, features, graph, grouped, outcome, re
     values = {
         (n.layer, n.position, n.index): float(graph.value[row]) for row, n in enumerate(graph.node_ids())
     }
-    shared = zip(features.layer, features.position, features.index, features.value, strict=True)
+    shared = zip(features.part, features.position, features.index, features.value, strict=True)
     for layer, position, index, value in list(shared)[::13]:
         if (int(layer), int(position), int(index)) in values:
             assert values[int(layer), int(position), int(index)] == pytest.approx(float(value), rel=1e-4)

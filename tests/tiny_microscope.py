@@ -7,8 +7,7 @@ from functools import cache
 import torch
 
 from tests.tiny_models import tiny_model
-from thoughtscope.core.site import Site
-from thoughtscope.dictionaries import Activation, Dictionary, LayerWeights
+from thoughtscope.dictionaries import Activation, Card, Dictionary, LayerWeights, transcoders
 from thoughtscope.microscope import Microscope
 from thoughtscope.models import Model
 
@@ -38,16 +37,13 @@ def random_dictionary(
         )
         for layer in range(model.n_layers)
     )
-    return Dictionary(
+    return transcoders(
         name=name,
         scan=scan,
         model_name=model.name,
-        cross_layer=True,
-        reads=tuple(Site("mlp_in", layer) for layer in range(model.n_layers)),
-        writes=tuple(Site("mlp_out", layer) for layer in range(model.n_layers)),
         activation=Activation(kind="relu"),
         layers=layers,
-        declared={"fvu": 0.25, "l0": 12.0},
+        card=Card(declared={"fvu": 0.25, "l0": 12.0}),
     )
 
 

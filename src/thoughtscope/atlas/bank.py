@@ -187,6 +187,7 @@ def window_of(starts: Int[Tensor, " start"], peak: int, window: tuple[int, int])
 
 def bank_of(dictionary: Dictionary, *, labels: LabelStore | None = None) -> FeatureBank | None:
     """The bank that lies with a loaded dictionary (its folder's `features/`), or None if there is none."""
-    if dictionary.folder is None or not is_artefact(dictionary.folder / FOLDER, kind=KIND):
+    folder = dictionary.card.folder
+    if folder is None or not is_artefact(folder / FOLDER, kind=KIND):
         return None
-    return FeatureBank.load(dictionary.folder / FOLDER, labels=labels)
+    return FeatureBank.load(folder / FOLDER, labels=labels)

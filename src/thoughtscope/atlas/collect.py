@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -12,8 +12,10 @@ from torch import Tensor
 
 from thoughtscope.atlas.bank import FeatureBank, LayerRecords
 from thoughtscope.core.errors import ThoughtscopeError
-from thoughtscope.dictionaries import Dictionary, check_fits, resident
+from thoughtscope.core.progress import Progress, silent
+from thoughtscope.dictionaries import Dictionary, Part, check_fits, resident
 from thoughtscope.dictionaries.documents import Document, counted, document_batches
+from thoughtscope.dictionaries.features import flat
 
 if TYPE_CHECKING:
     from thoughtscope.models import Model
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 GROUPS = ("Top activations", "Upper quarter", "Upper middle", "Lower middle", "Lower quarter")
 BINS = 30
 N_LOGITS = 10
+_TO_RESIDUAL = ("embed", "resid_pre", "resid_mid", "resid_post", "attn_raw", "attn_out", "mlp_raw", "mlp_out")
 _LARGEST = torch.finfo(torch.float16).max  # an infinity would spoil the histogram
 
 
@@ -45,7 +48,7 @@ def collect_examples(
     n_quantile: int = 3,
     context: int = 128,
     window: tuple[int, int] = (28, 14),
-    progress: Callable[[int], None] | None = None,
+    progress: Progress = silent,
 ) -> FeatureBank:
     """Runs the model over the first `max_tokens` tokens and keeps, of each feature, `n_top` examples, `n_quantile` of
     each quarter of its activations, a histogram, and the tokens that it raises and lowers most.
@@ -57,21 +60,22 @@ def collect_examples(
     scan = _scan(model, resident(dictionary, device=model.device), documents, max_tokens, context, progress)
     ids = np.concatenate(scan.ids)
     starts = np.concatenate([[0], np.cumsum(scan.lengths)])
-    layers, used = [], set(ids.tolist())
-    for layer, events in enumerate(scan.events):
-        outputs = output_tokens(model, dictionary, layer)
+    layers: list[LayerRecords] = []
+    used = set(ids.tolist())
+    for part, events in zip(dictionary.parts, scan.events, strict=True):
+        outputs = output_tokens(model, part)
         used |= set(outputs["top_logits"].flatten().tolist()) | set(
             outputs["bottom_logits"].flatten().tolist()
         )
         picker = _Picker(
-            ids=ids, starts=starts, window=window, n_top=n_top, n_quantile=n_quantile, seed=layer
+            ids=ids, starts=starts, window=window, n_top=n_top, n_quantile=n_quantile, seed=len(layers)
         )
-        layers.append(picker.records(events, dictionary.n_features, outputs))
+        layers.append(picker.records(events, part.n_features, outputs))
     return FeatureBank(
         dictionary_name=dictionary.name,
         scan=dictionary.scan,
         model_name=dictionary.model_name,
-        n_features=dictionary.n_features,
+        n_features=max(part.n_features for part in dictionary.parts),
         groups=GROUPS,
         window=window,
         pieces=_pieces(model, used),
@@ -87,31 +91,31 @@ def _scan(
     documents: Iterable[Document],
     max_tokens: int,
     context: int,
-    progress: Callable[[int], None] | None,
+    progress: Progress,
 ) -> _Scan:
     from thoughtscope.models import capture
 
-    scan = _Scan(events=[[] for _ in dictionary.layers])
+    scan = _Scan(events=[[] for _ in dictionary.parts])
     for tokens in document_batches(model, documents, context=min(context, model.max_positions)):
         acts = capture(model, tokens, dictionary.reads)
         keep = counted(tokens.mask, skip_first=dictionary.skip_first)
         # The number of each real token in the text scanned so far.
         number = (tokens.mask.flatten().cumsum(0) - 1).view(tokens.mask.shape) + scan.n_tokens
         numbers = number[keep].numpy()
-        for layer, site in enumerate(dictionary.reads):
-            values = dictionary.activations(layer, acts[site][keep.to(acts[site].device)]).cpu()
+        held = {site: flat(acts[site][keep.to(acts[site].device)], 1) for site in dictionary.reads}
+        for events, part in zip(scan.events, dictionary.parts, strict=True):
+            values = part.activations(held).cpu()
             row, feature = values.nonzero(as_tuple=True)
             found = (
                 feature.numpy().astype(np.int32),
                 numbers[row].astype(np.int32),
                 values[row, feature].clamp(max=_LARGEST).half().numpy(),
             )
-            scan.events[layer].append(found)
+            events.append(found)
         scan.ids.append(tokens.ids[tokens.mask].numpy().astype(np.int32))
         scan.lengths += tokens.mask.sum(-1).tolist()
         scan.n_tokens += int(tokens.mask.sum())
-        if progress:
-            progress(scan.n_tokens)
+        progress("collect", scan.n_tokens, max_tokens)
         if scan.n_tokens >= max_tokens:
             break
     if not scan.n_tokens:
@@ -205,21 +209,30 @@ class _Picker:
         return max(int(start), peak - self.window[0]), min(int(end), peak + self.window[1] + 1)
 
 
-def output_tokens(model: Model, dictionary: Dictionary, layer: int) -> dict[str, Tensor]:
-    """The tokens whose logits each feature of a layer raises and lowers most, directly: `top_logits`, `bottom_logits`
+def output_tokens(model: Model, part: Part) -> dict[str, Tensor]:
+    """The tokens whose logits each feature of a part raises and lowers most, directly: `top_logits`, `bottom_logits`
     (feature, n). `output_strength` (feature): how many standard deviations the most raised one is above the vocabulary.
 
-    A feature's decoders to all target layers are added up and go through the final norm's weight and the unembedding;
-    the norm's scale is common to all tokens and changes neither.
+    A feature's decoders to the residual stream are added up and go through the final norm's weight and the unembedding;
+    the norm's scale is common to all tokens and changes neither. Features that write elsewhere (to heads, to neurons)
+    have no direct linear effect on a logit: their lists are empty.
     """
     norm, unembed = model.family.final_norm, model.family.unembed.float()
     n = min(N_LOGITS, unembed.shape[0])
+    sites = [site for site in part.writes if site.kind in _TO_RESIDUAL]
+    if not sites:
+        empty = torch.zeros(part.n_features, 0, dtype=torch.int32)
+        strength = torch.zeros(part.n_features, dtype=torch.float16)
+        return {"top_logits": empty, "bottom_logits": empty, "output_strength": strength}
     found: dict[str, list[Tensor]] = {"top_logits": [], "bottom_logits": [], "output_strength": []}
-    for index in torch.arange(dictionary.n_features).split(max(1, 2**24 // unembed.shape[0])):
-        direction = dictionary.decoder_rows(layer, index).sum(1).to(unembed.device)
+    for index in torch.arange(part.n_features).split(max(1, 2**24 // unembed.shape[0])):
+        rows = part.decoder_rows(index)
+        direction = (
+            torch.stack([rows[site] for site in sites]).sum(0).to(unembed.device)
+        )  # (feature, d_model)
         if norm.kind == "layer":
             direction = direction - direction.mean(-1, keepdim=True)
-        logits = (direction * norm.weight.float()) @ unembed.T
+        logits = (direction * norm.weight.float()) @ unembed.T  # (feature, vocab)
         spread, mean = torch.std_mean(logits, dim=-1)
         found["top_logits"].append(logits.topk(n, dim=-1).indices.int().cpu())
         found["bottom_logits"].append((-logits).topk(n, dim=-1).indices.int().cpu())

@@ -222,7 +222,7 @@ def specimen_check() -> Check:
     dictionary = thoughtscope.load_dictionary("specimen/clt", model, preflight=False)
     tokens = thoughtscope.tokenize(model, "Fact: the capital of the state containing Dallas is")
     answer = _next_token(model, tokens)
-    size = f"{dictionary.n_layers} × {dictionary.n_features:,} features"
+    size = f"{dictionary.n_features:,} features in {len(dictionary.parts)} parts"
     text = f'answers "{answer}" for the capital of Dallas\' state; {size}'
     verdict: Verdict = "ok" if answer.strip() == "Austin" else "warning"
     return Check(name="specimen", verdict=verdict, text=f"{text}; {time.perf_counter() - started:.1f} s")

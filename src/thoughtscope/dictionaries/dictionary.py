@@ -1,5 +1,5 @@
-"""`Dictionary`: encoders at the sites it reads, decoders at the sites it writes. One type for per-layer transcoders,
-skip transcoders and cross-layer transcoders; which one is said by flags and shapes, not by class.
+"""`Dictionary`: a model's features, in parts. A part is one encoder with its decoders: a transcoder of one layer, a
+sparse autoencoder of one site, a crosscoder of several. Which one it is, is said by the sites it reads and writes.
 
 The weights of a loaded dictionary are memory-mapped tensors: a page is read from disk when a row on it is used.
 """
@@ -7,218 +7,299 @@ The weights of a loaded dictionary are memory-mapped tensors: a page is read fro
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import embedding_bag, linear
 
-from thoughtscope.core.errors import DictionaryMismatch, UnknownFeature, UnknownSite
+from thoughtscope.core.errors import DictionaryMismatch, UnknownFeature, UnknownSite, describe_choices
 from thoughtscope.core.site import Site
 from thoughtscope.dictionaries.activation import Activation
+from thoughtscope.dictionaries.card import Card
 
 if TYPE_CHECKING:
     from thoughtscope.models import Model
 
 
 @dataclass(frozen=True, kw_only=True)
-class LayerWeights:
-    """What a dictionary knows about one layer. Stored in any floating type, in memory or memory-mapped."""
+class Part:
+    """Features that are computed together, in parts of any width, from any sites, to any sites.
 
-    W_enc: Float[Tensor, "feature d_in"]
+        a   = activation(Σ_r W_enc[r] x_r + b_enc)                  over the sites r that it reads
+        ŷ_w = W_dec[w]ᵀ a + b_dec[w] + W_skip x                     at each site w that it writes
+
+    - a transcoder reads what enters an MLP and writes what leaves it (Dunefsky et al. 2024), with `W_skip` a skip
+      transcoder (Paulo et al. 2025), and written to later layers too a cross-layer one (Ameisen et al. 2025);
+    - a sparse autoencoder reads and writes one site (Bricken et al. 2023);
+    - a crosscoder reads and writes several (Lindsey et al. 2024).
+
+    A site's tensor is one vector a position: trailing axes (heads) are flattened. Weights may have any floating type,
+    in memory or memory-mapped; arithmetic is in float32 or wider.
+    """
+
+    name: str
+    """Unique within the dictionary: the layer's number for a transcoder ("3"), the site for an autoencoder."""
+    activation: Activation
+    W_enc: Mapping[Site, Float[Tensor, "feature _"]]
     b_enc: Float[Tensor, " feature"]
-    decoder: Float[Tensor, "feature target d_out"]
-    """Target 0 is this layer's own write site; a cross-layer decoder goes on to the last layer's."""
-    b_dec: Float[Tensor, " d_out"]
+    W_dec: Mapping[Site, Float[Tensor, "feature _"]]
+    b_dec: Mapping[Site, Float[Tensor, " _"]]
+    """Constants, at those of the written sites that get one from this part."""
     threshold: Float[Tensor, " feature"] | None = None
     W_skip: Float[Tensor, "d_out d_in"] | None = None
-    """Adds `W_skip @ input` to this layer's own write site."""
+    """From the only site read to the first site written."""
 
+    @property
+    def reads(self) -> tuple[Site, ...]:
+        return tuple(self.W_enc)
 
-@dataclass(frozen=True, kw_only=True)
-class Probe:
-    """A few documents, and what the dictionary does on them when all is right: a load can be checked against it."""
+    @property
+    def writes(self) -> tuple[Site, ...]:
+        return tuple(self.W_dec)
 
-    documents: tuple[str, ...] | tuple[tuple[int, ...], ...]
-    """Texts, or token ids for a model without a tokenizer."""
-    context: int
-    fvu: tuple[float, ...]
-    l0: tuple[float, ...]
+    @property
+    def n_features(self) -> int:
+        return self.b_enc.shape[0]
+
+    @property
+    def layer(self) -> int:
+        """The block of the first site read (0 for the embedding)."""
+        return self.reads[0].layer or 0
+
+    @property
+    def last_read(self) -> Site:
+        """The site that a forward pass reaches last among those read: behind it, the activations are known."""
+        return max(self.reads, key=_depth)
+
+    @property
+    def looks_ahead(self) -> bool:
+        """True when it writes to a site before it has read the last one: a crosscoder's activations are then not
+        known while the model runs, and come from an unedited pass."""
+        return _depth(self.last_read) > min(_depth(site) for site in self.writes)
+
+    def preactivations(self, x: Mapping[Site, Float[Tensor, "*rows _"]]) -> Float[Tensor, "*rows feature"]:
+        """`Σ W_enc x + b_enc` for what the sites hold, in float32 or wider."""
+        return _affine(self.W_enc, self.b_enc, x)
+
+    def activations(self, x: Mapping[Site, Float[Tensor, "*rows _"]]) -> Float[Tensor, "*rows feature"]:
+        """All features for what the sites hold; dense, in float32 or wider."""
+        pre = self.preactivations(x)
+        return self.activation.apply(pre, None if self.threshold is None else self.threshold.to(pre))
+
+    def activations_of(
+        self, index: Int[Tensor, " active"], x: Mapping[Site, Float[Tensor, "*rows _"]]
+    ) -> Float[Tensor, "*rows active"]:
+        """A few features for what the sites hold; only their encoder rows are read, unless they compete (TopK)."""
+        if self.activation.kind == "topk":
+            return self.activations(x)[..., index.to(x[self.reads[0]].device)]
+        pre = _affine(self.encoder_rows(index), self.encoder_bias(index), x)
+        threshold = None if self.threshold is None else self._rows(self.threshold, index).to(pre)
+        return self.activation.apply(pre, threshold)
+
+    def encoder_rows(self, index: Int[Tensor, " active"]) -> dict[Site, Float[Tensor, "active _"]]:
+        """The encoders of some features by site, in float32. Raises `UnknownFeature`."""
+        return {site: self._rows(W_enc, index).float() for site, W_enc in self.W_enc.items()}
+
+    def encoder_bias(self, index: Int[Tensor, " active"]) -> Float[Tensor, " active"]:
+        """The encoder biases of some features, in float32. Raises `UnknownFeature`."""
+        return self._rows(self.b_enc, index).float()
+
+    def decoder_rows(self, index: Int[Tensor, " active"]) -> dict[Site, Float[Tensor, "active _"]]:
+        """The decoders of some features by site, in float32; no other row is read. Raises `UnknownFeature`."""
+        return {site: self._rows(W_dec, index).float() for site, W_dec in self.W_dec.items()}
+
+    def skip(self, x: Mapping[Site, Float[Tensor, "*rows _"]]) -> Float[Tensor, "*rows d_out"] | None:
+        """`W_skip x`, the part of the first written site that is linear in the input; None without one."""
+        if self.W_skip is None:
+            return None
+        wide = _wide(x[self.reads[0]])
+        return wide @ self.W_skip.to(wide).T
+
+    def write(
+        self,
+        row: Int[Tensor, " active"],
+        index: Int[Tensor, " active"],
+        value: Float[Tensor, " active"],
+        x: Mapping[Site, Float[Tensor, "row _"]],
+    ) -> dict[Site, Float[Tensor, "row _"]]:
+        """What the part adds at each site that it writes: `W_decᵀ a + b_dec + W_skip x`.
+
+        The active features come as (row, index, value), sorted by row; decoders of silent ones are not read.
+        """
+        like = _wide(x[self.reads[0]])
+        n_rows = like.shape[0]
+        used, which = index.unique(return_inverse=True)
+        # Where each row's features start in the list: the bags of an embedding bag.
+        counts = torch.bincount(row, minlength=n_rows)
+        offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        written = {}
+        for site, rows in self.decoder_rows(used).items():
+            bias = self.b_dec.get(site)
+            total = like.new_zeros(n_rows, rows.shape[1])
+            if len(used):
+                total = embedding_bag(
+                    which, rows.to(like), offsets, mode="sum", per_sample_weights=value.to(like),
+                    include_last_offset=True,
+                )  # (row, d_out): Σ_f a_f W_dec[f]  # fmt: skip
+            written[site] = total if bias is None else total + bias.to(like)
+        skip = self.skip(x)
+        if skip is not None:
+            written[self.writes[0]] = written[self.writes[0]] + skip
+        return written
+
+    def _rows(self, weight: Tensor, index: Tensor) -> Tensor:
+        """Some features' rows of a weight, taken where it lies: decoders may stay on disk while encoders do not."""
+        index = torch.as_tensor(index)
+        if index.numel() and not (0 <= int(index.min()) and int(index.max()) < self.n_features):
+            bad = index[(index < 0) | (index >= self.n_features)][0].item()
+            raise UnknownFeature(
+                f"Part {self.name} has features 0 to {self.n_features - 1}; got feature {bad}."
+            )
+        return weight[index.to(weight.device)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dictionary:
-    """Features of a model, by layer, and what they write.
+    """Features of a model in parts, and what they write: at a site, the sum over the parts that write there.
 
-        a_l = activation(W_enc_l x_l + b_enc_l)
-        y_t = b_dec_t + W_skip_t x_t + Σ_{l≤t} W_dec_{l→t} a_l
-
-    A per-layer dictionary has only the term l = t. Source: Dunefsky et al. 2024 (transcoders), Paulo et al. 2025
-    (skip), Ameisen et al. 2025 (cross-layer). Raises `DictionaryMismatch` for layers that do not fit together.
+    Raises `DictionaryMismatch` for parts that do not fit together.
     """
 
     name: str
     scan: str
+    """The name under which viewers find its features."""
     model_name: str
-    cross_layer: bool
-    reads: tuple[Site, ...]
-    writes: tuple[Site, ...]
-    activation: Activation
-    layers: tuple[LayerWeights, ...]
+    parts: tuple[Part, ...]
     skip_first: bool = True
     """No feature counts as active at a text's first position, where the residual stream of most models is huge and
     the same for every text. What is written there is the error's."""
-    declared: Mapping[str, float] = field(default_factory=dict)
-    """Scores as published, or as measured at training: "fvu", "l0", …"""
-    probe: Probe | None = None
-    foreign: Mapping[str, Any] = field(default_factory=dict)
-    """What a published format carries beyond the above; kept so that it can be written back unchanged."""
-    folder: Path | None = None
-    """Where it was loaded from, if it was."""
+    card: Card = field(default_factory=Card)
 
     def __post_init__(self) -> None:
-        check_layers(self)
+        check_parts(self)
 
     @property
-    def n_layers(self) -> int:
-        return len(self.layers)
+    def reads(self) -> tuple[Site, ...]:
+        """Every site that a part reads, in the order of the parts."""
+        return tuple(dict.fromkeys(site for part in self.parts for site in part.reads))
 
     @property
-    def n_features(self) -> int:
-        """Features of each layer."""
-        return self.layers[0].W_enc.shape[0]
-
-    @property
-    def d_model(self) -> int:
-        return self.layers[0].b_dec.shape[0]
-
-    @property
-    def has_skip(self) -> bool:
-        return any(weights.W_skip is not None for weights in self.layers)
+    def writes(self) -> tuple[Site, ...]:
+        """Every site that a part writes, in the order of the parts."""
+        return tuple(dict.fromkeys(site for part in self.parts for site in part.writes))
 
     @property
     def sites(self) -> tuple[Site, ...]:
         """What `capture` must deliver for `encode`: every site read, then every site written."""
         return tuple(dict.fromkeys(self.reads + self.writes))
 
-    def targets(self, layer: int) -> range:
-        """The layers that features of `layer` write to."""
-        return range(layer, self.n_layers if self.cross_layer else layer + 1)
+    @property
+    def n_features(self) -> int:
+        """Features of all parts together."""
+        return sum(part.n_features for part in self.parts)
 
-    def preactivations(self, layer: int, x: Float[Tensor, "*rows d_in"]) -> Float[Tensor, "*rows feature"]:
-        """`W_enc x + b_enc`, in float32 or wider."""
-        weights = self.layers[self._layer(layer)]
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        W_enc, b_enc = (w.to(x.device, dtype) for w in (weights.W_enc, weights.b_enc))
-        return torch.nn.functional.linear(x.to(dtype), W_enc, b_enc)
+    @property
+    def has_skip(self) -> bool:
+        return any(part.W_skip is not None for part in self.parts)
 
-    def activations(self, layer: int, x: Float[Tensor, "*rows d_in"]) -> Float[Tensor, "*rows feature"]:
-        """The features of one layer for what its encoder reads; dense, in float32 or wider."""
-        pre = self.preactivations(layer, x)
-        threshold = self.layers[layer].threshold
-        return self.activation.apply(pre, None if threshold is None else threshold.to(pre.device, pre.dtype))
+    @property
+    def kind(self) -> str:
+        """What the literature calls it, by what its parts read and write."""
+        kinds = {_kind(part) for part in self.parts}
+        if kinds <= {"transcoder", "cross-layer transcoder"} and "cross-layer transcoder" in kinds:
+            return "cross-layer transcoder"
+        if kinds == {"transcoder"}:
+            return "skip transcoders" if self.has_skip else "per-layer transcoders"
+        return kinds.pop() if len(kinds) == 1 else "mixed dictionary"
 
-    def encoder_rows(self, layer: int, index: Int[Tensor, " active"]) -> Float[Tensor, "active d_in"]:
-        """The encoders of some features of a layer, in float32. Raises `UnknownFeature`."""
-        return self._rows(layer, index, "W_enc").float()
+    def number(self, part: str) -> int:
+        """Where the part of that name stands. Raises `UnknownFeature` naming those that there are."""
+        names = [each.name for each in self.parts]
+        if part not in names:
+            raise UnknownFeature(describe_choices(part, names, what=f"part of dictionary {self.name}"))
+        return names.index(part)
 
-    def encoder_bias(self, layer: int, index: Int[Tensor, " active"]) -> Float[Tensor, " active"]:
-        """The encoder biases of some features of a layer, in float32. Raises `UnknownFeature`."""
-        return self._rows(layer, index, "b_enc").float()
+    def part(self, name: str) -> Part:
+        """The part of that name. Raises `UnknownFeature` naming those that there are."""
+        return self.parts[self.number(name)]
 
-    def decoder_rows(self, layer: int, index: Int[Tensor, " active"]) -> Float[Tensor, "active target d_out"]:
-        """The decoders of some features to each of `targets(layer)`, in float32; no other row is read from disk.
-
-        Raises `UnknownFeature`.
-        """
-        return self._rows(layer, index, "decoder").float()
-
-    def bias(self, layer: int) -> Float[Tensor, " d_out"]:
-        """What is written at `layer` whatever the input, in float32."""
-        return self.layers[self._layer(layer)].b_dec.float()
-
-    def skip(self, layer: int, x: Float[Tensor, "*rows d_in"]) -> Float[Tensor, "*rows d_out"] | None:
-        """The part of layer's output that is linear in its input, if the dictionary has one."""
-        W_skip = self.layers[self._layer(layer)].W_skip
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        return None if W_skip is None else x.to(dtype) @ W_skip.to(x.device, dtype).T
-
-    def _layer(self, layer: int) -> int:
-        if not 0 <= layer < self.n_layers:
+    def check_feature(self, part: str, index: int) -> None:
+        """Raises `UnknownFeature`, with what there is, for a feature that the dictionary lacks."""
+        found = self.part(part)
+        if not 0 <= index < found.n_features:
             raise UnknownFeature(
-                f"Dictionary {self.name} has layers 0 to {self.n_layers - 1}; got layer {layer}."
+                f"There is no feature {index} in part {part} of {self.name}: it has features 0 to "
+                f"{found.n_features - 1}."
             )
-        return layer
-
-    def _rows(self, layer: int, index: Tensor, name: str) -> Tensor:
-        """Some features' rows of one weight, taken where it lies: decoders may stay on disk while encoders do not."""
-        weight: Tensor = getattr(self.layers[self._layer(layer)], name)
-        index = torch.as_tensor(index)
-        if index.numel() and not (0 <= int(index.min()) and int(index.max()) < self.n_features):
-            bad = index[(index < 0) | (index >= self.n_features)][0].item()
-            raise UnknownFeature(
-                f"Layer {layer} of dictionary {self.name} has features 0 to {self.n_features - 1}; got {bad}."
-            )
-        return weight[index.to(weight.device)]
 
 
-def check_layers(dictionary: Dictionary) -> None:
-    """Raises `DictionaryMismatch` unless sites, layers and shapes agree with one another."""
-    d, layers = dictionary, dictionary.layers
-    if not layers or not len(layers) == len(d.reads) == len(d.writes):
-        raise DictionaryMismatch(
-            f"Dictionary {d.name} has {len(layers)} layers of weights, reads {len(d.reads)} sites and writes "
-            f"{len(d.writes)}; it needs one of each per layer."
-        )
-    features, d_in = layers[0].W_enc.shape
-    d_out = layers[0].b_dec.shape[0]
-    for number, weights in enumerate(layers):
-        n_targets = len(d.targets(number))
-        expected = {
-            "W_enc": (features, d_in), "b_enc": (features,), "b_dec": (d_out,), "threshold": (features,),
-            "decoder": (features, n_targets, d_out), "W_skip": (d_out, d_in),
-        }  # fmt: skip
-        for name, shape in expected.items():
-            tensor = getattr(weights, name)
-            if tensor is not None and tuple(tensor.shape) != shape:
+def check_parts(dictionary: Dictionary) -> None:
+    """Raises `DictionaryMismatch` unless names, sites and shapes agree with one another."""
+    names = [part.name for part in dictionary.parts]
+    if not names or len(set(names)) != len(names):
+        raise DictionaryMismatch(f"Dictionary {dictionary.name} needs parts of different names; got {names}.")
+    widths: dict[Site, int] = {}
+    for part in dictionary.parts:
+        _check_part(part, dictionary.name)
+        for site, weight in [*part.W_enc.items(), *part.W_dec.items()]:
+            width = widths.setdefault(site, weight.shape[1])
+            if weight.shape[1] != width:
                 raise DictionaryMismatch(
-                    f"{name} of layer {number} in dictionary {d.name} has shape {tuple(tensor.shape)}, expected "
-                    f"{shape}; all layers need the same number of features and the same width."
+                    f"Part {part.name} of dictionary {dictionary.name} takes {site} to be {weight.shape[1]} wide, "
+                    f"another part or side {width}."
                 )
-        if (weights.threshold is not None) != (d.activation.kind == "jumprelu"):
-            state = "lacks" if weights.threshold is None else "has"
-            raise DictionaryMismatch(
-                f"Layer {number} of {d.name} {state} thresholds, but its activation is {d.activation.kind}."
-            )
-        if weights.threshold is not None and not bool((weights.threshold >= 0).all()):
-            raise DictionaryMismatch(
-                f"Layer {number} of {d.name} has JumpReLU thresholds below 0 or not a number."
-            )
+
+
+def _check_part(part: Part, dictionary: str) -> None:
+    where = f"part {part.name} of dictionary {dictionary}"
+    if not part.name or "/" in part.name or not part.W_enc or not part.W_dec:
+        raise DictionaryMismatch(
+            f"A part has a name without a slash and reads and writes at least one site; got {where}, which reads "
+            f"{len(part.W_enc)} and writes {len(part.W_dec)}."
+        )
+    shapes = {f"W_enc[{site}]": (weight.shape[0], part.n_features) for site, weight in part.W_enc.items()}
+    shapes |= {f"W_dec[{site}]": (weight.shape[0], part.n_features) for site, weight in part.W_dec.items()}
+    shapes |= {
+        f"b_dec[{site}]": (bias.shape[0], part.W_dec[site].shape[1] if site in part.W_dec else 0)
+        for site, bias in part.b_dec.items()
+    }
+    if part.threshold is not None:
+        shapes["threshold"] = (part.threshold.shape[0], part.n_features)
+    if part.W_skip is not None:
+        shapes["W_skip (out)"] = (part.W_skip.shape[0], part.W_dec[part.writes[0]].shape[1])
+        shapes["W_skip (in)"] = (part.W_skip.shape[1], part.W_enc[part.reads[0]].shape[1])
+    for name, (got, wanted) in shapes.items():
+        if got != wanted:
+            raise DictionaryMismatch(f"{name} in {where} has size {got}, expected {wanted}.")
+    if part.W_skip is not None and len(part.reads) > 1:
+        raise DictionaryMismatch(f"A skip connection starts at one site; {where} reads {len(part.reads)}.")
+    if (part.threshold is not None) != (part.activation.kind == "jumprelu"):
+        state = "lacks" if part.threshold is None else "has"
+        raise DictionaryMismatch(
+            f"{where.capitalize()} {state} thresholds, but its activation is {part.activation.kind}."
+        )
+    if part.threshold is not None and not bool((part.threshold >= 0).all()):
+        raise DictionaryMismatch(f"{where.capitalize()} has JumpReLU thresholds below 0 or not a number.")
 
 
 def check_fits(dictionary: Dictionary, model: Model) -> None:
-    """Raises `DictionaryMismatch` unless the dictionary's layers, width and sites are the model's."""
-    d = dictionary
-    if d.n_layers != model.n_layers:
-        raise DictionaryMismatch(
-            f"Dictionary {d.name} has {d.n_layers} layers, but {model.name} has {model.n_layers}."
-        )
-    for width in (d.layers[0].W_enc.shape[1], d.d_model):
-        if width != model.d_model:
-            raise DictionaryMismatch(
-                f"Dictionary {d.name} is for a residual width of {width}, but {model.name} has {model.d_model}."
-            )
-    for site in d.sites:
-        if site.layer is None or site.layer >= model.n_layers:
-            raise DictionaryMismatch(
-                f"Dictionary {d.name} uses the site {site}, which {model.name} does not have."
-            )
-        if site.kind in model.family.missing:
-            raise DictionaryMismatch(
-                f"Dictionary {d.name} uses the site {site}, which {model.name} lacks: {model.family.missing[site.kind]}"
-            )
+    """Raises `DictionaryMismatch` unless the model has every site of the dictionary, in the dictionary's width."""
+    for part in dictionary.parts:
+        for site, weight in [*part.W_enc.items(), *part.W_dec.items()]:
+            try:
+                width = model.width(site)
+            except UnknownSite as error:
+                raise DictionaryMismatch(
+                    f"Dictionary {dictionary.name} uses the site {site}, which {model.name} does not offer: {error}"
+                ) from None
+            if weight.shape[1] != width:
+                raise DictionaryMismatch(
+                    f"Dictionary {dictionary.name} takes {site} to be {weight.shape[1]} wide, but in {model.name} "
+                    f"it is {width}: a dictionary of another model?"
+                )
 
 
 def resident(
@@ -230,22 +311,57 @@ def resident(
 ) -> Dictionary:
     """The same dictionary with encoders (and decoders, if asked for) in memory on `device`, ready for many batches."""
 
-    def load(weights: LayerWeights) -> LayerWeights:
-        moved: dict[str, Any] = {
-            name: tensor
-            if tensor is None or (name == "decoder" and not decoders)
-            else tensor.to(device, dtype)
-            for name, tensor in vars(weights).items()
-        }
-        return LayerWeights(**moved)
+    def moved(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value.to(device, dtype)
+        return (
+            {site: moved(weight) for site, weight in value.items()} if isinstance(value, Mapping) else value
+        )
 
-    layers = tuple(load(weights) for weights in dictionary.layers)
-    return replace(dictionary, layers=layers)
+    def load(part: Part) -> Part:
+        kept = () if decoders else ("W_dec",)
+        return replace(
+            part, **{f.name: moved(getattr(part, f.name)) for f in fields(part) if f.name not in kept}
+        )
+
+    return replace(dictionary, parts=tuple(load(part) for part in dictionary.parts))
 
 
-def parse_sites(kind: str, n_layers: int) -> tuple[Site, ...]:
-    """One site of a kind per layer. Raises `UnknownSite`."""
-    sites = tuple(Site(kind, layer) for layer in range(n_layers))
-    if any(site.layer is None for site in sites):
-        raise UnknownSite(f'"{kind}" is not a site of a block.')
-    return sites
+def _affine(
+    W_enc: Mapping[Site, Float[Tensor, "some _"]],
+    b_enc: Float[Tensor, " some"],
+    x: Mapping[Site, Float[Tensor, "*rows _"]],
+) -> Float[Tensor, "*rows some"]:
+    """`Σ_r W_enc[r] x_r + b_enc`, in float32 or wider."""
+    total = None
+    for site, weight in W_enc.items():
+        here = _wide(x[site])
+        added = linear(here, weight.to(here), b_enc.to(here) if total is None else None)  # (*rows, some)
+        total = added if total is None else total + added
+    assert total is not None
+    return total
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+_ORDER = ("resid_pre", "attn_norm", "attn_in", "q", "k", "v", "scores", "pattern", "z", "attn_raw", "attn_out",
+          "resid_mid", "mlp_norm", "mlp_in", "mlp_act", "mlp_raw", "mlp_out", "resid_post")  # fmt: skip
+
+
+def _depth(site: Site) -> tuple[int, int]:
+    """Sites in the order in which a forward pass makes them."""
+    if site.layer is None:
+        return (-1, 0) if site.kind == "embed" else (1 << 30, 0)
+    return site.layer, _ORDER.index(site.kind)
+
+
+def _kind(part: Part) -> str:
+    mlp_reads = ("resid_pre", "resid_mid", "attn_norm", "attn_in", "mlp_norm", "mlp_in")
+    if part.reads == part.writes:
+        return "sparse autoencoder" if len(part.reads) == 1 else "crosscoder"
+    if len(part.reads) == 1 and all(site.kind in ("mlp_raw", "mlp_out") for site in part.writes):
+        if part.reads[0].kind in mlp_reads:
+            return "transcoder" if len(part.writes) == 1 else "cross-layer transcoder"
+    return "dictionary"

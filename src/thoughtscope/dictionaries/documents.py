@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from random import Random
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from thoughtscope.core.errors import ThoughtscopeError
 from thoughtscope.core.site import Site
+from thoughtscope.dictionaries.features import flat
 
 if TYPE_CHECKING:
     from thoughtscope.models import Model, Tokens
@@ -112,7 +113,7 @@ def read_rows(
     skip_first: bool = True,
     dtype: torch.dtype = torch.float16,
 ) -> Rows:
-    """Takes batches until there are `n_tokens` rows (or no batch is left); shape (pos, layer, d_model) each.
+    """Takes batches until there are `n_tokens` rows (or no batch is left); shape (pos, layer, width) each.
 
     Raises `ThoughtscopeError` when an activation does not fit `dtype`.
     """
@@ -128,8 +129,8 @@ def read_rows(
         outputs.append(_gather(acts, writes, keep, dtype))
         found += int(keep.sum())
     if not inputs:
-        empty = torch.zeros(0, len(reads), model.d_model, dtype=dtype)
-        return Rows(inputs=empty, outputs=empty)
+        read, wrote = (torch.zeros(0, len(s), model.width(s[0]), dtype=dtype) for s in (reads, writes))
+        return Rows(inputs=read, outputs=wrote)
     return Rows(inputs=torch.cat(inputs)[:n_tokens], outputs=torch.cat(outputs)[:n_tokens])
 
 
@@ -141,9 +142,10 @@ def skip_rows(batches: Iterator[Tokens], *, n_tokens: int, skip_first: bool = Tr
 
 
 def _gather(
-    acts: object, sites: Sequence[Site], keep: Bool[Tensor, "batch pos"], dtype: torch.dtype
+    acts: Mapping[Site, Tensor], sites: Sequence[Site], keep: Bool[Tensor, "batch pos"], dtype: torch.dtype
 ) -> Tensor:
-    rows = torch.stack([acts[site][keep.to(acts[site].device)].to("cpu", dtype) for site in sites], dim=1)  # type: ignore[index]
+    held = [flat(acts[site][keep.to(acts[site].device)], 1).to("cpu", dtype) for site in sites]
+    rows = torch.stack(held, dim=1)
     if not rows.isfinite().all():
         raise ThoughtscopeError(
             f"Activations at {sites[0].kind} are not finite in {dtype}; keep them in a wider type (bfloat16, float32)."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from thoughtscope.core.errors import DictionaryMismatch
+from thoughtscope.core.site import Site
 from thoughtscope.dictionaries.dictionary import Dictionary
 
 if TYPE_CHECKING:
@@ -18,31 +20,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Features:
-    """The active features of one prompt, sorted by layer, position and index; positions count its real tokens from 0.
+    """The active features of one prompt, sorted by part, position and index; positions count its real tokens from 0.
 
-    At every layer and position `reconstruction + error` is what the model wrote, exactly.
+    At every written site and position `reconstruction + error` is what the model held there, exactly.
     """
 
-    layer: Int[Tensor, " active"]
+    part: Int[Tensor, " active"]
+    """Number of the part in `dictionary.parts`."""
     position: Int[Tensor, " active"]
     index: Int[Tensor, " active"]
     value: Float[Tensor, " active"]
-    reconstruction: Float[Tensor, "layer pos d_out"]
+    reconstruction: Mapping[Site, Float[Tensor, "pos _"]]
     """Σ value · decoder + bias + skip, by write site."""
-    error: Float[Tensor, "layer pos d_out"]
-    inputs: Float[Tensor, "layer pos d_in"]
+    error: Mapping[Site, Float[Tensor, "pos _"]]
+    inputs: Mapping[Site, Float[Tensor, "pos _"]]
     """What the encoders read."""
 
     def __len__(self) -> int:
         return self.value.shape[0]
 
     @property
-    def n_layers(self) -> int:
-        return self.error.shape[0]
-
-    @property
     def n_positions(self) -> int:
-        return self.error.shape[1]
+        return next(iter(self.inputs.values())).shape[0]
 
 
 def encode(dictionary: Dictionary, activations: Activations, *, row: int = 0) -> Features:
@@ -50,76 +49,80 @@ def encode(dictionary: Dictionary, activations: Activations, *, row: int = 0) ->
 
     Computes in float32 or wider. Raises `DictionaryMismatch` when a site is missing or has another width.
     """
-    inputs = _stacked(dictionary, activations, dictionary.reads, row)
-    written = _stacked(dictionary, activations, dictionary.writes, row)
+    held = _held(dictionary, activations, row)
+    inputs = {site: held[site] for site in dictionary.reads}
     found = []
-    for layer in range(dictionary.n_layers):
-        dense = dictionary.activations(layer, inputs[layer])
+    for number, part in enumerate(dictionary.parts):
+        dense = part.activations(inputs)  # (pos, feature)
         if dictionary.skip_first:
             dense[0] = 0
         position, index = dense.nonzero(as_tuple=True)
-        found.append((torch.full_like(position, layer), position, index, dense[position, index]))
-    layers, positions, indices, values = (torch.cat(column) for column in zip(*found, strict=True))
-    reconstruction = decode(dictionary, layers, positions, indices, values, inputs)
+        found.append((torch.full_like(position, number), position, index, dense[position, index]))
+    parts, positions, indices, values = (torch.cat(column) for column in zip(*found, strict=True))
+    reconstruction = decode(dictionary, parts, positions, indices, values, inputs)
     return Features(
-        layer=layers,
+        part=parts,
         position=positions,
         index=indices,
         value=values,
         reconstruction=reconstruction,
-        error=written - reconstruction,
+        error={site: held[site] - reconstruction[site] for site in dictionary.writes},
         inputs=inputs,
     )
 
 
 def decode(
     dictionary: Dictionary,
-    layer: Int[Tensor, " active"],
+    part: Int[Tensor, " active"],
     position: Int[Tensor, " active"],
     index: Int[Tensor, " active"],
     value: Float[Tensor, " active"],
-    inputs: Float[Tensor, "layer pos d_in"],
-) -> Float[Tensor, "layer pos d_out"]:
+    inputs: Mapping[Site, Float[Tensor, "pos _"]],
+) -> dict[Site, Float[Tensor, "pos _"]]:
     """What given features write: `Σ value · decoder + bias + skip(inputs)` at every write site."""
-    n_pos = inputs.shape[1]
-    written = []
-    for number in range(dictionary.n_layers):
-        base = dictionary.bias(number).to(inputs).expand(n_pos, -1)
-        skip = dictionary.skip(number, inputs[number])
-        written.append(base.clone() if skip is None else base + skip)
-    result = torch.stack(written)
-    for number in range(dictionary.n_layers):
-        here = layer == number
-        if not here.any():
-            continue
-        used, which = index[here].unique(return_inverse=True)
-        rows = dictionary.decoder_rows(number, used).to(inputs)
-        weights = inputs.new_zeros(n_pos, len(used)).index_put(
-            (position[here], which), value[here].to(inputs), accumulate=True
-        )
-        added = torch.einsum("pu,utd->tpd", weights, rows)
-        targets = dictionary.targets(number)
-        result[targets.start : targets.stop] += added
-    return result
+    written: list[dict[Site, Tensor]] = []
+    for number, each in enumerate(dictionary.parts):
+        here = (part == number).nonzero()[:, 0]
+        here = here[position[here].argsort(stable=True)]
+        written.append(each.write(position[here], index[here], value[here], inputs))
+    return total_by_site(written)
 
 
-def _stacked(
-    dictionary: Dictionary, activations: Activations, sites: tuple, row: int
-) -> Float[Tensor, "layer pos d"]:
-    """The real tokens of one row at each of `sites`, in float32 or wider."""
-    missing = [str(site) for site in sites if site not in activations]
+def total_by_site(written: Sequence[Mapping[Site, Tensor]]) -> dict[Site, Tensor]:
+    """What several parts write, added up at each site."""
+    total: dict[Site, Tensor] = {}
+    for part in written:
+        for site, x in part.items():
+            total[site] = total[site] + x if site in total else x
+    return total
+
+
+def flat(x: Tensor, rows: int) -> Tensor:
+    """A site's tensor with everything after its first `rows` axes in one: one vector a position, heads side by side."""
+    return x.flatten(rows) if x.ndim > rows + 1 else x
+
+
+def _held(dictionary: Dictionary, activations: Activations, row: int) -> dict[Site, Float[Tensor, "pos _"]]:
+    """The real tokens of one row at each of the dictionary's sites, in float32 or wider."""
+    missing = [str(site) for site in dictionary.sites if site not in activations]
     if missing:
         raise DictionaryMismatch(
             f"The capture lacks {', '.join(missing)}, which {dictionary.name} needs. Capture dictionary.sites."
         )
-    tensors = [activations[site][row] for site in sites]
-    if {tensor.shape[-1] for tensor in tensors} != {dictionary.d_model}:
-        raise DictionaryMismatch(
-            f"Dictionary {dictionary.name} has width {dictionary.d_model}, the capture {tensors[0].shape[-1]}: "
-            "another model?"
-        )
-    stacked = torch.stack(tensors)
+    widths = {
+        site: weight.shape[1]
+        for part in dictionary.parts
+        for site, weight in [*part.W_enc.items(), *part.W_dec.items()]
+    }
     tokens = getattr(activations, "tokens", None)
-    if tokens is not None:
-        stacked = stacked[:, tokens.mask[row].to(stacked.device)]
-    return stacked.to(torch.promote_types(stacked.dtype, torch.float32))
+    held = {}
+    for site, width in widths.items():
+        x = flat(activations[site][row], 1)
+        if x.shape[-1] != width:
+            raise DictionaryMismatch(
+                f"Dictionary {dictionary.name} takes {site} to be {width} wide, the capture has {x.shape[-1]}: "
+                "another model?"
+            )
+        x = x if tokens is None else x[tokens.mask[row].to(x.device)]
+        held[site] = x.to(torch.promote_types(x.dtype, torch.float32))
+    return held

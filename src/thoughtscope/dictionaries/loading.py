@@ -25,12 +25,13 @@ def load_dictionary(
 ) -> Dictionary:
     """Opens a dictionary: a folder, a shipped one (`specimen/clt`, `specimen/plt`), or `hf://org/repo[/folder][@revision]`.
 
-    The layout is recognised, or named by `format`. With a `model`, layers, width and sites are checked against it and,
+    The layout is recognised, or named by `format`. With a `model`, sites and widths are checked against it and,
     unless `preflight=False`, a few hundred tokens are encoded to see that the reconstruction is plausible.
     Raises `DictionaryMismatch`, and `CorruptArtefact` naming the file that is missing or damaged.
     """
     folder = _find(path_or_name)
-    dictionary = replace(FORMATS[format or detect(folder)].load(folder), folder=folder)
+    dictionary = FORMATS[format or detect(folder)].load(folder)
+    dictionary = replace(dictionary, card=replace(dictionary.card, folder=folder))
     if model is not None:
         check_fits(dictionary, model)
         if preflight:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from thoughtscope.core.errors import DictionaryMismatch
-from thoughtscope.dictionaries.dictionary import Dictionary, Probe, check_fits
+from thoughtscope.dictionaries.card import SelfTest
+from thoughtscope.dictionaries.dictionary import Dictionary, check_fits
 from thoughtscope.dictionaries.documents import Document, counted, document_batches
 from thoughtscope.dictionaries.scores import Fit
 
@@ -36,36 +37,36 @@ class Preflight:
     """What a dictionary did on a few hundred tokens, and the problems that this points to (none when it fits)."""
 
     n_tokens: int
-    fvu_by_layer: tuple[float, ...]
-    l0_by_layer: tuple[float, ...]
+    fvu_by_site: tuple[float, ...]
+    l0_by_part: tuple[float, ...]
     declared: Mapping[str, float]
     problems: tuple[str, ...]
 
     @property
     def fvu(self) -> float:
-        """The layers' mean share of variance that is not explained."""
-        return sum(self.fvu_by_layer) / len(self.fvu_by_layer)
+        """The write sites' mean share of variance that is not explained."""
+        return sum(self.fvu_by_site) / len(self.fvu_by_site)
 
     @property
     def l0(self) -> float:
-        """Active features per token, all layers together."""
-        return sum(self.l0_by_layer)
+        """Active features per token, all parts together."""
+        return sum(self.l0_by_part)
 
 
 @torch.no_grad()
 def preflight(model: Model, dictionary: Dictionary, tokens: Tokens | None = None) -> Preflight:
     """Encodes a few hundred tokens and compares FVU and L0 with what is recorded, declared or plausible.
 
-    The text is `tokens`, or the dictionary's own probe, or a few plain English texts.
+    The text is `tokens`, or the documents of the dictionary's own self-test, or a few plain English texts.
 
     Raises `DictionaryMismatch`, with the figures, when the dictionary cannot have been made for what it reads here.
     """
     result = look(model, dictionary, tokens)
     if result.problems:
-        by_layer = ", ".join(f"{value:.2f}" for value in result.fvu_by_layer)
+        by_site = ", ".join(f"{value:.2f}" for value in result.fvu_by_site)
         raise DictionaryMismatch(
             f"Dictionary {dictionary.name} does not explain {model.name}: wrong hook, model or scale? On "
-            f"{result.n_tokens} tokens {'; '.join(result.problems)} (FVU by layer: {by_layer}; it reads "
+            f"{result.n_tokens} tokens {'; '.join(result.problems)} (FVU by site: {by_site}; it reads "
             f"{dictionary.reads[0]}… and writes {dictionary.writes[0]}…). preflight=False loads it all the same."
         )
     return result
@@ -74,10 +75,10 @@ def preflight(model: Model, dictionary: Dictionary, tokens: Tokens | None = None
 def look(model: Model, dictionary: Dictionary, tokens: Tokens | None = None) -> Preflight:
     """`preflight` without the refusal."""
     check_fits(dictionary, model)
-    probe = dictionary.probe if tokens is None else None
-    if probe is not None:
-        fit = _fit(model, dictionary, document_batches(model, probe.documents, context=probe.context))
-        problems = _against_probe(probe, fit)
+    own = dictionary.card.self_test if tokens is None else None
+    if own is not None:
+        fit = _fit(model, dictionary, document_batches(model, own.documents, context=own.context))
+        problems = _against_self_test(own, fit)
     else:
         batches = (
             [tokens]
@@ -88,21 +89,21 @@ def look(model: Model, dictionary: Dictionary, tokens: Tokens | None = None) -> 
         problems = _problems(dictionary, fit)
     return Preflight(
         n_tokens=fit.n,
-        fvu_by_layer=tuple(fit.fvu()),
-        l0_by_layer=tuple(fit.l0()),
-        declared=dictionary.declared,
+        fvu_by_site=tuple(fit.fvu()),
+        l0_by_part=tuple(fit.l0()),
+        declared=dictionary.card.declared,
         problems=tuple(problems),
     )
 
 
 @torch.no_grad()
-def with_probe(model: Model, dictionary: Dictionary, documents: Sequence[Document]) -> Dictionary:
+def with_self_test(model: Model, dictionary: Dictionary, documents: Sequence[Document]) -> Dictionary:
     """The same dictionary carrying `documents` and its figures on them, for every later load to be checked against."""
     context = _context(model)
     fit = _fit(model, dictionary, document_batches(model, documents, context=context))
     kept = tuple(text if isinstance(text, str) else tuple(text) for text in documents)
-    probe = Probe(documents=kept, context=context, fvu=tuple(fit.fvu()), l0=tuple(fit.l0()))  # type: ignore[arg-type]
-    return replace(dictionary, probe=probe)
+    own = SelfTest(documents=kept, context=context, fvu=tuple(fit.fvu()), l0=tuple(fit.l0()))  # type: ignore[arg-type]
+    return replace(dictionary, card=replace(dictionary.card, self_test=own))
 
 
 def _fit(model: Model, dictionary: Dictionary, batches: Iterable[Tokens]) -> Fit:
@@ -119,26 +120,26 @@ def _context(model: Model) -> int:
     return min(CONTEXT, model.max_positions)
 
 
-def _against_probe(probe: Probe, fit: Fit) -> list[str]:
+def _against_self_test(own: SelfTest, fit: Fit) -> list[str]:
     """The same text, so nearly the same figures; the slack is for other number types and devices."""
     problems = []
-    expected, found = sum(probe.fvu) / len(probe.fvu), sum(fit.fvu()) / len(probe.fvu)
+    expected, found = sum(own.fvu) / len(own.fvu), sum(fit.fvu()) / len(own.fvu)
     if not found < 1.25 * expected + 0.03:
         problems.append(
-            f"it leaves {found:.3f} of the variance of its own probe text, where {expected:.3f} is recorded"
+            f"it leaves {found:.3f} of the variance of its own test text, where {expected:.3f} is recorded"
         )
-    l0, recorded = sum(fit.l0()), sum(probe.l0)
+    l0, recorded = sum(fit.l0()), sum(own.l0)
     if not 0.7 * recorded < l0 < 1.4 * recorded:
         problems.append(
-            f"{l0:.1f} features are active per token of its own probe text, where {recorded:.1f} are recorded"
+            f"{l0:.1f} features are active per token of its own test text, where {recorded:.1f} are recorded"
         )
     return problems
 
 
 def _problems(dictionary: Dictionary, fit: Fit) -> list[str]:
-    declared, fvu, l0 = dictionary.declared, fit.fvu(), sum(fit.l0())
+    declared, fvu, l0 = dictionary.card.declared, fit.fvu(), sum(fit.l0())
     problems = []
-    # Each layer counts at most 2: one may be hard on this text, but a wrong hook or scale spoils most of them.
+    # Each site counts at most 2: one may be hard on this text, but a wrong hook or scale spoils most of them.
     left = sum(min(value, 2.0) for value in fvu) / len(fvu)
     limit = HOPELESS if "fvu" not in declared else min(HOPELESS, 2 * declared["fvu"] + 0.3)
     if not left < limit:
@@ -150,7 +151,7 @@ def _problems(dictionary: Dictionary, fit: Fit) -> list[str]:
         problems.append(f"{l0:.1f} features are active per token, where {declared['l0']:.1f} are declared")
     elif l0 == 0:
         problems.append("no feature is ever active")
-    elif l0 > dictionary.n_layers * dictionary.n_features / 2:
+    elif l0 > dictionary.n_features / 2:
         problems.append(f"{l0:.0f} features are active per token, more than half of all")
     return problems
 

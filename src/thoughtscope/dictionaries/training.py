@@ -23,18 +23,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 from thoughtscope.core.errors import DictionaryMismatch, ThoughtscopeError
+from thoughtscope.core.progress import Progress, silent
 from thoughtscope.core.store import is_artefact, load_artefact, save_artefact
 from thoughtscope.dictionaries.activation import Activation
-from thoughtscope.dictionaries.dictionary import Dictionary, LayerWeights, parse_sites
+from thoughtscope.dictionaries.dictionary import Dictionary
 from thoughtscope.dictionaries.documents import Document, Rows, document_batches, read_rows, skip_rows
-from thoughtscope.dictionaries.preflight import with_probe
+from thoughtscope.dictionaries.preflight import with_self_test
 from thoughtscope.dictionaries.sparse import SparseLayer
+from thoughtscope.dictionaries.transcoders import LayerWeights, parse_sites, transcoders
 
 if TYPE_CHECKING:
     from thoughtscope.models import Model
 
 CHECKPOINT = "dictionary-training"
-PROBE_DOCUMENTS = 16
+SELF_TEST_DOCUMENTS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,12 +162,13 @@ def train_dictionary(
     *,
     folder: str | os.PathLike[str] | None = None,
     name: str | None = None,
-    progress: Callable[[Mapping[str, Any]], None] | None = None,
+    progress: Progress = silent,
 ) -> Dictionary:
     """Trains a dictionary of `model` on `documents`, which are gone through again when they run out.
 
     With `folder`, metrics are appended to `metrics.jsonl` there, the state is saved every few minutes to `state/`, and
-    a run that finds a state of the same configuration continues it. `progress` gets each step's metrics.
+    a run that finds a state of the same configuration continues it. `progress` counts steps, with FVU, L0 and the
+    share of dead features.
     Raises `ThoughtscopeError` when the documents hold too little text, or the state is of another configuration.
     """
     reads, writes = parse_sites(config.read, model.n_layers), parse_sites(config.write, model.n_layers)
@@ -175,8 +178,8 @@ def train_dictionary(
     trainer = _resume(home, config, model.n_layers) if home else None
     log = _Log(home, progress, config)
     stream = _endless(documents)
-    probe = list(islice(stream, PROBE_DOCUMENTS))  # now: a one-time source may have none left at the end
-    batches = document_batches(model, chain(probe, stream), context=config.context)
+    tested = list(islice(stream, SELF_TEST_DOCUMENTS))  # now: a one-time source may have none left at the end
+    batches = document_batches(model, chain(tested, stream), context=config.context)
     for number in count():
         if trainer is not None and trainer.step >= (number + 1) * config.steps_per_chunk:
             skip_rows(batches, n_tokens=config.chunk_tokens)
@@ -186,10 +189,8 @@ def train_dictionary(
         if _train_on(trainer, rows, number, home, log):
             break
     assert trainer is not None
-    trained = _folded(
-        trainer, model, reads, writes, name or f"{model.name}/{'clt' if config.cross_layer else 'plt'}"
-    )
-    return with_probe(model, trained, probe)
+    trained = _folded(trainer, model, name or f"{model.name}/{'clt' if config.cross_layer else 'plt'}")
+    return with_self_test(model, trained, tested)
 
 
 def _train_on(trainer: Trainer, rows: Rows, number: int, home: Path | None, log: _Log) -> bool:
@@ -270,23 +271,34 @@ def _trainer(config: TrainConfig, scaling: Scaling, weights: dict[str, Tensor], 
 
 
 def _step(trainer: Trainer, batch: Rows) -> dict[str, Any]:
-    """One optimiser step; returns its metrics."""
+    """One optimiser step on a batch of tokens; returns its metrics.
+
+    With x_l, y_l the scaled input and output of layer l: a = relu(W_enc x + b_enc), kept where a · ‖W_dec‖ > τ,
+    ŷ_t = b_t + W_skip x_t + Σ_{l≤t} W_dec_{l→t}ᵀ a_l, and the loss is Σ_t mean (y_t − ŷ_t)² plus the auxiliary one.
+    """
     config, w = trainer.config, trainer.weights
-    x, y = trainer.scaling.inputs(batch.inputs), trainer.scaling.outputs(batch.outputs)
+    x, y = (
+        trainer.scaling.inputs(batch.inputs),
+        trainer.scaling.outputs(batch.outputs),
+    )  # (layer, pos, d) each
+    # Which (token, feature) pairs pass is decided without gradients, on the features of all layers together: the score
+    # of a pair is what it would write, its activation times its decoder's norm.
     with torch.no_grad():
         pre = [_preactivations(w, layer, x[layer], config.precision) for layer in range(trainer.n_layers)]
         scores = [p.relu() * w[f"W_dec_{layer}"].norm(dim=-1).to(p.dtype) for layer, p in enumerate(pre)]
         _move_threshold(trainer, scores)
         pairs = [(score > trainer.threshold).nonzero(as_tuple=True) for score in scores]
+    # Only those pairs are decoded, so forward and backward cost what is active, not what there is.
     predicted = _decode(trainer, x, pre, pairs)
     for layer in range(trainer.n_layers):
         predicted[layer] = predicted[layer] + w[f"b_dec_{layer}"]
         if config.skip:
             predicted[layer] = predicted[layer] + x[layer] @ w[f"W_skip_{layer}"].T
-    residual = [y[layer] - predicted[layer] for layer in range(trainer.n_layers)]
-    errors = torch.stack([r.square().mean() for r in residual])
+    residual = [y[layer] - predicted[layer] for layer in range(trainer.n_layers)]  # (pos, d_out) each
+    errors = torch.stack([r.square().mean() for r in residual])  # (layer,)
     loss = errors.sum()
-    dead = trainer.idle > config.dead_after
+    # Features silent for long get no gradient from the loss; they learn from what the others leave (AuxK).
+    dead = trainer.idle > config.dead_after  # (layer, feature)
     if config.aux and dead.any():
         loss = loss + config.aux * _auxiliary(trainer, x, pre, [r.detach() for r in residual], dead)
     for group in trainer.optimiser.param_groups:
@@ -298,15 +310,22 @@ def _step(trainer: Trainer, batch: Rows) -> dict[str, Any]:
     for layer, (_, feature) in enumerate(pairs):
         trainer.idle[layer, feature] = 0
     trainer.step += 1
-    fvu = (errors.detach() / y.square().mean(dim=(1, 2))).tolist()
-    active = sum(len(feature) for _, feature in pairs)
+    return _metrics(trainer, errors.detach() / y.square().mean(dim=(1, 2)), pairs, dead)
+
+
+def _metrics(
+    trainer: Trainer, fvu: Tensor, pairs: list[tuple[Tensor, Tensor]], dead: Tensor
+) -> dict[str, Any]:
+    """What one step says: FVU and L0 as means over the layers and by layer, the share of dead features, τ."""
+    batch = trainer.config.batch
+    active = [len(feature) / batch for _, feature in pairs]
     return {
         "step": trainer.step,
-        "tokens": trainer.step * config.batch,
-        "fvu": sum(fvu) / len(fvu),
-        "fvu_by_layer": fvu,
-        "l0": active / len(batch) / trainer.n_layers,
-        "l0_by_layer": [len(feature) / len(batch) for _, feature in pairs],
+        "tokens": trainer.step * batch,
+        "fvu": float(fvu.mean()),
+        "fvu_by_layer": fvu.tolist(),
+        "l0": sum(active) / trainer.n_layers,
+        "l0_by_layer": active,
         "dead": float(dead.float().mean()),
         "threshold": trainer.threshold,
     }
@@ -372,7 +391,7 @@ def _rate(config: TrainConfig, progress: float) -> float:
 # --- results and checkpoints ---------------------------------------------------------------------------------------
 
 
-def _folded(trainer: Trainer, model: Model, reads: Any, writes: Any, name: str) -> Dictionary:
+def _folded(trainer: Trainer, model: Model, name: str) -> Dictionary:
     """The dictionary in the model's own units: scales, means and τ go into the weights."""
     w, s, config = (
         {key: tensor.detach() for key, tensor in trainer.weights.items()},
@@ -404,15 +423,13 @@ def _folded(trainer: Trainer, model: Model, reads: Any, writes: Any, name: str) 
                 W_skip=None if W_skip is None else W_skip.to(dtype),
             )
         )
-    return Dictionary(
+    return transcoders(
         name=name,
-        scan=name,
         model_name=model.name,
-        cross_layer=config.cross_layer,
-        reads=reads,
-        writes=writes,
+        read=config.read,
+        write=config.write,
         activation=Activation(kind="jumprelu"),
-        layers=tuple(layers),
+        layers=layers,
     )
 
 
@@ -472,9 +489,7 @@ def _resume(home: Path, config: TrainConfig, n_layers: int) -> Trainer | None:
 class _Log:
     """Metrics as JSON lines, one per `every` steps, and the caller's progress."""
 
-    def __init__(
-        self, home: Path | None, progress: Callable[[Mapping[str, Any]], None] | None, config: TrainConfig
-    ) -> None:
+    def __init__(self, home: Path | None, progress: Progress, config: TrainConfig) -> None:
         self.path = None if home is None else home / "metrics.jsonl"
         self.progress = progress
         self.every = max(1, config.n_steps // 200)
@@ -488,8 +503,8 @@ class _Log:
             "progress": trainer.progress,
             "seconds": round(trainer.seconds, 1),
         }
-        if self.progress:
-            self.progress(metrics)
+        shown = {name: metrics[name] for name in ("fvu", "l0", "dead")}
+        self.progress("train", metrics["step"], trainer.config.n_steps, **shown)
         if self.path and (metrics["step"] % self.every == 0 or trainer.progress >= 1):
             with self.path.open("a") as file:
                 file.write(json.dumps(metrics) + "\n")

@@ -21,4 +21,5 @@ from thoughtscope.graphs.schema import validate_json as validate_json
 from thoughtscope.graphs.supernodes import find_supernode as find_supernode
 from thoughtscope.graphs.supernodes import group as group
 from thoughtscope.graphs.supernodes import grouped_edges as grouped_edges
+from thoughtscope.graphs.targets import FeatureTarget as FeatureTarget
 from thoughtscope.graphs.targets import LogitDifference as LogitDifference

@@ -7,18 +7,21 @@ from collections.abc import Sequence
 import numpy as np
 import scipy.sparse as sp
 import torch
+from jaxtyping import Float
 
 from thoughtscope.core.errors import ThoughtscopeError, UnknownFeature
 from thoughtscope.core.ids import NodeId
+from thoughtscope.core.progress import Progress, silent
 from thoughtscope.core.provenance import provenance
 from thoughtscope.dictionaries.dictionary import Dictionary, check_fits
 from thoughtscope.dictionaries.features import Features, encode
+from thoughtscope.dictionaries.transcoders import MlpReplacement, replace_mlps
 from thoughtscope.graphs.graph import ERROR, FEATURE, LOGIT, TOKEN, Graph, Scores, Target
-from thoughtscope.graphs.linear import check_sites, linearise
+from thoughtscope.graphs.linear import linearise
 from thoughtscope.graphs.prune import with_scores
 from thoughtscope.graphs.sweep import gather_sources
-from thoughtscope.graphs.targets import LogitTarget, TargetLike, resolve_targets
-from thoughtscope.graphs.tracer import Progress, Tracer, best_first
+from thoughtscope.graphs.targets import FeatureTarget, ReadTarget, TargetLike, resolve_targets
+from thoughtscope.graphs.tracer import Tracer, best_first
 from thoughtscope.models.model import Model
 from thoughtscope.models.tokens import Tokens
 
@@ -36,7 +39,7 @@ def attribute(
     max_nodes: int | None = None,
     influence_bound: float | None = None,
     edge_floor: float = 0.0,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Graph:
     """Traces which features, errors and tokens drive the targets, through which others.
 
@@ -50,7 +53,8 @@ def attribute(
     the whole residual stream that enters the first block, positional embedding included.
 
     - `targets`: None for the likeliest next tokens at `position` (`target_mass` of the probability, at most
-      `max_targets`); or tokens, vocabulary ids, `LogitDifference`s, and `NodeId`s of features at any position.
+      `max_targets`); or tokens, vocabulary ids, `LogitDifference`s, `NodeId`s of
+      features at any position, and `FeatureTarget`s of other dictionaries (an autoencoder on the residual stream, …).
     - `max_nodes`, `influence_bound`: expand features best first by influence, at most so many, or until the influence
       that waits at unexpanded ones is at most that share. `graph.certificate` says what was left out at most.
     - `edge_floor`: leave out edges below that share of their target's absolute input.
@@ -60,65 +64,83 @@ def attribute(
     active, `ThoughtscopeError` for targets or bounds out of range.
     """
     _check_bounds(max_nodes, influence_bound, edge_floor)
-    report = progress or (lambda stage, done, total: None)
     check_fits(dictionary, model)
-    check_sites(dictionary.reads, dictionary.writes, model.n_layers)
-    report("forward", 0, 1)
-    frozen, activations = linearise(model, tokens, dictionary.sites)
+    replacement = replace_mlps(dictionary, model)
+    foreign = [item for item in targets or () if isinstance(item, FeatureTarget)]
+    for item in foreign:
+        check_fits(item.dictionary, model)
+    progress("forward", 0, 1)
+    sites = dict.fromkeys((*replacement.sites, *(site for item in foreign for site in item.reads)))
+    frozen, activations = linearise(model, tokens, tuple(sites))
     features = encode(dictionary, activations)
-    report("forward", 1, 1)
-    position = _absolute(position, frozen.length)
-    logits, nodes = resolve_targets(
-        model, frozen, targets, position=position, max_targets=max_targets, target_mass=target_mass
+    progress("forward", 1, 1)
+    reads, nodes = resolve_targets(
+        model,
+        frozen,
+        activations,
+        targets,
+        position=_absolute(position, frozen.length),
+        max_targets=max_targets,
+        target_mass=target_mass,
     )
-    rows = [_active_row(features, node, dictionary.name) for node in nodes]
-    sources = gather_sources(frozen, dictionary, features)
+    rows = [_active_row(features, replacement, node) for node in nodes]
+    errors = replacement.errors(features, activations)
     tracer = Tracer(
-        frozen=frozen, dictionary=dictionary, features=features, sources=sources, edge_floor=edge_floor
+        frozen=frozen,
+        replacement=replacement,
+        features=features,
+        sources=gather_sources(frozen, replacement, features, errors),
+        edge_floor=edge_floor,
     )
-    tracer.expand_targets(logits, rows)
-    best_first(tracer, max_nodes=max_nodes, influence_bound=influence_bound, report=report)
-    report("graph", 0, 1)
-    graph = assemble(tracer, model, tokens, logits, rows)
-    report("graph", 1, 1)
+    tracer.expand_targets(reads, rows)
+    best_first(tracer, max_nodes=max_nodes, influence_bound=influence_bound, progress=progress)
+    progress("graph", 0, 1)
+    graph = assemble(tracer, errors, model, tokens, reads, rows)
+    progress("graph", 1, 1)
     return graph
 
 
 def assemble(
-    tracer: Tracer, model: Model, tokens: Tokens, logits: Sequence[LogitTarget], rows: Sequence[int]
+    tracer: Tracer,
+    errors: Sequence[Float[torch.Tensor, "pos d_out"]],
+    model: Model,
+    tokens: Tokens,
+    reads: Sequence[ReadTarget],
+    rows: Sequence[int],
 ) -> Graph:
     """The graph of what was expanded; edges from other features go to `absent`."""
+    dictionary = tracer.replacement.dictionary
     features, n_layers, length = tracer.features, len(tracer.frozen.blocks), tracer.frozen.length
     kept = np.concatenate([tracer.expanded, np.ones(tracer.n_columns - len(features), dtype=bool)])
-    size, n_features = int(kept.sum()) + len(logits), int(tracer.expanded.sum())
+    size, n_features = int(kept.sum()) + len(reads), int(tracer.expanded.sum())
     number = np.cumsum(tracer.expanded) - 1
     edges, bias, absent = _edge_table(tracer, kept, number, size)
     active = torch.from_numpy(tracer.expanded)
     layers, positions = np.divmod(np.arange(n_layers * length), length)
     token_ids = tokens.ids[0].cpu().numpy()
-    counts = [n_features, n_layers * length, length, len(logits)]
+    counts = [n_features, n_layers * length, length, len(reads)]
     graph = Graph(
         prompt=tokens.texts[0],
         tokens=tuple(tokens.pieces[0]),
         token_ids=tuple(token_ids.tolist()),
         model_name=model.name,
-        dictionary_name=tracer.dictionary.name,
-        scan=tracer.dictionary.scan,
+        dictionary_name=dictionary.name,
+        scan=dictionary.scan,
         n_layers=n_layers,
         kind=np.repeat(np.array([FEATURE, ERROR, TOKEN, LOGIT], dtype=np.uint8), counts),
-        layer=_join(np.int32, features.layer.cpu()[active], layers, [-1] * length, [n_layers] * len(logits)),
+        layer=_join(np.int32, tracer.layer[tracer.expanded], layers, [-1] * length, [n_layers] * len(reads)),
         position=_join(
-            np.int32, features.position.cpu()[active], positions, range(length), [t.position for t in logits]
+            np.int32, features.position.cpu()[active], positions, range(length), [t.position for t in reads]
         ),
         index=_join(
-            np.int32, features.index.cpu()[active], [-1] * len(layers), token_ids, [t.index for t in logits]
+            np.int32, features.index.cpu()[active], [-1] * len(layers), token_ids, [t.index for t in reads]
         ),
         value=_join(
             np.float32,
             features.value.cpu()[active],
-            features.error.float().norm(dim=-1).flatten().cpu(),
+            np.concatenate([error.float().norm(dim=-1).cpu() for error in errors]),
             tracer.frozen.embed.norm(dim=-1).cpu(),
-            [float(t.vector @ tracer.frozen.final_hidden[t.position]) + t.bias for t in logits],
+            [t.value for t in reads],
         ),
         edges=edges,
         bias=bias,
@@ -128,9 +150,9 @@ def assemble(
                 Target(
                     text=t.text, vocab_id=t.vocab_id, probability=t.probability, weight=t.weight, node=node
                 )
-                for node, t in enumerate(logits, start=size - len(logits))
+                for node, t in enumerate(reads, start=size - len(reads))
             ),
-            *(_feature_target(features, row, int(number[row])) for row in rows),
+            *(_feature_target(tracer, row, int(number[row])) for row in rows),
         ),
         influence=np.zeros(size, dtype=np.float32),
         scores=Scores(replacement=0.0, completeness=0.0, mean_path_length=0.0),
@@ -144,10 +166,10 @@ def _edge_table(
     tracer: Tracer, kept: np.ndarray, number: np.ndarray, size: int
 ) -> tuple[sp.csr_array, np.ndarray, np.ndarray]:
     """Edges, biases and absent weight of the final nodes."""
-    first_logit = size - len(tracer.logit_start)
+    first_read = size - len(tracer.read_start)
     bias, absent = np.zeros(size, dtype=np.float32), np.zeros(size, dtype=np.float32)
     blocks = [block for layer in sorted(tracer.rows) for block in tracer.rows[layer]]
-    row_of = [number[block.target] if block.features else first_logit + block.target for block in blocks]
+    row_of = [number[block.target] if block.features else first_read + block.target for block in blocks]
     row, everything_kept = np.concatenate(row_of), bool(kept.all())
     bias[row] = np.concatenate([block.bias for block in blocks])
     parts = []
@@ -173,20 +195,23 @@ def _join(dtype: type, *parts) -> np.ndarray:
     return np.concatenate([np.asarray(part, dtype=dtype) for part in parts])
 
 
-def _feature_target(features: Features, row: int, node: int) -> Target:
-    text = f"feature {int(features.index[row])} of layer {int(features.layer[row])}"
+def _feature_target(tracer: Tracer, row: int, node: int) -> Target:
+    text = f"feature {int(tracer.features.index[row])} of layer {int(tracer.layer[row])}"
     return Target(text=text, vocab_id=None, probability=1.0, weight=1.0, node=node)
 
 
-def _active_row(features: Features, node: NodeId, dictionary: str) -> int:
+def _active_row(features: Features, replacement: MlpReplacement, node: NodeId) -> int:
     """Where an active feature stands. Raises `UnknownFeature` with those that are active beside it."""
-    here = (features.layer == node.layer) & (features.position == node.position)
+    assert node.layer is not None
+    number = replacement.part_of[node.layer] if node.layer < replacement.n_layers else None
+    here = (features.part == (-1 if number is None else number)) & (features.position == node.position)
     row = (here & (features.index == node.index)).nonzero()[:, 0]
     if not len(row):
         active = features.index[here].tolist()
         raise UnknownFeature(
-            f"Feature {node.index} of layer {node.layer} in {dictionary} is not active at position {node.position}; "
-            f"active there: {', '.join(map(str, active[:12])) or 'none'}{', …' if len(active) > 12 else ''}."
+            f"Feature {node.index} of layer {node.layer} in {replacement.dictionary.name} is not active at position "
+            f"{node.position}; active there: {', '.join(map(str, active[:12])) or 'none'}"
+            f"{', …' if len(active) > 12 else ''}."
         )
     return int(row[0])
 

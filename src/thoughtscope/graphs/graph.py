@@ -161,7 +161,7 @@ class Graph:
         own = self.labels.get(str(self.node_id(node)))
         if own is not None or self.kind[node] != FEATURE or not self.dictionary_name:
             return own
-        feature = FeatureId(self.dictionary_name, int(self.layer[node]), int(self.index[node]))
+        feature = FeatureId(self.dictionary_name, str(self.layer[node]), int(self.index[node]))
         return self.labels.get(str(feature))
 
     @property

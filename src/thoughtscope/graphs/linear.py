@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from thoughtscope.core.errors import DictionaryMismatch, ThoughtscopeError, describe_choices
+from thoughtscope.core.errors import ThoughtscopeError, describe_choices
 from thoughtscope.core.site import Site
 from thoughtscope.models.capture import Activations, capture
 from thoughtscope.models.families import BlockFacts, NormFacts
@@ -21,7 +21,6 @@ from thoughtscope.models.model import Model
 from thoughtscope.models.tokens import Tokens
 
 READ_KINDS = ("resid_pre", "attn_norm", "attn_in", "resid_mid", "mlp_norm", "mlp_in")
-WRITE_KINDS = ("mlp_raw", "mlp_out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +134,26 @@ class Linearised:
             return FrozenMap(scale=norm.scale, centred=norm.centred)
         return FrozenMap()
 
+    def read_at(self, site: Site) -> tuple[int, bool, FrozenMap]:
+        """Where and how `site` reads the residual stream: the block, whether after its attention, and the map.
+
+        What is read after the last block has the number of blocks as its block. Raises `ThoughtscopeError` for a site
+        that is no linear function of the residual stream at its own position.
+        """
+        n_layers = len(self.blocks)
+        if site.kind == "final_norm":
+            return n_layers, False, self.final
+        if site.kind == "embed":
+            return 0, False, FrozenMap()
+        if site.kind == "resid_post":
+            return (site.layer or 0) + 1, False, FrozenMap()
+        if site.kind not in READ_KINDS:
+            allowed = [*READ_KINDS, "resid_post", "embed", "final_norm"]
+            raise ThoughtscopeError(
+                describe_choices(site.kind, allowed, what="site whose features can be targets of a graph")
+            )
+        return site.layer or 0, self.reads_after_attention(site), self.read_map(site)
+
     def write_map(self, site: Site) -> FrozenMap:
         """From what a dictionary writes at `site` to the residual stream."""
         return self.blocks[site.layer or 0].mlp_write if site.kind == "mlp_raw" else FrozenMap()
@@ -180,26 +199,6 @@ def linearise(model: Model, tokens: Tokens, sites: tuple[Site, ...] = ()) -> tup
         final_hidden=hidden if final.bias is None else hidden + final.bias,
     )
     return frozen, activations
-
-
-def check_sites(reads: tuple[Site, ...], writes: tuple[Site, ...], n_layers: int) -> None:
-    """Refuses a dictionary that the replacement model cannot hold. Raises `DictionaryMismatch`."""
-    for site in reads:
-        if site.kind not in READ_KINDS:
-            raise DictionaryMismatch(
-                describe_choices(site.kind, READ_KINDS, what="site that attribution can read")
-            )
-    for site in writes:
-        if site.kind not in WRITE_KINDS:
-            raise DictionaryMismatch(
-                describe_choices(site.kind, WRITE_KINDS, what="site that attribution can write")
-            )
-    layers = [[site.layer for site in sites] for sites in (reads, writes)]
-    if layers != [list(range(n_layers))] * 2:
-        raise DictionaryMismatch(
-            f"Attribution needs a dictionary that reads and writes once in every block, 0 to {n_layers - 1}; "
-            f"this one reads in blocks {layers[0]} and writes in blocks {layers[1]}."
-        )
 
 
 def _frozen_norm(norm: NormFacts, x: Float[Tensor, "pos d_model"]) -> FrozenMap:

@@ -8,18 +8,20 @@ chunk's last are never touched, so nothing is multiplied that must be zero.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from thoughtscope.dictionaries.dictionary import Dictionary
+from thoughtscope.core.site import Site
 from thoughtscope.dictionaries.features import Features
+from thoughtscope.dictionaries.transcoders import MlpReplacement
 from thoughtscope.graphs.linear import Linearised
+from thoughtscope.graphs.targets import ReadTarget
 
 CHUNK_BYTES = 192 * 2**20
 _SMALL_CHUNK = 96  # targets; fewer make products too thin to be worth a sweep of their own
@@ -27,10 +29,12 @@ _SMALL_CHUNK = 96  # targets; fewer make products too thin to be worth a sweep o
 
 @dataclass(frozen=True, kw_only=True)
 class Injections:
-    """Targets as gradients of the residual stream where each one reads it. `layer` is `n_layers` for logits."""
+    """Targets as gradients of the residual stream where each one reads it."""
 
     layer: Int[Tensor, " target"]
-    after_attention: Tensor
+    """The block that reads; `n_layers` for what is read after the last one, such as logits."""
+    after_attention: Bool[Tensor, " target"]
+    """Whether it is read after that block's attention has written, or before."""
     position: Int[Tensor, " target"]
     vector: Float[Tensor, "target d_model"]
     constant: Float[Tensor, " target"]
@@ -79,80 +83,144 @@ class Effects:
     bias: Float[Tensor, " target"]
 
 
-def gather_sources(frozen: Linearised, dictionary: Dictionary, features: Features) -> Sources:
-    """Decoder rows of the active features, scaled by their activations and brought to the residual stream."""
+def gather_sources(
+    frozen: Linearised,
+    replacement: MlpReplacement,
+    features: Features,
+    errors: Sequence[Float[Tensor, "pos d_out"]],
+) -> Sources:
+    """What is written into the residual stream, by block: features, errors, constants.
+
+    A feature f of value a_f writes `a_f W_dec[f]` at each site of its part; the block's write map (a post-norm on some
+    families, at this prompt's scale) carries it into the residual stream. `errors`, by block, is what is missed.
+    """
     device = frozen.embed.device
-    layer, position = features.layer.to(device), features.position.to(device)
+    part, position = features.part.to(device), features.position.to(device)
     value = features.value.to(device).float()
-    order = torch.from_numpy(
-        np.lexsort((features.index.cpu(), features.layer.cpu(), features.position.cpu()))
-    )
+    # Columns run by position, then part, then index, so that the writers of a block at a position are one slice.
+    order = torch.from_numpy(np.lexsort((features.index.cpu(), features.part.cpu(), features.position.cpu())))
     order = order.to(device)
     column_of = torch.empty_like(order)
     column_of[order] = torch.arange(len(order), device=device)
-    first_column = torch.searchsorted(
-        position[order], torch.arange(frozen.length + 1, device=device)
-    ).tolist()
-    decoders = _decoder_rows(dictionary, features, device)
-    skips = tuple(None if w.W_skip is None else w.W_skip.to(device).float() for w in dictionary.layers)
+    starts = torch.arange(frozen.length + 1, device=device)
+    decoders = _decoder_rows(replacement, features, device)
+    skips = tuple(_skip(replacement, layer, device) for layer in range(replacement.n_layers))
     layers = []
-    for target in range(dictionary.n_layers):
-        writes = frozen.write_map(dictionary.writes[target])
-        writers = order[(layer <= target)[order] if dictionary.cross_layer else (layer == target)[order]]
-        rows = torch.empty(len(writers), dictionary.d_model, device=device)
-        for source in range(target + 1 if len(writers) else 0):
-            here = (layer[writers] == source).nonzero()[:, 0]
-            if len(here):
-                local = writers[here] - int((layer < source).sum())
-                rows[here] = decoders[source][local, target - source]
-        rows = writes.linear_at(rows * value[writers, None], position[writers])
-        bounds = torch.searchsorted(
-            position[writers], torch.arange(frozen.length + 1, device=device)
-        ).tolist()
-        columns = column_of[writers].tolist()
+    for layer, site in enumerate(replacement.writes):
+        writes = frozen.write_map(site)
+        which = order[_between_writers(replacement, site, part[order])]  # numbers of features, by column
+        rows = torch.zeros(len(which), frozen.embed.shape[1], device=device)  # (source, d_out)
+        for number, by_site in enumerate(decoders):
+            here = (part[which] == number).nonzero()[:, 0]
+            if site in by_site and len(here):
+                rows[here] = by_site[site][which[here] - int((part < number).sum())]
+        # a_f W_dec[f], carried into the residual stream at the feature's own position: (source, d_model)
+        rows = writes.linear_at(rows * value[which, None], position[which])
+        bounds = torch.searchsorted(position[which], starts).tolist()
+        columns = column_of[which].tolist()
         slices = list(pairwise(bounds))
-        error = writes.linear(features.error[target].to(device).float())
-        bias = dictionary.bias(target).to(device)
-        skip, read_bias = skips[target], frozen.read_map(dictionary.reads[target]).bias
-        if skip is not None and read_bias is not None:
-            bias = bias + skip @ read_bias
-        constant = writes.linear(bias.expand(frozen.length, -1))
-        constant = constant if writes.bias is None else constant + writes.bias
+        error = writes.linear(errors[layer].to(device).float())
+        extra = [error, _constant(frozen, replacement, skips[layer], layer)]  # (pos, d_model) each
         layers.append(
             LayerSources(
                 features=rows,
                 rows=tuple(slices),
                 columns=tuple((columns[a], columns[b - 1] + 1) if b > a else (0, 0) for a, b in slices),
-                extra=torch.stack([error, constant], dim=-1),
+                extra=torch.stack(extra, dim=-1),
             )
         )
+    first_column = torch.searchsorted(position[order], starts).tolist()
     return Sources(layers=tuple(layers), column_of=column_of, columns_before=tuple(first_column), skips=skips)
 
 
+def _between_writers(
+    replacement: MlpReplacement, site: Site, part: Int[Tensor, " active"]
+) -> Bool[Tensor, " active"]:
+    """Features of the parts that write to `site`, and of those that stand between them: slices stay unbroken, and a
+    feature that writes nothing there has a row of zeros."""
+    writers = [number for number, each in enumerate(replacement.dictionary.parts) if site in each.W_dec]
+    if not writers:
+        return torch.zeros_like(part, dtype=torch.bool)
+    return (part >= writers[0]) & (part <= writers[-1])
+
+
+def _constant(
+    frozen: Linearised, replacement: MlpReplacement, skip: Tensor | None, layer: int
+) -> Float[Tensor, "pos d_model"]:
+    """What is written whatever the residual stream holds: decoder biases, those of the norms on the way, and the skip
+    connection's share of its read's bias."""
+    site = replacement.writes[layer]
+    writes, read = frozen.write_map(site), replacement.read(layer)
+    bias = torch.zeros(frozen.embed.shape[1], device=frozen.embed.device)
+    for part in replacement.dictionary.parts:
+        if site in part.b_dec:
+            bias = bias + part.b_dec[site].to(bias)
+    if skip is not None and read is not None:
+        read_bias = frozen.read_map(read).bias
+        bias = bias if read_bias is None else bias + skip @ read_bias
+    constant = writes.linear(bias.expand(frozen.length, -1))
+    return constant if writes.bias is None else constant + writes.bias
+
+
 def inject_features(
-    frozen: Linearised, dictionary: Dictionary, features: Features, which: Int[Tensor, " target"]
+    frozen: Linearised, replacement: MlpReplacement, features: Features, which: Int[Tensor, " target"]
 ) -> Injections:
-    """Encoder rows of some active features as targets."""
+    """Some active features as targets: `W_enc[f] · read(x) + b_enc[f]` is linear in the residual stream x, so its
+    gradient is the encoder row carried back through the read map (the norm before the MLP, at this prompt's scale)."""
     device = frozen.embed.device
-    which = which.to(features.layer.device)
-    layer, position, index = (
-        t[which].to(device) for t in (features.layer, features.position, features.index)
-    )
-    vector = torch.empty(len(which), dictionary.d_model, device=device)
+    which = which.to(features.part.device)
+    part, position, index = (t[which].to(device) for t in (features.part, features.position, features.index))
+    vector = torch.empty(len(which), frozen.embed.shape[1], device=device)
     constant = torch.empty(len(which), device=device)
     after_attention = torch.zeros(len(which), dtype=torch.bool, device=device)
-    for number in layer.unique().tolist():
-        here = layer == number
-        site, rows = dictionary.reads[number], dictionary.encoder_rows(number, index[here].cpu()).to(device)
-        reads = frozen.read_map(site)
+    for number in part.unique().tolist():
+        here, each = part == number, replacement.dictionary.parts[number]
+        (site,), some = each.reads, index[here].cpu()
+        reads, rows = frozen.read_map(site), each.encoder_rows(some)[site].to(device)
         vector[here] = reads.transpose_at(rows, position[here])
-        constant[here] = dictionary.encoder_bias(number, index[here].cpu()).to(device)
+        constant[here] = each.encoder_bias(some).to(device)
         if reads.bias is not None:
             constant[here] += rows @ reads.bias
         after_attention[here] = frozen.reads_after_attention(site)
     return Injections(
-        layer=layer, after_attention=after_attention, position=position, vector=vector, constant=constant
+        layer=torch.tensor(replacement.layer_of, device=device)[part],
+        after_attention=after_attention,
+        position=position,
+        vector=vector,
+        constant=constant,
     )
+
+
+def inject_reads(
+    frozen: Linearised, targets: Sequence[ReadTarget]
+) -> tuple[Injections, Int[Tensor, " injection"]]:
+    """Linear reads of the model as targets, an injection for each site read, and the number of the target of each.
+
+    The effects on a target are the sum of those on its injections; its constant goes with the first.
+    """
+    device = frozen.embed.device
+    rows: list[tuple[int, bool, int, Tensor, float]] = []
+    owner: list[int] = []
+    for number, target in enumerate(targets):
+        constant = target.bias
+        for site, vector in target.vectors.items():
+            layer, after, reads = frozen.read_at(site)
+            at = torch.tensor([target.position], device=device)
+            vector = vector.to(device).float()
+            if reads.bias is not None:
+                constant += float(vector @ reads.bias)
+            rows.append((layer, after, target.position, reads.transpose_at(vector[None], at)[0], constant))
+            owner.append(number)
+            constant = 0.0
+    layers, afters, positions, vectors, constants = zip(*rows, strict=True)
+    injections = Injections(
+        layer=torch.tensor(layers, device=device),
+        after_attention=torch.tensor(afters, device=device),
+        position=torch.tensor(positions, device=device),
+        vector=torch.stack(vectors),
+        constant=torch.tensor(constants, device=device),
+    )
+    return injections, torch.tensor(owner)
 
 
 def chunks(
@@ -178,8 +246,13 @@ def chunks(
         start = end
 
 
-def sweep(frozen: Linearised, dictionary: Dictionary, sources: Sources, targets: Injections) -> Effects:
-    """Direct effects of every source on `targets`, which come sorted by layer from the top, as `chunks` gives them."""
+def sweep(frozen: Linearised, replacement: MlpReplacement, sources: Sources, targets: Injections) -> Effects:
+    """Direct effects of every source on `targets`, which come sorted by layer from the top, as `chunks` gives them.
+
+    The gradient G of the targets with respect to the residual stream goes down block by block. The effect of a source
+    is its row times G where it writes; behind attention, `G += Aᵀ G`, with A the block's frozen attention, a linear map
+    from positions to later ones (Ameisen et al. 2025: an edge is a_s W_decᵀ J W_enc, J over all frozen paths).
+    """
     n_layers, device = len(frozen.blocks), frozen.embed.device
     length = int(targets.position.max()) + 1
     effects = Effects(
@@ -188,38 +261,54 @@ def sweep(frozen: Linearised, dictionary: Dictionary, sources: Sources, targets:
         tokens=torch.zeros(len(targets), length, device=device),
         bias=targets.constant.clone(),
     )
-    order = 2 * targets.layer + (targets.after_attention | (targets.layer == n_layers))
-    gradient = _inject(
-        torch.zeros(length, 0, frozen.embed.shape[1], device=device), targets, order >= 2 * n_layers
-    )
+    # Where a target joins: 2 l before the attention of block l, 2 l + 1 after it. Descending, so that the targets
+    # present at any height are a prefix.
+    height = 2 * targets.layer + targets.after_attention
+    gradient = torch.zeros(length, 0, frozen.embed.shape[1], device=device)  # (pos, target, d_model)
+    gradient = _inject(gradient, targets, height >= 2 * n_layers)
     for layer in range(min(n_layers - 1, int(targets.layer[0])), -1, -1):
-        block = frozen.blocks[layer]
+        block, read = frozen.blocks[layer], replacement.read(layer)
+        # The MLP's place: what is written there acts on every target above, and a skip connection hands the gradient
+        # on to where its part reads, beside the residual stream.
         skipped = None
         if gradient.shape[1]:
             _read_sources(effects, sources.layers[layer], gradient, layer)
-            skipped = _through_skip(frozen, dictionary, sources.skips[layer], gradient, layer)
-        after = frozen.reads_after_attention(dictionary.reads[layer])
+            skipped = _through_skip(frozen, replacement, sources.skips[layer], gradient, layer)
+        after = read is not None and frozen.reads_after_attention(read)
         if skipped is not None and after:
             gradient = gradient + skipped
-        gradient = _inject(gradient, targets, order > 2 * layer)
+        gradient = _inject(gradient, targets, height > 2 * layer)
+        # Attention: its constants act on the targets above, and the gradient spreads to earlier positions.
         if gradient.shape[1]:
             effects.bias[: gradient.shape[1]] += torch.einsum("pnd,pd->n", gradient, block.constant[:length])
             attended = block.attend_transpose(gradient)
             gradient = attended.add_(gradient)
         if skipped is not None and not after:
             gradient[:, : skipped.shape[1]] += skipped
-        gradient = _inject(gradient, targets, order >= 2 * layer)
+        gradient = _inject(gradient, targets, height >= 2 * layer)
+    # What enters the first block: one source a position.
     effects.tokens[:] = torch.bmm(gradient, frozen.embed[:length, :, None])[:, :, 0].T
     return effects
 
 
-def _decoder_rows(dictionary: Dictionary, features: Features, device: torch.device) -> list[Tensor]:
-    """By layer: the decoder rows of its active features, in their order; each row is read from disk once."""
+def _decoder_rows(
+    replacement: MlpReplacement, features: Features, device: torch.device
+) -> list[dict[Site, Tensor]]:
+    """By part: the decoder rows of its active features at each site, in their order; each is read from disk once."""
     result = []
-    for layer in range(dictionary.n_layers):
-        used, where = features.index[features.layer == layer].cpu().unique(return_inverse=True)
-        result.append(dictionary.decoder_rows(layer, used).to(device)[where.to(device)])
+    for number, part in enumerate(replacement.dictionary.parts):
+        used, where = features.index[features.part == number].cpu().unique(return_inverse=True)
+        where = where.to(device)
+        result.append({site: rows.to(device)[where] for site, rows in part.decoder_rows(used).items()})
     return result
+
+
+def _skip(
+    replacement: MlpReplacement, layer: int, device: torch.device
+) -> Float[Tensor, "d_out d_in"] | None:
+    number = replacement.part_of[layer]
+    W_skip = None if number is None else replacement.dictionary.parts[number].W_skip
+    return None if W_skip is None else W_skip.to(device).float()
 
 
 def _read_sources(effects: Effects, sources: LayerSources, gradient: Tensor, layer: int) -> None:
@@ -235,13 +324,14 @@ def _read_sources(effects: Effects, sources: LayerSources, gradient: Tensor, lay
 
 
 def _through_skip(
-    frozen: Linearised, dictionary: Dictionary, skip: Tensor | None, gradient: Tensor, layer: int
+    frozen: Linearised, replacement: MlpReplacement, skip: Tensor | None, gradient: Tensor, layer: int
 ) -> Tensor | None:
     """Gradients carried back through the linear path of a skip transcoder; None without one."""
-    if skip is None:
+    read = replacement.read(layer)
+    if skip is None or read is None:
         return None
-    written = frozen.write_map(dictionary.writes[layer]).transpose(gradient)
-    return frozen.read_map(dictionary.reads[layer]).transpose(written @ skip)
+    written = frozen.write_map(replacement.writes[layer]).transpose(gradient)
+    return frozen.read_map(read).transpose(written @ skip)
 
 
 def _inject(gradient: Tensor, targets: Injections, present: Tensor) -> Tensor:

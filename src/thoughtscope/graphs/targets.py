@@ -1,17 +1,26 @@
-"""What a graph explains: next tokens, differences of their logits, features."""
+"""What a graph explains: next tokens, differences of their logits, features of its own or of another dictionary.
+
+Every target but the graph's own features is a linear read of the model: a vector for one or more sites at one position,
+and a constant. A logit reads the output of the final norm; a feature of an autoencoder its site; a crosscoder's several.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from thoughtscope.core.errors import ThoughtscopeError, UnknownFeature
-from thoughtscope.core.ids import NodeId, NodeKind
+from thoughtscope.core.ids import FeatureId, NodeId, NodeKind
+from thoughtscope.core.site import Site
+from thoughtscope.dictionaries.dictionary import Dictionary
+from thoughtscope.dictionaries.features import flat
 from thoughtscope.graphs.linear import Linearised
+from thoughtscope.models.capture import Activations
 from thoughtscope.models.model import Model
 
 
@@ -23,9 +32,26 @@ class LogitDifference:
     b: str | int
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FeatureTarget:
+    """The pre-activation of a feature of any dictionary: of an autoencoder on the residual stream, a crosscoder, …
+
+    Features of the dictionary that is traced are named by their `NodeId` instead.
+    """
+
+    dictionary: Dictionary
+    part: str
+    index: int
+    position: int = -1
+
+    @property
+    def reads(self) -> tuple[Site, ...]:
+        return self.dictionary.part(self.part).reads
+
+
 @dataclass(frozen=True, kw_only=True)
-class LogitTarget:
-    """A direction after the final norm, at one position: `value = vector · hidden + bias`."""
+class ReadTarget:
+    """A linear read of the model at one position: `value = Σ_site vector · x_site + bias`."""
 
     text: str
     vocab_id: int | None
@@ -34,26 +60,29 @@ class LogitTarget:
     probability: float
     weight: float
     position: int
-    vector: Float[Tensor, " d_model"]
+    vectors: Mapping[Site, Float[Tensor, " _"]]
     bias: float
+    value: float
 
 
-TargetLike = str | int | LogitDifference | NodeId
+TargetLike = str | int | LogitDifference | NodeId | FeatureTarget
 
 
 def resolve_targets(
     model: Model,
     frozen: Linearised,
+    activations: Activations,
     wanted: Sequence[TargetLike] | None,
     *,
     position: int,
     max_targets: int,
     target_mass: float,
-) -> tuple[list[LogitTarget], list[NodeId]]:
-    """Logit targets and feature targets for what the user asked for.
+) -> tuple[list[ReadTarget], list[NodeId]]:
+    """Reads of the model, and features of the graph itself, for what the user asked for.
 
     None means the likeliest next tokens at `position`, until they cover `target_mass` or number `max_targets`.
-    Raises `ThoughtscopeError` for text that is not one token, `UnknownFeature` for a node that is no feature.
+    Raises `ThoughtscopeError` for text that is not one token, `UnknownFeature` for a node that is no feature, and for
+    a feature of another dictionary that is not active.
     """
     if wanted is None:
         wanted = likeliest(frozen.logits[position], max_targets=max_targets, target_mass=target_mass)
@@ -63,20 +92,23 @@ def resolve_targets(
         )
     if len(set(wanted)) != len(wanted):
         raise ThoughtscopeError("A target is named twice; name each once.")
-    mean = model.family.unembed.detach().mean(0, dtype=torch.float32)
-    logits = []
-    differences = 0
+    unembedding = _CentredUnembedding(model=model, frozen=frozen, position=position)
+    reads: list[ReadTarget] = []
+    virtual = model.vocab_size  # differences and features get indices above the vocabulary
     for item in wanted:
         if isinstance(item, LogitDifference):
-            logits.append(_difference(model, frozen, item, position, differences, mean))
-            differences += 1
+            reads.append(unembedding.difference(item, index=virtual))
+            virtual += 1
+        elif isinstance(item, FeatureTarget):
+            reads.append(_feature(item, activations, index=virtual))
+            virtual += 1
         elif not isinstance(item, NodeId):
-            logits.append(_token(model, frozen, token_id(model, item), position, mean))
+            reads.append(unembedding.token(token_id(model, item)))
         elif item.kind != NodeKind.FEATURE:
             raise UnknownFeature(f"A target node is a feature; {item} is a {item.kind} node.")
-    if len({target.index for target in logits}) != len(logits):
+    if len({target.index for target in reads}) != len(reads):
         raise ThoughtscopeError("Two targets mean the same token; name each once.")
-    return logits, [item for item in wanted if isinstance(item, NodeId)]
+    return reads, [item for item in wanted if isinstance(item, NodeId)]
 
 
 def likeliest(logits: Float[Tensor, " vocab"], *, max_targets: int, target_mass: float) -> list[int]:
@@ -112,42 +144,78 @@ def token_id(model: Model, token: str | int) -> int:
     return int(token)
 
 
-def _token(
-    model: Model, frozen: Linearised, token: int, position: int, mean: Float[Tensor, " d_model"]
-) -> LogitTarget:
-    """A token's logit over the mean logit of the vocabulary, before any soft cap (Ameisen et al. 2025, appendix)."""
-    unembed, bias = model.family.unembed.detach(), model.family.unembed_bias
-    probability = float(frozen.logits[position].softmax(-1)[token])
-    return LogitTarget(
-        text=_text(model, token),
-        vocab_id=token,
-        index=token,
-        probability=probability,
-        weight=probability,
-        position=position,
-        vector=unembed[token].float() - mean,
-        bias=0.0 if bias is None else float(bias[token].float() - bias.float().mean()),
-    )
+@dataclass(frozen=True, kw_only=True)
+class _CentredUnembedding:
+    """Logits less the vocabulary's mean, before any soft cap (Ameisen et al. 2025, appendix): softmax sees no more."""
+
+    model: Model
+    frozen: Linearised
+    position: int
+
+    @cached_property
+    def mean(self) -> Float[Tensor, " d_model"]:
+        return self.model.family.unembed.detach().mean(0, dtype=torch.float32)
+
+    def token(self, token: int) -> ReadTarget:
+        bias = self.model.family.unembed_bias
+        probability = float(self.frozen.logits[self.position].softmax(-1)[token])
+        vector = self.model.family.unembed.detach()[token].float() - self.mean
+        constant = 0.0 if bias is None else float(bias[token].float() - bias.float().mean())
+        return ReadTarget(
+            text=_text(self.model, token),
+            vocab_id=token,
+            index=token,
+            probability=probability,
+            weight=probability,
+            position=self.position,
+            vectors={Site("final_norm"): vector},
+            bias=constant,
+            value=float(vector @ self.frozen.final_hidden[self.position]) + constant,
+        )
+
+    def difference(self, pair: LogitDifference, *, index: int) -> ReadTarget:
+        a, b = (self.token(token_id(self.model, token)) for token in (pair.a, pair.b))
+        return ReadTarget(
+            text=f"{a.text} − {b.text}",
+            vocab_id=None,
+            index=index,
+            probability=a.probability,
+            weight=1.0,
+            position=self.position,
+            vectors={site: vector - b.vectors[site] for site, vector in a.vectors.items()},
+            bias=a.bias - b.bias,
+            value=a.value - b.value,
+        )
 
 
-def _difference(
-    model: Model,
-    frozen: Linearised,
-    pair: LogitDifference,
-    position: int,
-    number: int,
-    mean: Float[Tensor, " d_model"],
-) -> LogitTarget:
-    a, b = (_token(model, frozen, token_id(model, token), position, mean) for token in (pair.a, pair.b))
-    return LogitTarget(
-        text=f"{a.text} − {b.text}",
+def _feature(item: FeatureTarget, activations: Activations, *, index: int) -> ReadTarget:
+    """A feature of another dictionary, as its encoder's read."""
+    part = item.dictionary.part(item.part)
+    item.dictionary.check_feature(item.part, item.index)
+    n_positions = activations[part.reads[0]].shape[1]
+    if not -n_positions <= item.position < n_positions:
+        raise ThoughtscopeError(
+            f"position {item.position} is outside the prompt, which has positions 0 to {n_positions - 1}."
+        )
+    position, which = item.position % n_positions, torch.tensor([item.index])
+    held = {site: flat(activations[site][0, position], 0).float() for site in part.reads}
+    values = part.activations(held)
+    if not float(values[item.index]) > 0:
+        active = values.nonzero()[:, 0].tolist()
+        raise UnknownFeature(
+            f"Feature {item.index} of part {part.name} in {item.dictionary.name} is not active at position {position}; "
+            f"active there: {', '.join(map(str, active[:12])) or 'none'}{', …' if len(active) > 12 else ''}."
+        )
+    return ReadTarget(
+        text=f"{FeatureId(item.dictionary.name, part.name, item.index)} at {position}",
         vocab_id=None,
-        index=model.family.unembed.shape[0] + number,
-        probability=a.probability,
+        index=index,
+        probability=1.0,
         weight=1.0,
         position=position,
-        vector=a.vector - b.vector,
-        bias=a.bias - b.bias,
+        vectors={site: rows[0] for site, rows in part.encoder_rows(which).items()},
+        bias=float(part.encoder_bias(which)),
+        value=float(part.preactivations(held)[item.index]),
     )
 
 

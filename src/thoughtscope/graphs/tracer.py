@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -12,21 +12,29 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from thoughtscope.dictionaries.dictionary import Dictionary
+from thoughtscope.core.progress import Progress
 from thoughtscope.dictionaries.features import Features
+from thoughtscope.dictionaries.transcoders import MlpReplacement
 from thoughtscope.graphs.graph import Certificate
 from thoughtscope.graphs.linear import Linearised
-from thoughtscope.graphs.sweep import Effects, Injections, Sources, chunks, inject_features, sweep
-from thoughtscope.graphs.targets import LogitTarget
+from thoughtscope.graphs.sweep import (
+    Effects,
+    Injections,
+    Sources,
+    chunks,
+    inject_features,
+    inject_reads,
+    sweep,
+)
+from thoughtscope.graphs.targets import ReadTarget
 
-Progress = Callable[[str, int, int], None]
 _BATCHES = 16  # how many times best-first order is renewed within a node budget
 _TINY = 1e-10
 
 
 @dataclass(frozen=True, kw_only=True)
-class Block:
-    """Rows of edges into targets of one layer: active features by number, or logits by number."""
+class EdgeRows:
+    """Rows of edges into targets of one layer: active features by number, or reads of the model by number."""
 
     features: bool
     target: Int[np.ndarray, " target"]
@@ -48,20 +56,20 @@ class Tracer:
     """
 
     frozen: Linearised
-    dictionary: Dictionary
+    replacement: MlpReplacement
     features: Features
     sources: Sources
     edge_floor: float = 0.0
-    rows: dict[int, list[Block]] = field(default_factory=dict)
+    rows: dict[int, list[EdgeRows]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.layer = self.features.layer.cpu().numpy()
+        self.layer = np.array(self.replacement.layer_of)[self.features.part.cpu().numpy()]
         self.position = self.features.position.cpu().numpy()
         self.expanded: Bool[np.ndarray, " active"] = np.zeros(len(self.features), dtype=bool)
         self.reachable: Bool[np.ndarray, " active"] = np.zeros(len(self.features), dtype=bool)
         self.start: Float[np.ndarray, " column"] = np.zeros(self.n_columns)
         """The influence that starts at each column: 1 at a feature that is a target."""
-        self.logit_start: Float[np.ndarray, " logit"] = np.zeros(0)
+        self.read_start: Float[np.ndarray, " read"] = np.zeros(0)
 
     @property
     def n_columns(self) -> int:
@@ -70,32 +78,37 @@ class Tracer:
     @property
     def total(self) -> float:
         """All influence that starts at targets."""
-        return float(self.start.sum() + self.logit_start.sum())
+        return float(self.start.sum() + self.read_start.sum())
 
-    def expand_targets(self, logits: Sequence[LogitTarget], rows: Sequence[int]) -> None:
-        """Computes the edges into the targets, and lets influence start there."""
-        top = len(self.frozen.blocks) - 1  # after its MLPs nothing moves from position to position
-        for target in logits:
-            self.reachable |= (self.position <= target.position) & (self.layer < top)
-            self.reachable |= self.position == target.position
-        for row in rows:
-            self.start[row] = 1.0
-            layer, position = self.layer[row], self.position[row]
-            moves = self.frozen.reads_after_attention(self.dictionary.reads[layer])
-            self.reachable |= (self.position <= position) & (self.layer < layer - (not moves))
+    def expand_targets(self, reads: Sequence[ReadTarget], rows: Sequence[int]) -> None:
+        """Computes the edges into the targets, and lets influence start there: reads of the model, and the active
+        features that stand in `rows`."""
+        self.read_start = np.array([target.weight for target in reads])
+        if reads:
+            self._run_reads(reads)
+        if len(rows):
+            which = np.array(rows)
+            self.start[which] = 1.0
+            self._mark_reachable(
+                inject_features(self.frozen, self.replacement, self.features, torch.tensor(rows))
+            )
+            self.reachable[which] = True
+            self.expand(which)
+
+    def _mark_reachable(self, targets: Injections) -> None:
+        """Features that can have an effect on a target: those below it at its position, and at earlier positions those
+        with an attention layer between. A feature of block λ writes after that block's attention."""
+        for layer, after, position in zip(
+            targets.layer.tolist(), targets.after_attention.tolist(), targets.position.tolist(), strict=True
+        ):
             self.reachable |= (self.position == position) & (self.layer < layer)
-        self.reachable[list(rows)] = True
-        self.logit_start = np.array([target.weight for target in logits])
-        if logits:
-            self._run(inject_logits(self.frozen, logits), np.arange(len(logits)), features=False)
-        if rows:
-            self.expand(np.array(rows))
+            self.reachable |= (self.position <= position) & (self.layer < layer - (not after))
 
     def expand(self, which: Int[np.ndarray, " target"], done: Callable[[int], None] | None = None) -> None:
         """Computes the edges into some active features. `done(n)` is called when n of them are."""
         if len(which):
-            targets = inject_features(self.frozen, self.dictionary, self.features, torch.from_numpy(which))
-            self._run(targets, which, features=True, done=done)
+            targets = inject_features(self.frozen, self.replacement, self.features, torch.from_numpy(which))
+            self._run(targets, which, done)
             self.expanded[which] = True
 
     def influence(self) -> Float[np.ndarray, " column"]:
@@ -107,11 +120,11 @@ class Tracer:
                 arrived += abs(block.edges).T @ share
         return arrived
 
-    def reached(self, block: Block, arrived: Float[np.ndarray, " column"]) -> Float[np.ndarray, " target"]:
+    def reached(self, block: EdgeRows, arrived: Float[np.ndarray, " column"]) -> Float[np.ndarray, " target"]:
         """The influence at a block's targets: what starts there and what has arrived."""
         if block.features:
             return self.start[block.target] + arrived[block.target]
-        return self.logit_start[block.target]
+        return self.read_start[block.target]
 
     def certificate(self) -> Certificate:
         """What is left out. See `Certificate`; the argument for the bound is at `best_first`."""
@@ -133,27 +146,51 @@ class Tracer:
         )
 
     def _run(
-        self,
-        targets: Injections,
-        number: Int[np.ndarray, " target"],
-        *,
-        features: bool,
-        done: Callable[[int], None] | None = None,
+        self, targets: Injections, number: Int[np.ndarray, " target"], done: Callable[[int], None] | None
     ) -> None:
-        output = self.frozen.blocks[0].output
-        width = 3 * output.shape[2] + 2 * output.shape[0] * output.shape[1]
+        """Sweeps for active features as targets, chunk by chunk, and files their rows."""
         count = 0
-        for chosen in chunks(targets, width=width, columns=2 * self.n_columns):
-            chunk = targets[chosen.to(targets.layer.device)]
-            effects = sweep(self.frozen, self.dictionary, self.sources, chunk)
-            self._keep(effects, number[chosen.numpy()], chunk.layer.cpu().numpy(), features)
+        for chosen, effects, chunk in self._sweeps(targets):
+            dense = self._to_columns(effects)
+            self._file(dense, effects.bias, number[chosen.numpy()], chunk.layer.cpu().numpy(), features=True)
             count += len(chosen)
             if done is not None:
                 done(count)
 
-    def _keep(self, effects: Effects, number: np.ndarray, layer: np.ndarray, features: bool) -> None:
-        """Files a chunk's rows as sparse blocks, one per layer, with what fell under the floor in the books."""
-        dense = self._to_columns(effects)
+    def _run_reads(self, reads: Sequence[ReadTarget]) -> None:
+        """Sweeps for reads of the model. A target that reads several sites gets the sum of the rows of each."""
+        injections, owner = inject_reads(self.frozen, reads)
+        self._mark_reachable(injections)
+        dense = torch.zeros(len(reads), self.n_columns, device=self.frozen.embed.device)
+        bias = torch.zeros(len(reads), device=dense.device)
+        layer = np.zeros(len(reads), dtype=np.int64)
+        for chosen, effects, chunk in self._sweeps(injections):
+            of = owner[chosen].to(dense.device)
+            dense.index_add_(0, of, self._to_columns(effects))
+            bias.index_add_(0, of, effects.bias)
+            np.maximum.at(layer, owner[chosen].numpy(), chunk.layer.cpu().numpy())
+        order = np.argsort(-layer, kind="stable")  # `_file` takes rows of one layer together
+        self._file(dense[order], bias[order], order, layer[order], features=False)
+
+    def _sweeps(self, targets: Injections) -> Iterator[tuple[Int[Tensor, " target"], Effects, Injections]]:
+        """Chunks of targets that fit the byte budget: which ones, and the effects on them."""
+        output = self.frozen.blocks[0].output  # (head, d_head, d_model)
+        # Floats for each target and position: the gradient, its double behind attention, and both ends of the heads.
+        width = 3 * output.shape[2] + 2 * output.shape[0] * output.shape[1]
+        for chosen in chunks(targets, width=width, columns=2 * self.n_columns):
+            chunk = targets[chosen.to(targets.layer.device)]
+            yield chosen, sweep(self.frozen, self.replacement, self.sources, chunk), chunk
+
+    def _file(
+        self,
+        dense: Float[Tensor, "target column"],
+        bias: Float[Tensor, " target"],
+        number: Int[np.ndarray, " target"],
+        layer: Int[np.ndarray, " target"],
+        *,
+        features: bool,
+    ) -> None:
+        """Keeps rows as sparse blocks, one per layer, with what fell under the floor in the books."""
         total = dense.abs().sum(1, dtype=torch.float64)
         left = total
         if self.edge_floor:
@@ -162,18 +199,18 @@ class Tracer:
         mask = dense != 0
         pointer = np.concatenate([[0], mask.sum(1).cumsum(0).cpu().numpy()])
         column, data = mask.nonzero()[:, 1].int().cpu().numpy(), dense[mask].cpu().numpy()
-        incoming, bias = total.cpu().numpy(), effects.bias.cpu().numpy()
+        incoming, constant = total.cpu().numpy(), bias.cpu().numpy()
         absent = np.maximum(incoming - left.cpu().numpy(), 0)
         for a, b in pairwise([0, *(np.flatnonzero(np.diff(layer)) + 1).tolist(), len(layer)]):
             span, rows = slice(pointer[a], pointer[b]), slice(a, b)
             table = data[span], column[span], pointer[a : b + 1] - pointer[a]
-            block = Block(
+            block = EdgeRows(
                 features=features,
                 target=number[rows],
                 edges=sp.csr_array(table, shape=(b - a, self.n_columns)),
                 incoming=incoming[rows],
                 absent=absent[rows],
-                bias=bias[rows],
+                bias=constant[rows],
             )
             self.rows.setdefault(int(layer[a]), []).append(block)
 
@@ -190,25 +227,8 @@ class Tracer:
         return dense
 
 
-def inject_logits(frozen: Linearised, logits: Sequence[LogitTarget]) -> Injections:
-    """Logit vectors carried back through the final norm."""
-    device = frozen.embed.device
-    position = torch.tensor([target.position for target in logits], device=device)
-    vector = torch.stack([target.vector for target in logits]).to(device)
-    constant = torch.tensor([target.bias for target in logits], device=device)
-    if frozen.final.bias is not None:
-        constant = constant + vector @ frozen.final.bias
-    return Injections(
-        layer=torch.full_like(position, len(frozen.blocks)),
-        after_attention=torch.ones_like(position, dtype=torch.bool),
-        position=position,
-        vector=frozen.final.transpose_at(vector, position),
-        constant=constant,
-    )
-
-
 def best_first(
-    tracer: Tracer, *, max_nodes: int | None, influence_bound: float | None, report: Progress
+    tracer: Tracer, *, max_nodes: int | None, influence_bound: float | None, progress: Progress
 ) -> None:
     """Expands features: all that can reach a target, or best first by influence until a limit holds.
 
@@ -221,7 +241,7 @@ def best_first(
     if max_nodes is not None:
         budget = max(min(max_nodes - int(tracer.expanded.sum()), everything), 0)
     if influence_bound is None and budget == everything:
-        tracer.expand(np.flatnonzero(open_rows), lambda done: report("attribute", done, everything))
+        tracer.expand(np.flatnonzero(open_rows), lambda done: progress("attribute", done, everything))
         return
     batch, spent = max(budget // _BATCHES, _BATCHES), 0
     while spent < budget:
@@ -232,4 +252,4 @@ def best_first(
         best = best[waiting[best] > 0]
         tracer.expand(best)
         spent += len(best)
-        report("attribute", spent, budget)
+        progress("attribute", spent, budget)

@@ -27,10 +27,10 @@ class CleanRun:
     tokens: Tokens
     logits: Float[Tensor, " vocab"]
     """Of the token after the prompt."""
-    inputs: dict[int, Float[Tensor, "batch pos d_in"]]
-    """By layer: what the dictionary's encoder reads."""
-    written: dict[int, Float[Tensor, "batch pos d_out"]]
-    """By layer: what the MLP writes. Only for constrained layers."""
+    inputs: dict[Site, Tensor]
+    """What the dictionary's encoders read: (batch, pos, ...)."""
+    written: dict[Site, Tensor]
+    """What MLPs write, (batch, pos, d_model). Only of constrained blocks."""
     patterns: dict[Site, Float[Tensor, "batch head query key"]]
     """Only when a plan freezes attention."""
     norm_scales: dict[Site, Float[Tensor, "batch pos 1"]]
@@ -48,15 +48,15 @@ def clean_run(model: Model, dictionary: Dictionary, tokens: Tokens, plans: Seque
     if len(tokens) != 1:
         raise InvalidPlan(f"An intervention acts on one prompt; got {len(tokens)}. Pass tokens.row(i).")
     acting = [plan for plan in plans if plan.edits]
-    layers = range(dictionary.n_layers)
-    held = [layer for layer in layers if any(plan.constrains(layer) for plan in acting)]
+    blocks = range(model.n_layers)
+    held = [mlp_site(dictionary, layer) for layer in blocks if any(plan.constrains(layer) for plan in acting)]
     frozen = any(plan.attention == "frozen" for plan in acting)
-    everywhere = any(all(plan.constrains(layer) for layer in layers) for plan in acting)
+    everywhere = any(all(plan.constrains(layer) for layer in blocks) for plan in acting)
     norms = _norms(model) if everywhere else {}
     wanted = {
         *dictionary.reads,
-        *(dictionary.writes[layer] for layer in held),
-        *(Site("pattern", layer) for layer in range(model.n_layers) if frozen),
+        *held,
+        *(Site("pattern", layer) for layer in blocks if frozen),
         *(read for read, _ in norms.values()),
     }
     found: dict[Site, Tensor] = {}
@@ -66,11 +66,17 @@ def clean_run(model: Model, dictionary: Dictionary, tokens: Tokens, plans: Seque
     return CleanRun(
         tokens=tokens,
         logits=logits[0, -1],
-        inputs={layer: found[dictionary.reads[layer]] for layer in layers},
-        written={layer: found[dictionary.writes[layer]] for layer in held},
+        inputs={site: found[site] for site in dictionary.reads},
+        written={site: found[site] for site in held},
         patterns={site: x for site, x in found.items() if site.kind == "pattern"},
         norm_scales={site: norm.scale(found[read]) for site, (read, norm) in norms.items()},
     )
+
+
+def mlp_site(dictionary: Dictionary, layer: int) -> Site:
+    """Where the MLP of a block is held: the site at which the dictionary writes it, else its contribution."""
+    raw = Site("mlp_raw", layer)
+    return raw if raw in dictionary.writes else Site("mlp_out", layer)
 
 
 def _keep(found: dict[Site, Tensor], site: Site, x: Tensor, step: Step) -> None:

@@ -31,7 +31,8 @@ class FeatureEdit:
     later. With neither, every position is edited. Raises `InvalidPlan` for a combination that means nothing.
     """
 
-    layer: int
+    part: str
+    """The part's name; of transcoders, the number of the layer."""
     index: int
     op: Op
     value: float | int = 0.0
@@ -39,11 +40,12 @@ class FeatureEdit:
     start: int | None = None
 
     def __post_init__(self) -> None:
-        name = f"Edit of feature {self.layer}/{self.index}"
+        name = f"Edit of feature {self.part}/{self.index}"
         if self.op not in get_args(Op):
             raise InvalidPlan(describe_choices(self.op, get_args(Op), what="feature operation"))
-        for field in ("layer", "index"):
-            _check_count(name, field, getattr(self, field))
+        if not isinstance(self.part, str) or not self.part:
+            raise InvalidPlan(f'{name}: the part is a name, such as "3" for layer 3; got {self.part!r}.')
+        _check_count(name, "index", self.index)
         if (
             isinstance(self.value, bool)
             or not isinstance(self.value, (int, float))
@@ -79,7 +81,7 @@ class FeatureEdit:
 def fold(edits: Iterable[FeatureEdit]) -> tuple[float, float]:
     """Edits of one feature at one position, in order, as `a -> factor * a + offset`.
 
-    >>> fold([FeatureEdit(layer=0, index=0, op="add", value=1.0), FeatureEdit(layer=0, index=0, op="scale", value=3)])
+    >>> fold([FeatureEdit(part="0", index=0, op="add", value=1.0), FeatureEdit(part="0", index=0, op="scale", value=3)])
     (3.0, 3.0)
     """
     factor, offset = 1.0, 0.0

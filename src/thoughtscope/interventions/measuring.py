@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from thoughtscope.core.site import Site
+from thoughtscope.dictionaries.dictionary import Part
+from thoughtscope.dictionaries.features import flat
 from thoughtscope.interventions.clean import CleanRun
 from thoughtscope.interventions.outcome import Distribution, FeatureChange, Outcome, confirms
 from thoughtscope.interventions.patch import Patch
@@ -58,13 +63,16 @@ def feature_changes(patch: Patch, limit: int) -> list[tuple[FeatureChange, ...]]
     """For each plan of the patch, the largest changes of activation among the features that it does not edit."""
     found: list[list[FeatureChange]] = [[] for _ in patch.plans]
     padding = patch.clean.padding
-    for layer in range(patch.dictionary.n_layers) if limit else ():
-        before = _activations(patch, layer, patch.clean.inputs[layer][:, padding:])
+    for part in patch.dictionary.parts if limit else ():
+        clean = {site: flat(patch.clean.inputs[site], 2)[:, padding:] for site in part.reads}
+        before = _activations(patch, part, clean)  # (1, pos, feature)
         rows_at_once = max(_CELLS // before.numel(), 1)
         for first in range(0, len(found), rows_at_once):
             rows = slice(first, first + rows_at_once)
-            after = _activations(patch, layer, patch.inputs[layer][rows, padding:])
-            difference = (after - before).abs() * _unedited(patch, layer, rows, like=after)
+            after = _activations(
+                patch, part, {site: patch.inputs[site][rows, padding:] for site in part.reads}
+            )
+            difference = (after - before).abs() * _unedited(patch, part, rows, like=after)
             top = difference.flatten(1).topk(min(limit, difference[0].numel()))
             for row, (sizes, places) in enumerate(
                 zip(top.values.tolist(), top.indices.tolist(), strict=True)
@@ -75,7 +83,7 @@ def feature_changes(patch: Patch, limit: int) -> list[tuple[FeatureChange, ...]]
                         "before": float(before[0, position, index]),
                         "after": float(after[row, position, index]),
                     }
-                    change = FeatureChange(layer=layer, position=position, index=index, **values)
+                    change = FeatureChange(part=part.name, position=position, index=index, **values)
                     found[first + row].append(change)
     return [tuple(sorted(several, key=_size, reverse=True)[:limit]) for several in found]
 
@@ -85,22 +93,22 @@ def _size(change: FeatureChange) -> float:
 
 
 def _activations(
-    patch: Patch, layer: int, inputs: Float[Tensor, "batch pos d_in"]
+    patch: Patch, part: Part, inputs: Mapping[Site, Float[Tensor, "batch pos _"]]
 ) -> Float[Tensor, "batch pos feature"]:
-    """All features of a layer, for the inputs of real tokens."""
-    values = patch.dictionary.activations(layer, inputs)
+    """All features of a part, for the inputs of real tokens."""
+    values = part.activations(inputs)
     if patch.dictionary.skip_first:
         values[:, 0] = 0
     return values
 
 
 def _unedited(
-    patch: Patch, layer: int, rows: slice, *, like: Float[Tensor, "batch pos feature"]
+    patch: Patch, part: Part, rows: slice, *, like: Float[Tensor, "batch pos feature"]
 ) -> Float[Tensor, "batch pos feature"]:
     """1 where a plan leaves a feature alone, 0 where it edits it."""
     mask = torch.ones_like(like)
-    if layer in patch.edits:
-        edits = patch.edits[layer]
+    if part.name in patch.edits:
+        edits = patch.edits[part.name]
         columns = slice(patch.clean.padding, patch.clean.padding + like.shape[1])
         own = ((edits.factor != 1) | (edits.offset != 0))[rows, columns]
         mask[:, :, edits.index.to(mask.device)] = (~own).to(mask)

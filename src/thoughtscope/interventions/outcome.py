@@ -24,7 +24,7 @@ class Distribution:
 class FeatureChange:
     """A feature that the plan did not edit, and what became of its activation."""
 
-    layer: int
+    part: str
     position: int
     index: int
     before: float

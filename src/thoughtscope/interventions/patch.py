@@ -1,7 +1,7 @@
 """`Patch`: plans as reads and writes on a running model, one row of a batch each.
 
 What an edit wants of a feature is written as a change of its activation times its decoder rows, at every site that the
-feature writes to. The model itself stays: what the dictionary does not explain keeps flowing.
+feature writes to: `x += Δa_f W_dec[f]`. The model itself stays: what the dictionary does not explain keeps flowing.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from thoughtscope.core.site import Site
-from thoughtscope.dictionaries.dictionary import Dictionary
-from thoughtscope.interventions.clean import CleanRun
+from thoughtscope.dictionaries.dictionary import Dictionary, Part
+from thoughtscope.dictionaries.features import flat
+from thoughtscope.interventions.clean import CleanRun, mlp_site
 from thoughtscope.interventions.edits import FeatureEdit, fold
 from thoughtscope.interventions.plans import Plan
 from thoughtscope.models.edits import writes_of
@@ -25,24 +26,24 @@ from thoughtscope.models.model import Model
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class LayerEdits:
-    """What the plans want of one layer's features: `a -> factor * a + offset`, by row and column of the batch."""
+class PartEdits:
+    """What the plans want of one part's features: `a -> factor * a + offset`, by row and column of the batch."""
 
-    layer: int
+    part: Part
     index: Int[Tensor, " active"]
     factor: Float[Tensor, "batch pos active"]
     offset: Float[Tensor, "batch pos active"]
-    decoder: Float[Tensor, "active target d_out"]
+    decoder: Mapping[Site, Float[Tensor, "active _"]]
 
 
 class Patch:
     """Plans that share `attention` and `constrained`, ready for `hooked`: `reads`, `writes` and `norm_scales`.
 
     In each forward pass, an edited feature's activation `a` is what the dictionary reads in that very pass; in
-    constrained layers it is the unedited run's, as the MLP's output there is. The edit ends at
-    `factor * reference + offset`, where the reference is the unedited run's activation when attention is frozen or the
-    layer is constrained, and `a` itself when attention is free or the token was generated. A feature that is only added
-    to (factor 1) keeps its own course.
+    constrained blocks, and for features that read later than they write (a crosscoder's), it is the unedited run's.
+    The edit ends at `factor * reference + offset`, where the reference is the unedited run's activation when attention
+    is frozen or the block is constrained, and `a` itself when attention is free or the token was generated. A feature
+    that is only added to (factor 1) keeps its own course.
     """
 
     def __init__(
@@ -57,21 +58,27 @@ class Patch:
     ) -> None:
         self.model, self.dictionary, self.clean, self.plans = model, dictionary, clean, plans
         self.frozen = plans[0].attention == "frozen"
-        self.constrained = [layer for layer in range(dictionary.n_layers) if plans[0].constrains(layer)]
-        self.edits = {each.layer: each for each in tabulate(dictionary, clean, plans, columns=columns)}
-        self.inputs: dict[int, Tensor] = {}
-        """What the encoders of each layer read in the latest pass."""
-        self.deltas: dict[int, Tensor] = {}
+        self.constrained = [layer for layer in range(model.n_layers) if plans[0].constrains(layer)]
+        self.edits = {each.part.name: each for each in tabulate(dictionary, clean, plans, columns=columns)}
         self.edited = any(plan.edits for plan in plans)
-        self.watched = range(dictionary.n_layers) if watch else self._needed()
+        self.held = {mlp_site(dictionary, layer): layer for layer in self.constrained} if self.edited else {}
+        self.inputs: dict[Site, Tensor] = {}
+        """What each site that is read held in the latest pass, as it flowed on: (batch, pos, width)."""
+        self.deltas: dict[str, Float[Tensor, "batch pos active"]] = {}
+        """By part, the change of activation that each edited feature needs in the latest pass."""
+        self.watched = dictionary.parts if watch else self._needed()
 
-    def _needed(self) -> list[int]:
-        skipped = self.constrained if self.dictionary.has_skip and self.edited else []
-        return sorted({*self.edits, *skipped})
+    def _needed(self) -> tuple[Part, ...]:
+        """Parts whose inputs the edits depend on: the edited ones, and those whose skip path a held MLP keeps."""
+        return tuple(
+            part
+            for part in self.dictionary.parts
+            if part.name in self.edits or (part.W_skip is not None and part.writes[0] in self.held)
+        )
 
     @property
     def reads(self) -> dict[Site, Read]:
-        return {self.dictionary.reads[layer]: partial(self._read, layer) for layer in self.watched}
+        return {site: partial(self._read, site) for part in self.watched for site in part.reads}
 
     @property
     def writes(self) -> dict[Site, Write]:
@@ -80,115 +87,118 @@ class Patch:
             return {}
         patterns = self.clean.patterns if self.frozen else {}
         writes = {site: hold_pattern(pattern) for site, pattern in patterns.items()}
-        changed = {target for layer in self.edits for target in self.dictionary.targets(layer)}
-        for layer in sorted(changed.union(self.constrained)):
-            writes[self.dictionary.writes[layer]] = partial(self._write, layer)
+        for site in dict.fromkeys(
+            [*self.held, *(site for each in self.edits.values() for site in each.decoder)]
+        ):
+            writes[site] = partial(self._write, site)
         for site, later in direction_writes(self.model, self.plans).items():
             writes[site] = partial(_then, writes[site], later) if site in writes else later
         return writes
 
     @property
     def norm_scales(self) -> dict[Site, Tensor]:
-        everywhere = len(self.constrained) == self.dictionary.n_layers
+        everywhere = len(self.constrained) == self.model.n_layers
         return dict(self.clean.norm_scales) if everywhere and self.edited else {}
 
-    def _read(self, layer: int, x: Float[Tensor, "batch pos d_in"], step: Step) -> None:
-        """Notes what the encoder of `layer` reads in this pass, and what the edits there want of it."""
-        self.inputs[layer] = x
-        if layer in self.edits:
-            self.deltas[layer] = self._delta(self.edits[layer], x, step)
+    def _read(self, site: Site, x: Tensor, step: Step) -> None:
+        """Notes what a site holds in this pass; behind the last site that a part reads, what its edits want."""
+        self.inputs[site] = flat(x, 2)
+        for edits in self.edits.values():
+            # A site that is also written was read by the write, before its change.
+            if edits.part.last_read == site and site not in edits.decoder:
+                self.deltas[edits.part.name] = self._delta(edits, self.inputs, step)
 
     def _delta(
-        self, edits: LayerEdits, x: Float[Tensor, "batch pos d_in"], step: Step
+        self, edits: PartEdits, x: Mapping[Site, Float[Tensor, "batch pos _"]], step: Step
     ) -> Float[Tensor, "batch pos active"]:
-        """How much each edited feature's activation is to change."""
-        layer, end = edits.layer, step.start + x.shape[1]
-        live = activations_of(self.dictionary, layer, edits.index, x, step)
-        held = self.clean.inputs[layer][:, step.start : end]
-        before = Step(positions=step.positions[:1, : held.shape[1]], start=step.start)
-        clean = activations_of(self.dictionary, layer, edits.index, held, before).to(live)
-        clean = torch.cat([clean.expand(len(live), -1, -1), live[:, held.shape[1] :]], dim=1)
-        current = clean if layer in self.constrained else live
-        reference = clean if self.frozen or layer in self.constrained else live
-        factor, offset = (table[:, step.start : end].to(live) for table in (edits.factor, edits.offset))
+        """How much each edited feature's activation is to change: Δa = factor * reference + offset − current."""
+        part = edits.part
+        end = step.start + step.positions.shape[1]
+        held = {site: flat(self.clean.inputs[site], 2)[:, step.start : end] for site in part.reads}
+        covered = held[part.reads[0]].shape[1]
+        before = Step(positions=step.positions[:1, :covered], start=step.start)
+        clean = self._activations(part, edits.index, held, before)  # (1, covered, active)
+        factor, offset = (table[:, step.start : end].to(clean) for table in (edits.factor, edits.offset))
+        # On generated tokens there is no unedited run, and a part that looks ahead has no activation yet: taken as 0.
+        live = clean.new_zeros(len(factor), end - step.start, clean.shape[2])
+        live[:, :covered] = clean
+        reference = current = live
+        if not part.looks_ahead:
+            unedited = live
+            live = self._activations(part, edits.index, {site: x[site] for site in part.reads}, step)
+            kept = torch.cat([unedited[:, :covered], live[:, covered:]], dim=1)
+            constrained = part.layer in self.constrained
+            current = kept if constrained else live
+            reference = kept if self.frozen or constrained else live
         return torch.where(factor == 1, offset, factor * reference + offset - current)
 
-    def _write(
-        self, target: int, x: Float[Tensor, "batch pos d_out"], step: Step
-    ) -> Float[Tensor, "batch pos d_out"]:
-        """What the write site of layer `target` holds once the features of this and lower layers are edited."""
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        if target in self.constrained:
-            wide = self._held(target, wide, step)
-        for layer, edits in self.edits.items():
-            if target in self.dictionary.targets(layer):
-                wide = wide + self.deltas[layer].to(wide) @ edits.decoder[:, target - layer].to(wide)
-        return wide.to(x.dtype)
+    def _activations(
+        self,
+        part: Part,
+        index: Int[Tensor, " active"],
+        x: Mapping[Site, Float[Tensor, "batch pos _"]],
+        step: Step,
+    ) -> Float[Tensor, "batch pos active"]:
+        values = part.activations_of(index, x)
+        if self.dictionary.skip_first:
+            values = values.masked_fill((step.positions == 0).to(values.device)[..., None], 0)
+        return values
+
+    def _write(self, site: Site, x: Tensor, step: Step) -> Tensor:
+        """What a site holds once the features that write there are edited."""
+        wide = flat(x, 2).to(torch.promote_types(x.dtype, torch.float32))  # (batch, pos, width)
+        if site in self.held:
+            wide = self._held(site, wide, step)
+        for edits in self.edits.values():
+            if site in edits.decoder:
+                if site in edits.part.reads:
+                    self.deltas[edits.part.name] = self._delta(edits, self.inputs | {site: wide}, step)
+                wide = wide + self.deltas[edits.part.name].to(wide) @ edits.decoder[site].to(wide)
+        return wide.view(x.shape).to(x.dtype)
 
     def _held(
-        self, layer: int, x: Float[Tensor, "batch pos d_out"], step: Step
+        self, site: Site, x: Float[Tensor, "batch pos d_out"], step: Step
     ) -> Float[Tensor, "batch pos d_out"]:
         """The MLP's output of the unedited run on the prompt. A skip connection is linear, so it stays in play."""
-        held = self.clean.written[layer][:, step.start : step.start + x.shape[1]].to(x)
+        held = self.clean.written[site][:, step.start : step.start + x.shape[1]].to(x)
         covered = held.shape[1]
         held = held.expand(len(x), -1, -1)
-        if self.dictionary.layers[layer].W_skip is not None and covered:
-            now = self.inputs[layer][:, :covered]
-            moved = now - self.clean.inputs[layer][:, step.start : step.start + covered].to(now)
-            skipped = self.dictionary.skip(layer, moved)
-            assert skipped is not None
-            held = held + skipped.to(held)
+        for part in self.dictionary.parts:
+            if part.W_skip is not None and part.writes[0] == site and covered:
+                (read,) = part.reads
+                now = self.inputs[read][:, :covered]
+                before = flat(self.clean.inputs[read], 2)[:, step.start : step.start + covered]
+                skipped = part.skip({read: now - before.to(now)})
+                assert skipped is not None
+                held = held + skipped.to(held)
         return torch.cat([held, x[:, covered:]], dim=1)
-
-
-def activations_of(
-    dictionary: Dictionary,
-    layer: int,
-    index: Int[Tensor, " active"],
-    x: Float[Tensor, "batch pos d_in"],
-    step: Step,
-) -> Float[Tensor, "batch pos active"]:
-    """The activations of a few features of a layer; only their encoder rows are read, unless they compete (TopK)."""
-    if dictionary.activation.kind == "topk":
-        values = dictionary.activations(layer, x)[..., index.to(x.device)]
-    else:
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        rows, bias = (
-            get(layer, index).to(wide) for get in (dictionary.encoder_rows, dictionary.encoder_bias)
-        )
-        threshold = dictionary.layers[layer].threshold
-        values = dictionary.activation.apply(
-            torch.nn.functional.linear(wide, rows, bias),
-            None if threshold is None else threshold[index.to(threshold.device)].to(wide),
-        )
-    if dictionary.skip_first:
-        values = values.masked_fill((step.positions == 0).to(values.device)[..., None], 0)
-    return values
 
 
 def tabulate(
     dictionary: Dictionary, clean: CleanRun, plans: Sequence[Plan], *, columns: int
-) -> Iterable[LayerEdits]:
-    """The plans' feature edits by layer, as tables over rows and columns. Columns on the left may be padding."""
-    padding = clean.padding
-    layers = sorted({edit.layer for plan in plans for edit in plan.feature_edits})
-    for layer in layers:
-        index = sorted({edit.index for plan in plans for edit in plan.feature_edits if edit.layer == layer})
+) -> Iterable[PartEdits]:
+    """The plans' feature edits by part, as tables over rows and columns. Columns on the left may be padding."""
+    padding, device = clean.padding, clean.logits.device
+    named = {edit.part for plan in plans for edit in plan.feature_edits}
+    for part in (part for part in dictionary.parts if part.name in named):
+        index = sorted(
+            {edit.index for plan in plans for edit in plan.feature_edits if edit.part == part.name}
+        )
         shape = (len(plans), columns, len(index))
         factor, offset = torch.ones(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64)
         for row, plan in enumerate(plans):
-            for feature, several in _by_feature(plan.feature_edits, layer).items():
+            for feature, several in _by_feature(plan.feature_edits, part.name).items():
                 place = index.index(feature)
                 for position in _positions(several, columns - padding):
                     pair = fold(edit for edit in several if edit.covers(position))
                     factor[row, padding + position, place], offset[row, padding + position, place] = pair
         chosen = torch.tensor(index)
-        yield LayerEdits(
-            layer=layer,
+        yield PartEdits(
+            part=part,
             index=chosen,
-            factor=factor.to(clean.logits.device),
-            offset=offset.to(clean.logits.device),
-            decoder=dictionary.decoder_rows(layer, chosen).to(clean.logits.device),
+            factor=factor.to(device),
+            offset=offset.to(device),
+            decoder={site: rows.to(device) for site, rows in part.decoder_rows(chosen).items()},
         )
 
 
@@ -210,10 +220,10 @@ def _by_row(rows: Sequence[Mapping[Site, Write]], site: Site, x: Tensor, step: S
     return torch.cat(parts)
 
 
-def _by_feature(edits: Iterable[FeatureEdit], layer: int) -> dict[int, list[FeatureEdit]]:
+def _by_feature(edits: Iterable[FeatureEdit], part: str) -> dict[int, list[FeatureEdit]]:
     found: dict[int, list[FeatureEdit]] = {}
     for edit in edits:
-        if edit.layer == layer:
+        if edit.part == part:
             found.setdefault(edit.index, []).append(edit)
     return found
 

@@ -151,10 +151,10 @@ def plan(
     where = _where(positions, start)
     edits: list[FeatureEdit | Edit] = []
     for item in named:
-        for layer, position, index in resolve(graph, item):
+        for part, position, index in resolve(graph, item):
             own = {"positions": None if position is None else (position,)} if where is None else where
             ((op, value),) = chosen
-            edits.append(FeatureEdit(layer=layer, index=index, op=_op(op), value=value, **own))
+            edits.append(FeatureEdit(part=part, index=index, op=_op(op), value=value, **own))
     made = Plan(
         edits=(*dict.fromkeys(edits), *directions),
         attention=attention,
@@ -164,8 +164,8 @@ def plan(
     return made.predicted(graph)
 
 
-def resolve(graph: Graph, target: str | NodeId | FeatureId) -> list[tuple[int, int | None, int]]:
-    """The features that a name means in `graph`, as (layer, position or None for all, index).
+def resolve(graph: Graph, target: str | NodeId | FeatureId) -> list[tuple[str, int | None, int]]:
+    """The features that a name means in `graph`, as (part, position or None for all, index).
 
     A supernode means its features; its tokens, errors and logits cannot be edited and are passed over.
     Raises `UnknownFeature`, and `InvalidPlan` for a name without any feature.
@@ -192,25 +192,25 @@ def resolve(graph: Graph, target: str | NodeId | FeatureId) -> list[tuple[int, i
     raise UnknownFeature(describe_choices(target, names + ids, what="supernode, label or node of this graph"))
 
 
-def _node(graph: Graph, node: NodeId) -> tuple[int, int | None, int]:
+def _node(graph: Graph, node: NodeId) -> tuple[str, int | None, int]:
     if node.kind != NodeKind.FEATURE:
         raise InvalidPlan(
             f'"{node}" is a {node.kind} node; a plan edits features, for example "feature:2:9:310".'
         )
     graph.find(node)
     assert node.layer is not None and node.index is not None
-    return node.layer, node.position, node.index
+    return str(node.layer), node.position, node.index
 
 
-def _feature(graph: Graph, feature: FeatureId) -> tuple[int, int | None, int]:
+def _feature(graph: Graph, feature: FeatureId) -> tuple[str, int | None, int]:
     """A feature need not be a node of the graph: one that is silent on this prompt can still be turned on."""
     if graph.dictionary_name and feature.dictionary != graph.dictionary_name:
         raise UnknownFeature(
             describe_choices(feature.dictionary, [graph.dictionary_name], what="dictionary of this graph")
         )
-    if feature.layer >= graph.n_layers:
+    if feature.part.isdecimal() and int(feature.part) >= graph.n_layers:
         raise UnknownFeature(f'"{feature}" does not exist: this graph has layers 0 to {graph.n_layers - 1}.')
-    return feature.layer, None, feature.index
+    return feature.part, None, feature.index
 
 
 def _where(positions: Sequence[int] | int | None, start: int | None) -> dict[str, Any] | None:

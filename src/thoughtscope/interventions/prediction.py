@@ -65,7 +65,7 @@ def follow_edges(
     outside = 0
     touched: dict[int, list[FeatureEdit]] = {}
     for edit in edits:
-        same = (graph.kind == FEATURE) & (graph.layer == edit.layer) & (graph.index == edit.index)
+        same = (graph.kind == FEATURE) & (graph.layer == _layer(edit)) & (graph.index == edit.index)
         rows = [row for row in np.flatnonzero(same).tolist() if edit.covers(int(graph.position[row]))]
         outside += not rows
         for row in rows:
@@ -81,6 +81,11 @@ def follow_edges(
         edited=len(by_node),
         outside=outside,
     )
+
+
+def _layer(edit: FeatureEdit) -> int:
+    """The layer that the part of a graph's feature is named by; -1 for a part of another kind, which has no nodes."""
+    return int(edit.part) if edit.part.isdecimal() else -1
 
 
 def _propagate(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import takewhile
 from typing import Any
@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from thoughtscope.core.errors import InvalidPlan, UnknownFeature
+from thoughtscope.core.errors import InvalidPlan
+from thoughtscope.core.progress import Progress, silent
 from thoughtscope.dictionaries.dictionary import Dictionary, check_fits
-from thoughtscope.graphs.linear import check_sites
 from thoughtscope.graphs.targets import token_id
 from thoughtscope.interventions.clean import clean_run
 from thoughtscope.interventions.measuring import feature_changes, measure
@@ -81,7 +81,7 @@ def intervene_many(
     top: int = 10,
     changes: int = 20,
     batch: int = 32,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = silent,
 ) -> list[Outcome]:
     """`intervene` for many plans on one prompt: one unedited run for all, and `batch` plans in a forward pass.
 
@@ -89,12 +89,11 @@ def intervene_many(
     `changes=0` leaves out the changes of other features, the costly part for large dictionaries.
     """
     check_fits(dictionary, model)
-    check_sites(dictionary.reads, dictionary.writes, model.n_layers)
     _check_counts(max_new_tokens=(max_new_tokens, 0), top=(top, 1), changes=(changes, 0), batch=(batch, 1))
     answers = _answers(model, answer, len(plans))
     length = int(tokens.mask[0].sum())
     for plan in plans:
-        check_plan(plan, dictionary, length, max_new_tokens)
+        check_plan(plan, dictionary, length, max_new_tokens, n_layers=model.n_layers)
     clean = clean_run(model, dictionary, tokens, plans)
     (unedited,) = _continue(model, tokens, max_new_tokens, cache)
     outcomes: dict[int, Outcome] = {}
@@ -113,27 +112,26 @@ def intervene_many(
                 changes=moved[row],
                 generations=(unedited, texts[row]),
             )
-        if progress is not None:
-            progress(len(outcomes), len(plans))
+        progress("intervene", len(outcomes), len(plans))
     return [outcomes[number] for number in range(len(plans))]
 
 
-def check_plan(plan: Plan, dictionary: Dictionary, length: int, max_new_tokens: int = 0) -> None:
+def check_plan(
+    plan: Plan, dictionary: Dictionary, length: int, max_new_tokens: int = 0, *, n_layers: int
+) -> None:
     """Refuses a plan that this dictionary or this prompt of `length` tokens cannot carry out.
 
-    Raises `UnknownFeature` for a layer or an index that does not exist, `InvalidPlan` for a position outside the text.
+    Raises `UnknownFeature` for a part or an index that does not exist, `InvalidPlan` for a position outside the text.
     """
     end = length + max_new_tokens
     for edit in plan.feature_edits:
-        if edit.layer >= dictionary.n_layers:
-            allowed = f"has layers 0 to {dictionary.n_layers - 1}"
-        elif edit.index >= dictionary.n_features:
-            allowed = f"has features 0 to {dictionary.n_features - 1} in each layer"
-        else:
-            continue
-        raise UnknownFeature(
-            f"Feature {edit.layer}/{edit.index} does not exist: {dictionary.name} {allowed}."
-        )
+        dictionary.check_feature(edit.part, edit.index)
+        if dictionary.part(edit.part).looks_ahead and edit.op in ("set", "scale", "ablate"):
+            if max_new_tokens and any(map(edit.covers, range(length, end))):
+                raise InvalidPlan(
+                    f"Feature {edit.part}/{edit.index} reads later than it writes, so its activation on a token that is "
+                    'being generated is not known. Give positions of the prompt, or use "add".'
+                )
     for each in plan.edits:
         last = max([*(each.positions or ()), each.start or 0])
         if last >= end:
@@ -141,8 +139,8 @@ def check_plan(plan: Plan, dictionary: Dictionary, length: int, max_new_tokens: 
                 f"Position {last} is outside the text: the prompt has positions 0 to {length - 1}"
                 + (f", with {max_new_tokens} new tokens up to {end - 1}." if max_new_tokens else ".")
             )
-    if plan.constrained is not None and plan.constrained[1] >= dictionary.n_layers:
-        allowed = f"allowed are layers 0 to {dictionary.n_layers - 1}"
+    if plan.constrained is not None and plan.constrained[1] >= n_layers:
+        allowed = f"allowed are layers 0 to {n_layers - 1}"
         raise InvalidPlan(f"constrained={plan.constrained} goes past the last layer; {allowed}.")
 
 

@@ -80,6 +80,13 @@ class Model:
             )
         return site
 
+    def width(self, site: Site | str) -> int:
+        """How many numbers `site` holds for one position. Raises `UnknownSite` where it holds no vector a position."""
+        kind = self.site(site).kind
+        if kind in ("scores", "pattern", "logits"):
+            raise UnknownSite(f'"{kind}" holds no vector a position.')
+        return {"z": self.n_heads * self.d_head, "v": self.n_kv_heads * self.d_head}.get(kind, self.d_model)
+
     def __repr__(self) -> str:
         return (
             f"Model({self.name!r}, {self.family.name}, {self.n_layers} layers, d_model {self.d_model}, "

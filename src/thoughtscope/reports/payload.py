@@ -255,15 +255,15 @@ def outcome_json(
     present = set() if graph is None else {node for node in graph.node_ids() if node.kind == NodeKind.FEATURE}
 
     def change(row: Any) -> dict[str, Any]:
-        node = NodeId(NodeKind.FEATURE, row.position, row.layer, row.index)
-        label = (labels or {}).get(f"{row.layer}/{row.index}")
+        node = NodeId(NodeKind.FEATURE, row.position, int(row.part), row.index)
+        label = (labels or {}).get(f"{row.part}/{row.index}")
         if label is None and graph is not None and node in present:
             label = graph.label(graph.find(node))
         if label is None and bank is not None:
-            label = bank_label(bank, row.layer, row.index)
+            label = bank_label(bank, int(row.part), row.index)
         return {
             "node_id": file_id_of_node(node) if node in present else None,
-            "layer": row.layer,
+            "layer": int(row.part),
             "index": row.index,
             "position": row.position,
             "before": row.before,

@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 
 import thoughtscope
 from thoughtscope.core.errors import PathOutsideRoot, ThoughtscopeError
+from thoughtscope.core.progress import Progress
 from thoughtscope.server import verbs
 from thoughtscope.server.errors import Stopped, error_body, error_of
 from thoughtscope.server.security import Access, Gate
@@ -116,7 +117,7 @@ def _add_model_routes(app: FastAPI, session: Session) -> None:
     async def trace(body: TraceRequest) -> StreamingResponse:
         tokens = await session.run(lambda microscope: verbs.tokens_of(microscope, body.prompt))
 
-        def verb(report: Callable[[str, int, int], None]) -> Callable[[Any], str]:
+        def verb(report: Progress) -> Callable[[Any], str]:
             return lambda microscope: verbs.trace(microscope, session.folder, tokens, body, progress=report)
 
         return StreamingResponse(
@@ -139,15 +140,13 @@ def _add_model_routes(app: FastAPI, session: Session) -> None:
         return {"label": kept}
 
 
-async def _events(
-    session: Session, verb: Callable[[Callable[[str, int, int], None]], Callable[[Any], str]]
-) -> AsyncIterator[str]:
+async def _events(session: Session, verb: Callable[[Progress], Callable[[Any], str]]) -> AsyncIterator[str]:
     """Server-sent events of one trace: `progress` …, then `graph` or `error`. A client that leaves stops the work."""
     loop = asyncio.get_running_loop()
     queue: asyncio.Queue[tuple[str, dict[str, Any]]] = asyncio.Queue()
     gone = False
 
-    def report(stage: str, done: int, total: int) -> None:
+    def report(stage: str, done: int, total: int | None, **figures: float) -> None:
         session.check_open()
         if gone:
             raise Stopped("The client went away.")

@@ -14,7 +14,6 @@ from thoughtscope.server.errors import Busy, NoModel, Stopped
 from thoughtscope.server.folder import WorkFolder
 
 T = TypeVar("T")
-Progress = Callable[[str, int, int], None]
 MAX_WAITING = 32
 
 EXAMPLE_PROMPTS = (
@@ -86,7 +85,12 @@ class Session:
         def verb(microscope: Microscope) -> str:
             tokens = verbs.tokens_of(microscope, prompt)
             return verbs.trace(
-                microscope, self.folder, tokens, request, slug=slug, progress=lambda *_: self.check_open()
+                microscope,
+                self.folder,
+                tokens,
+                request,
+                slug=slug,
+                progress=lambda *_, **figures: self.check_open(),
             )
 
         self._pending[slug] = self.submit(verb)
@@ -132,9 +136,9 @@ def describe_microscope(microscope: Microscope) -> dict[str, Any]:
         },
         "dictionary": {
             "name": dictionary.name,
-            "kind": "cross-layer transcoder" if dictionary.cross_layer else "per-layer transcoders",
-            "n_features": dictionary.n_features,
-            "scores": finite(dictionary.declared),
+            "kind": dictionary.kind,
+            "n_features": max(part.n_features for part in dictionary.parts),
+            "scores": finite(dictionary.card.declared),
         },
     }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
@@ -17,6 +17,7 @@ from thoughtscope.core.errors import (
     describe_choices,
 )
 from thoughtscope.core.ids import NodeId
+from thoughtscope.core.progress import Progress, silent
 from thoughtscope.microscope import Microscope
 from thoughtscope.reports import payload
 from thoughtscope.server.errors import NoModel
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from thoughtscope.interventions import Plan
     from thoughtscope.models import Tokens
 
-Progress = Callable[[str, int, int], None]
 Attention = Literal["frozen", "free"]
 
 # --- tracing ---------------------------------------------------------------------------------------------------------
@@ -59,7 +59,7 @@ def trace_prompt(
     node_mass: float = 0.8,
     edge_mass: float = 0.98,
     max_nodes: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Graph:
     """A prompt's pruned graph with the labels that the dictionary's feature bank knows."""
     from thoughtscope.graphs import attribute, prune
@@ -76,7 +76,7 @@ def trace(
     request: TraceRequest,
     *,
     slug: str | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> str:
     """Traces and keeps the graph; its slug."""
     graph = trace_prompt(
@@ -210,12 +210,7 @@ def viewer_feature(microscope: Microscope, folder: WorkFolder, scan: str, number
 
 
 def _require_feature(microscope: Microscope, layer: int, index: int) -> None:
-    layers, features = microscope.dictionary.n_layers, microscope.dictionary.n_features
-    if not (0 <= layer < layers and 0 <= index < features):
-        raise UnknownFeature(
-            f"There is no feature {index} in layer {layer}: {microscope.dictionary.name} has layers 0 to {layers - 1} "
-            f"with features 0 to {features - 1} each."
-        )
+    microscope.dictionary.check_feature(str(layer), index)
 
 
 # --- interventions ---------------------------------------------------------------------------------------------------

@@ -20,7 +20,8 @@ from thoughtscope.core.errors import CorruptArtefact, DictionaryMismatch
 from thoughtscope.core.files import TensorFile, atomic_write_text
 from thoughtscope.core.site import hook_of_site_kind, site_kind_of_hook
 from thoughtscope.dictionaries.activation import Activation
-from thoughtscope.dictionaries.dictionary import Dictionary, LayerWeights, parse_sites
+from thoughtscope.dictionaries.card import Card
+from thoughtscope.dictionaries.dictionary import Dictionary
 from thoughtscope.dictionaries.formats.base import (
     FORMATS,
     Format,
@@ -30,6 +31,7 @@ from thoughtscope.dictionaries.formats.base import (
     write_safetensors,
 )
 from thoughtscope.dictionaries.formats.gemma_scope import read_npz_layer, read_safetensors_layer
+from thoughtscope.dictionaries.transcoders import LayerWeights, is_cross_layer, layer_weights, transcoders
 
 NAME = "circuit-tracer"
 _THRESHOLD = "activation_function.threshold"
@@ -55,16 +57,14 @@ def load(folder: Path) -> Dictionary:
     if len({weights.threshold is None for weights in layers}) > 1:
         raise CorruptArtefact(f"{folder}: some layers have thresholds and some have none.")
     name = str(config.get("scan") or folder.resolve().name)
-    return Dictionary(
+    return transcoders(
         name=name,
-        scan=name,
         model_name=str(config.get("model_name", "")),
-        cross_layer=kind == "cross_layer_transcoder",
-        reads=parse_sites(site_kind_of_hook(config["feature_input_hook"]), len(layers)),
-        writes=parse_sites(site_kind_of_hook(config["feature_output_hook"]), len(layers)),
+        read=site_kind_of_hook(config["feature_input_hook"]),
+        write=site_kind_of_hook(config["feature_output_hook"]),
         activation=_activation(folder, config, layers, metadata),
-        layers=tuple(layers),
-        foreign={"format": NAME, "config": text, "files": metadata},
+        layers=layers,
+        card=Card(foreign={"format": NAME, "config": text, "files": metadata}),
     )
 
 
@@ -184,17 +184,28 @@ def _activation(
 
 def save(dictionary: Dictionary, folder: Path) -> None:
     """Writes the layout. Raises `DictionaryMismatch` for a cross-layer dictionary with a skip or TopK."""
-    d = dictionary
-    if d.cross_layer and (d.has_skip or d.activation.kind == "topk"):
+    d, layers, cross = dictionary, layer_weights(dictionary), is_cross_layer(dictionary)
+    if cross and (d.has_skip or _activation_of(d).kind == "topk"):
         raise DictionaryMismatch(
             f"circuit-tracer's cross-layer layout has no skip connections and no TopK; {d.name} has. Use native."
         )
     folder.mkdir(parents=True, exist_ok=True)
-    own = d.foreign if d.foreign.get("format") == NAME and "transcoders:" not in d.foreign["config"] else {}
-    files = own.get("files", [{} for _ in d.layers])
-    for layer, weights in enumerate(d.layers):
-        (_save_cross if d.cross_layer else _save_layer)(folder, layer, weights, files[layer])
+    foreign = d.card.foreign
+    own = foreign if foreign.get("format") == NAME and "transcoders:" not in foreign["config"] else {}
+    files = own.get("files", [{} for _ in layers])
+    for layer, weights in enumerate(layers):
+        (_save_cross if cross else _save_layer)(folder, layer, weights, files[layer])
     atomic_write_text(folder / "config.yaml", own.get("config") or _config(d))
+
+
+def _activation_of(dictionary: Dictionary) -> Activation:
+    """The activation of all layers. Raises `DictionaryMismatch` when they differ: the layout names one."""
+    kinds = {part.activation for part in dictionary.parts}
+    if len(kinds) > 1:
+        raise DictionaryMismatch(
+            f"{NAME} has one activation for all layers; {dictionary.name} has {len(kinds)}."
+        )
+    return kinds.pop()
 
 
 def _save_layer(folder: Path, layer: int, weights: LayerWeights, file: Mapping[str, Any]) -> None:
@@ -234,13 +245,14 @@ def _config(d: Dictionary) -> str:
 
     config: dict[str, Any] = {
         "model_name": d.model_name,
-        "model_kind": "cross_layer_transcoder" if d.cross_layer else "transcoder_set",
+        "model_kind": "cross_layer_transcoder" if is_cross_layer(d) else "transcoder_set",
         "feature_input_hook": hook_of_site_kind(d.reads[0].kind),
         "feature_output_hook": hook_of_site_kind(d.writes[0].kind),
         "scan": d.scan,
     }
-    if d.activation.kind == "topk":
-        config |= {"activation": "topk", "k": d.activation.k}
+    activation = _activation_of(d)
+    if activation.kind == "topk":
+        config |= {"activation": "topk", "k": activation.k}
     return yaml.safe_dump(config, sort_keys=False)
 
 

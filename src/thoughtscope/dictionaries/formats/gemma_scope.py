@@ -23,7 +23,8 @@ from torch import Tensor, cat, zeros
 from thoughtscope.core.errors import CorruptArtefact, DictionaryMismatch
 from thoughtscope.core.files import TensorFile, atomic_write_bytes, atomic_write_text, strict_json
 from thoughtscope.dictionaries.activation import Activation
-from thoughtscope.dictionaries.dictionary import Dictionary, LayerWeights, parse_sites
+from thoughtscope.dictionaries.card import Card
+from thoughtscope.dictionaries.dictionary import Dictionary
 from thoughtscope.dictionaries.formats.base import (
     FORMATS,
     Format,
@@ -33,6 +34,7 @@ from thoughtscope.dictionaries.formats.base import (
     write_safetensors,
 )
 from thoughtscope.dictionaries.formats.npz import read_npz
+from thoughtscope.dictionaries.transcoders import LayerWeights, is_cross_layer, layer_weights, transcoders
 
 ONE, TWO = "gemma-scope", "gemma-scope-2"
 _NPZ = ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")
@@ -69,21 +71,22 @@ def load_one(folder: Path) -> Dictionary:
     size = re.search(r"gemma-scope-(\d+b)", str(folder.resolve()))
     l0 = [re.search(r"average_l0_(\d+)", str(path)) for path in paths]
     name = folder.resolve().name
-    return Dictionary(
-        name=name,
-        scan=name,
-        model_name=f"google/gemma-2-{size[1]}" if size else "",
-        cross_layer=False,
-        reads=parse_sites("mlp_norm", len(paths)),
-        writes=parse_sites("mlp_out", len(paths)),
-        activation=Activation(kind="jumprelu"),
-        layers=tuple(weights for weights, _ in read),
+    card = Card(
         declared={"l0": float(sum(int(match[1]) for match in l0 if match))} if all(l0) else {},
         foreign={
             "format": ONE,
             "paths": [str(path.relative_to(folder)) for path in paths],
             "orders": [order for _, order in read],
         },
+    )
+    return transcoders(
+        name=name,
+        model_name=f"google/gemma-2-{size[1]}" if size else "",
+        read="mlp_norm",
+        write="mlp_out",
+        activation=Activation(kind="jumprelu"),
+        layers=[weights for weights, _ in read],
+        card=card,
     )
 
 
@@ -109,8 +112,8 @@ def save_one(dictionary: Dictionary, folder: Path) -> None:
         raise DictionaryMismatch(
             f"{ONE} reads mlp_norm and writes mlp_out; {d.name} has {d.reads[0]} and {d.writes[0]}."
         )
-    own = d.foreign if d.foreign.get("format") == ONE else {}
-    for layer, weights in enumerate(d.layers):
+    own = d.card.foreign if d.card.foreign.get("format") == ONE else {}
+    for layer, weights in enumerate(layer_weights(d)):
         path = folder / (own["paths"][layer] if own else f"layer_{layer}/params.npz")
         arrays = {
             "W_enc": weights.W_enc.T,
@@ -166,30 +169,32 @@ def load_two(folder: Path) -> Dictionary:
     name = folder.resolve().name
     l0 = [config.get("l0") for config in parsed]
     plain = all(isinstance(value, (int, float)) for value in l0) and not cross
-    return Dictionary(
-        name=name,
-        scan=name,
-        model_name=str(parsed[0].get("model_name", "")),
-        cross_layer=cross,
-        reads=parse_sites(_site_kind(parsed, "hf_hook_point_in", configs), len(paths)),
-        writes=parse_sites(_site_kind(parsed, "hf_hook_point_out", configs), len(paths)),
-        activation=Activation(kind="jumprelu"),
-        layers=tuple(weights for weights, _ in read),
+    card = Card(
         declared={"l0": float(sum(l0))} if plain else {},
         foreign={
             "format": TWO,
             "configs": texts,
             "paths": [str(path.relative_to(folder)) for path in configs],
             "metadata": [metadata for _, (metadata, _) in read],
-            "full": [full for _, (_, full) in read],
+            "earlier": [earlier for _, (_, earlier) in read],
         },
+    )
+    return transcoders(
+        name=name,
+        model_name=str(parsed[0].get("model_name", "")),
+        read=_site_kind(parsed, "hf_hook_point_in", configs),
+        write=_site_kind(parsed, "hf_hook_point_out", configs),
+        activation=Activation(kind="jumprelu"),
+        layers=[weights for weights, _ in read],
+        card=card,
     )
 
 
 def read_safetensors_layer(
     file: TensorFile, layer: int | None
 ) -> tuple[LayerWeights, tuple[dict[str, str], Tensor | None]]:
-    """One layer of version 2 (of a cross-layer transcoder if `layer` is given), its metadata and its whole `w_dec`."""
+    """One layer of version 2 (of a cross-layer transcoder if `layer` is given), its metadata, and what its `w_dec`
+    holds for earlier layers, which means nothing."""
     expect_tensors(file.path, file, _LOWER, [_SKIP])
     decoder = file["w_dec"]
     if decoder.ndim != (2 if layer is None else 3):
@@ -204,45 +209,45 @@ def read_safetensors_layer(
         threshold=file["threshold"],
         W_skip=file[_SKIP].T if _SKIP in file else None,
     )
-    return weights, (file.metadata(), None if layer is None else decoder)
+    return weights, (file.metadata(), None if layer is None else decoder[:, :layer])
 
 
 def save_two(dictionary: Dictionary, folder: Path) -> None:
     """Writes version 2's layout, with its own configuration where the dictionary came from it."""
     import json
 
-    d = dictionary
+    d, cross = dictionary, is_cross_layer(dictionary)
     _require(d, TWO, per_layer=False, skip=True)
-    own = d.foreign if d.foreign.get("format") == TWO else {}
+    layers = layer_weights(d)
+    own = d.card.foreign if d.card.foreign.get("format") == TWO else {}
     texts = own.get("configs") or [
-        json.dumps(_config(d, layer)) for layer in range(1 if d.cross_layer else d.n_layers)
+        json.dumps(_config(d, layer)) for layer in range(1 if cross else len(layers))
     ]
     paths = own.get("paths") or (
-        ["config.json"] if d.cross_layer else [f"layer_{layer}/config.json" for layer in range(d.n_layers)]
+        ["config.json"] if cross else [f"layer_{layer}/config.json" for layer in range(len(layers))]
     )
-    for layer, weights in enumerate(d.layers):
-        target = folder / f"params_layer_{layer}.safetensors" if d.cross_layer else folder / paths[layer]
-        whole = own["full"][layer] if own else None
-        decoder = (
-            weights.decoder.squeeze(1) if not d.cross_layer else _all_targets(weights.decoder, layer, whole)
-        )
+    for layer, weights in enumerate(layers):
+        target = folder / f"params_layer_{layer}.safetensors" if cross else folder / paths[layer]
+        decoder = weights.decoder.squeeze(1)
+        if cross:
+            decoder = _all_writes(weights.decoder, layer, own["earlier"][layer] if own else None)
         tensors = {"w_enc": weights.W_enc.T, "w_dec": decoder, "b_enc": weights.b_enc, "b_dec": weights.b_dec}
         if weights.threshold is not None:
             tensors["threshold"] = weights.threshold
         if weights.W_skip is not None:
             tensors[_SKIP] = weights.W_skip.T
-        if not d.cross_layer:
+        if not cross:
             target = target.with_name("params.safetensors")
         write_safetensors(target, tensors, own["metadata"][layer] if own else None)
     for path, text in zip(paths, texts, strict=True):
         atomic_write_text(folder / path, text)
 
 
-def _all_targets(decoder: Tensor, layer: int, whole: Tensor | None) -> Tensor:
+def _all_writes(decoder: Tensor, layer: int, earlier: Tensor | None) -> Tensor:
     """`w_dec` with entries for earlier layers too, which mean nothing: zeros, or what the file held."""
-    if whole is not None:
-        return whole
-    return cat([zeros(decoder.shape[0], layer, decoder.shape[2], dtype=decoder.dtype), decoder], dim=1)
+    if earlier is None:
+        earlier = zeros(decoder.shape[0], layer, decoder.shape[2], dtype=decoder.dtype)
+    return cat([earlier, decoder], dim=1)
 
 
 def _config(d: Dictionary, layer: int) -> dict[str, Any]:
@@ -253,11 +258,11 @@ def _config(d: Dictionary, layer: int) -> dict[str, Any]:
     return {
         "hf_hook_point_in": f"model.layers.{layer}.{modules[d.reads[layer].kind]}",
         "hf_hook_point_out": f"model.layers.{layer}.{modules[d.writes[layer].kind]}",
-        "width": d.n_features,
+        "width": d.parts[layer].n_features,
         "model_name": d.model_name,
         "architecture": "jump_relu",
-        "affine_connection": d.layers[layer].W_skip is not None,
-        "type": "cross_layer_transcoder" if d.cross_layer else "transcoder",
+        "affine_connection": d.parts[layer].W_skip is not None,
+        "type": "cross_layer_transcoder" if is_cross_layer(d) else "transcoder",
     }
 
 
@@ -302,9 +307,9 @@ def _only(paths: list[Path], folder: Path) -> Path:
 
 def _require(d: Dictionary, name: str, *, per_layer: bool, skip: bool) -> None:
     reasons = [
-        "is cross-layer" if per_layer and d.cross_layer else "",
+        "is cross-layer" if per_layer and is_cross_layer(d) else "",
         "has skip connections" if not skip and d.has_skip else "",
-        f"is {d.activation.kind}, not jumprelu" if d.activation.kind != "jumprelu" else "",
+        "has other activations than jumprelu" if {p.activation.kind for p in d.parts} != {"jumprelu"} else "",
     ]
     found = [reason for reason in reasons if reason]
     if found:

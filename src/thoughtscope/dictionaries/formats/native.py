@@ -1,4 +1,4 @@
-"""Our own layout: an artefact of kind "dictionary", with one file for each layer's encoder and one for its decoder."""
+"""Our own layout: an artefact of kind "dictionary", with one file for each part's encoder and one for its decoders."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from torch import Tensor
 
 from thoughtscope.core.errors import CorruptArtefact, ThoughtscopeError
 from thoughtscope.core.site import Site
-from thoughtscope.core.store import is_artefact, load_artefact, save_artefact
+from thoughtscope.core.store import Artefact, is_artefact, load_artefact, save_artefact
 from thoughtscope.dictionaries.activation import Activation
-from thoughtscope.dictionaries.dictionary import Dictionary, LayerWeights, Probe
+from thoughtscope.dictionaries.card import Card, SelfTest
+from thoughtscope.dictionaries.dictionary import Dictionary, Part
 from thoughtscope.dictionaries.formats.base import FORMATS, Format
+from thoughtscope.dictionaries.transcoders import LayerWeights, transcoders
 
 KIND = "dictionary"
-_PLAIN = ("name", "scan", "model_name", "cross_layer", "skip_first")
+_NAMES = ("name", "scan", "model_name", "skip_first")
+_PLAIN = ("b_enc", "threshold", "W_skip")
 
 
 def matches(folder: Path) -> bool:
@@ -27,54 +30,88 @@ def matches(folder: Path) -> bool:
 def load(folder: Path) -> Dictionary:
     """Opens a dictionary; weights stay on disk until they are used. Raises `CorruptArtefact` naming the file."""
     artefact = load_artefact(folder, kind=KIND)
-    meta = artefact.meta
     try:
-        layers = []
-        for number in range(meta["n_layers"]):
-            encoder, decoder = artefact.tensors(f"encoder_{number}"), artefact.tensors(f"decoder_{number}")
-            layers.append(LayerWeights(decoder=decoder["decoder"], **dict(encoder.items())))
-        return Dictionary(
-            **{name: meta[name] for name in _PLAIN},
-            reads=tuple(Site.parse(site) for site in meta["reads"]),
-            writes=tuple(Site.parse(site) for site in meta["writes"]),
-            activation=Activation(**meta["activation"]),
-            layers=tuple(layers),
-            declared=meta["declared"],
-            probe=_probe(meta["probe"]),
-        )
+        return _by_parts(artefact) if "parts" in artefact.meta else _by_layers(artefact)
     except ThoughtscopeError:
         raise
     except (KeyError, TypeError) as error:
         raise CorruptArtefact(f"{folder} is a dictionary with an unreadable manifest: {error!r}.") from None
 
 
+def _by_parts(artefact: Artefact) -> Dictionary:
+    meta = artefact.meta
+    parts = []
+    for number, about in enumerate(meta["parts"]):
+        stored = {**artefact.tensors(f"encoder_{number}"), **artefact.tensors(f"decoder_{number}")}
+        W_enc, W_dec, b_dec = (
+            {Site.parse(site): stored[f"{name}.{site}"] for site in about[sites]}
+            for name, sites in (("W_enc", "reads"), ("W_dec", "writes"), ("b_dec", "biased"))
+        )
+        parts.append(
+            Part(
+                name=about["name"],
+                activation=Activation(**about["activation"]),
+                W_enc=W_enc,
+                b_enc=stored["b_enc"],
+                W_dec=W_dec,
+                b_dec=b_dec,
+                threshold=stored.get("threshold"),
+                W_skip=stored.get("W_skip"),
+            )
+        )
+    return Dictionary(
+        **{name: meta[name] for name in _NAMES}, parts=tuple(parts), card=_card(meta, "self_test")
+    )
+
+
+def _by_layers(artefact: Artefact) -> Dictionary:
+    """The layout before there were parts: one transcoder a layer, its decoders in one tensor."""
+    meta = artefact.meta
+    layers = []
+    for number in range(meta["n_layers"]):
+        encoder, decoder = artefact.tensors(f"encoder_{number}"), artefact.tensors(f"decoder_{number}")
+        layers.append(LayerWeights(decoder=decoder["decoder"], **dict(encoder.items())))
+    return transcoders(
+        **{name: meta[name] for name in _NAMES},
+        read=Site.parse(meta["reads"][0]).kind,
+        write=Site.parse(meta["writes"][0]).kind,
+        activation=Activation(**meta["activation"]),
+        layers=layers,
+        card=_card(meta, "probe"),
+    )
+
+
+def _card(meta: Mapping[str, Any], key: str) -> Card:
+    stored = meta[key]
+    return Card(declared=meta["declared"], self_test=None if stored is None else SelfTest.from_json(stored))
+
+
 def save(dictionary: Dictionary, folder: Path) -> None:
     """Writes the artefact; each tensor keeps its type."""
-    d = dictionary
-    meta: dict[str, Any] = {name: getattr(d, name) for name in _PLAIN}
+    meta: dict[str, Any] = {name: getattr(dictionary, name) for name in _NAMES}
+    own = dictionary.card.self_test
     meta |= {
-        "n_layers": d.n_layers,
-        "reads": [str(site) for site in d.reads],
-        "writes": [str(site) for site in d.writes],
-        "activation": vars(d.activation),
-        "declared": dict(d.declared),
-        "probe": None if d.probe is None else vars(d.probe),
+        "parts": [
+            {
+                "name": part.name,
+                "reads": [str(site) for site in part.reads],
+                "writes": [str(site) for site in part.writes],
+                "biased": [str(site) for site in part.b_dec],
+                "activation": vars(part.activation),
+            }
+            for part in dictionary.parts
+        ],
+        "declared": dict(dictionary.card.declared),
+        "self_test": None if own is None else own.to_json(),
     }
     tensors: dict[str, Mapping[str, Tensor]] = {}
-    for number, weights in enumerate(d.layers):
-        given = {name: tensor for name, tensor in vars(weights).items() if tensor is not None}
-        tensors[f"decoder_{number}"] = {"decoder": given.pop("decoder")}
+    for number, part in enumerate(dictionary.parts):
+        given = {name: getattr(part, name) for name in _PLAIN if getattr(part, name) is not None}
+        given |= {f"W_enc.{site}": weight for site, weight in part.W_enc.items()}
+        given |= {f"b_dec.{site}": bias for site, bias in part.b_dec.items()}
         tensors[f"encoder_{number}"] = given
+        tensors[f"decoder_{number}"] = {f"W_dec.{site}": weight for site, weight in part.W_dec.items()}
     save_artefact(folder, kind=KIND, tensors=tensors, meta=meta)
-
-
-def _probe(stored: Mapping[str, Any] | None) -> Probe | None:
-    if stored is None:
-        return None
-    documents: Any = tuple(entry if isinstance(entry, str) else tuple(entry) for entry in stored["documents"])
-    return Probe(
-        documents=documents, context=stored["context"], fvu=tuple(stored["fvu"]), l0=tuple(stored["l0"])
-    )
 
 
 FORMATS.register("native")(Format(matches=matches, load=load, save=save))
