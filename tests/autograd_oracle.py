@@ -8,10 +8,10 @@ derivative is the edge. Everything runs in float64.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -284,3 +284,35 @@ def random_dictionary(
         activation=Activation(kind=activation, k=3 if activation == "topk" else None),
         layers=layers,
     )
+
+
+def relayered(dictionary: Dictionary, layers: Sequence[LayerWeights], **sites: str) -> Dictionary:
+    """The same transcoders with other weights, or at other sites (`read`, `write`)."""
+    first = dictionary.parts[0]
+    same = {"read": first.reads[0].kind, "write": first.writes[0].kind} | sites
+    about = {name: getattr(dictionary, name) for name in ("name", "scan", "model_name", "skip_first", "card")}
+    return transcoders(**about, **same, activation=first.activation, layers=layers)
+
+
+def activations_at(dictionary: Dictionary, layer: int, x: Tensor) -> Tensor:
+    """The features of a layer's transcoder for what it reads."""
+    part = dictionary.parts[layer]
+    return part.activations({part.reads[0]: x})
+
+
+def same_parts(one: Dictionary, two: Dictionary) -> bool:
+    """Whether two dictionaries have the same parts, to the bit and with the same number types."""
+
+    def tensors(dictionary: Dictionary) -> dict[str, Tensor]:
+        found = {}
+        for part in dictionary.parts:
+            for field in fields(part):
+                value = getattr(part, field.name)
+                named = value.items() if isinstance(value, Mapping) else [("", value)]
+                found |= {f"{part.name} {field.name} {site}": x for site, x in named if isinstance(x, Tensor)}
+        return found
+
+    a, b = tensors(one), tensors(two)
+    activations = [[part.activation for part in each.parts] for each in (one, two)]
+    equal = (a[name].dtype == b[name].dtype and torch.equal(a[name], b[name]) for name in a if name in b)
+    return list(a) == list(b) and all(equal) and activations[0] == activations[1]

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from tests.autograd_oracle import VARIANTS as WRONG
-from tests.autograd_oracle import edges_by_autograd, random_dictionary
+from tests.autograd_oracle import edges_by_autograd, random_dictionary, relayered
 from tests.tiny_models import VARIANTS, tiny_model, tiny_variant
 from thoughtscope.core.errors import DictionaryMismatch, ThoughtscopeError, UnknownFeature
 from thoughtscope.core.ids import NodeId
 from thoughtscope.core.site import Site
-from thoughtscope.dictionaries import encode
+from thoughtscope.dictionaries import encode, layer_weights
 from thoughtscope.graphs import Graph, LogitDifference, attribute, influence, linearise, prune
 from thoughtscope.graphs.graph import ERROR, FEATURE, LOGIT, TOKEN
 from thoughtscope.models import capture, tokens_from_ids
@@ -242,9 +242,9 @@ def test_a_dictionary_without_active_features_gives_errors_and_tokens() -> None:
     model, dictionary, tokens, _ = traced("llama", "skip")
     layers = tuple(
         replace(w, threshold=torch.full_like(w.threshold, 1e6)) if w.threshold is not None else w
-        for w in dictionary.layers
+        for w in layer_weights(dictionary)
     )
-    graph = attribute(model, replace(dictionary, layers=layers), tokens)
+    graph = attribute(model, relayered(dictionary, layers), tokens)
     assert not (graph.kind == FEATURE).any()
     assert graph.edges.sum() + graph.bias.sum() == pytest.approx(
         graph.value[graph.kind == LOGIT].sum(), abs=1e-4
@@ -304,9 +304,9 @@ def test_dictionaries_and_batches_that_do_not_fit() -> None:
         attribute(model, dictionary, tokens_from_ids(model, [IDS, IDS[:3]]))
     with pytest.raises(DictionaryMismatch):
         attribute(tiny_model("llama", layers=2), dictionary, tokens)
-    wrong = replace(dictionary, reads=tuple(Site("mlp_out", layer) for layer in range(3)))
-    with pytest.raises(DictionaryMismatch, match="site that attribution can read"):
+    wrong = relayered(dictionary, layer_weights(dictionary), read="mlp_out")
+    with pytest.raises(DictionaryMismatch, match=r"stand in for MLPs.*Part 0 .* reads mlp_out.0"):
         attribute(model, wrong, tokens)
-    swapped = replace(dictionary, writes=dictionary.writes[::-1])
-    with pytest.raises(DictionaryMismatch, match="once in every block"):
+    swapped = replace(dictionary, parts=dictionary.parts[::-1])
+    with pytest.raises(DictionaryMismatch, match="another order than the blocks"):
         attribute(model, swapped, tokens)

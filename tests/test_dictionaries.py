@@ -12,11 +12,13 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from tests.autograd_oracle import relayered, same_parts
 from tests.tiny_models import tiny_model
 from thoughtscope.core.errors import CorruptArtefact, DictionaryMismatch, ThoughtscopeError, UnknownFeature
 from thoughtscope.core.site import Site
 from thoughtscope.dictionaries import (
     Activation,
+    Card,
     Dictionary,
     LayerWeights,
     TrainConfig,
@@ -24,12 +26,14 @@ from thoughtscope.dictionaries import (
     declare,
     encode,
     evaluate_dictionary,
+    layer_weights,
     load_dictionary,
     parse_sites,
     preflight,
     resident,
     save_dictionary,
     train_dictionary,
+    transcoders,
 )
 from thoughtscope.models import Model, capture, tokenize
 
@@ -51,9 +55,8 @@ def random_dictionary(
         )
         for layer in range(n)
     )
-    return Dictionary(
-        name="random", scan="random", model_name=model.name, cross_layer=cross, layers=layers,
-        reads=parse_sites(read, n), writes=parse_sites(write, n),
+    return transcoders(
+        name="random", model_name=model.name, layers=layers, read=read, write=write,
         activation=Activation(kind=kind, k=4 if kind == "topk" else None),
     )  # fmt: skip
 
@@ -63,15 +66,12 @@ def random_dictionary(
 
 def dense_features(dictionary: Dictionary, layer: int, x: torch.Tensor) -> torch.Tensor:
     """Written again from the definitions, feature by feature."""
-    w = dictionary.layers[layer]
+    w = layer_weights(dictionary)[layer]
+    activation = dictionary.parts[layer].activation
     out = torch.zeros(len(x), F)
     for p in range(1, len(x)):
         pre = [float(w.W_enc[f] @ x[p] + w.b_enc[f]) for f in range(F)]
-        best = (
-            sorted(pre, reverse=True)[: dictionary.activation.k]
-            if dictionary.activation.kind == "topk"
-            else pre
-        )
+        best = sorted(pre, reverse=True)[: activation.k] if activation.kind == "topk" else pre
         for f in range(F):
             floor = float(w.threshold[f]) if w.threshold is not None else 0.0
             out[p, f] = pre[f] if pre[f] > floor and pre[f] in best else 0.0
@@ -86,21 +86,23 @@ def test_encode_follows_the_definitions(kind, cross, skip):
     dictionary = random_dictionary(model, cross=cross, kind=kind, skip=skip)
     acts = capture(model, tokenize(model, "a small text"), dictionary.sites)
     features = encode(dictionary, acts)
+    layers = layer_weights(dictionary)
     dense = [dense_features(dictionary, layer, acts[Site("mlp_in", layer)][0]) for layer in range(3)]
     for target in range(3):
         x = acts[Site("mlp_in", target)][0]
-        y = dictionary.layers[target].b_dec.expand(len(x), -1).clone()
-        y += x @ dictionary.layers[target].W_skip.T if skip else 0
+        y = layers[target].b_dec.expand(len(x), -1).clone()
+        y += x @ layers[target].W_skip.T if skip else 0
         for source in range(target + 1) if cross else [target]:
-            y += dense[source] @ dictionary.layers[source].decoder[:, target - source]
-        torch.testing.assert_close(features.reconstruction[target], y, atol=1e-4, rtol=1e-4)
+            y += dense[source] @ layers[source].decoder[:, target - source]
+        site = dictionary.writes[target]
+        torch.testing.assert_close(features.reconstruction[site], y, atol=1e-4, rtol=1e-4)
         written = acts[Site("mlp_out", target)][0]
         torch.testing.assert_close(
-            features.reconstruction[target] + features.error[target], written, atol=1e-5, rtol=1e-5
+            features.reconstruction[site] + features.error[site], written, atol=1e-5, rtol=1e-5
         )
-        assert torch.equal(features.inputs[target], x)
+        assert torch.equal(features.inputs[Site("mlp_in", target)], x)
     expected = torch.stack(dense).nonzero()
-    assert torch.equal(torch.stack([features.layer, features.position, features.index], dim=1), expected)
+    assert torch.equal(torch.stack([features.part, features.position, features.index], dim=1), expected)
     torch.testing.assert_close(features.value, torch.stack(dense)[tuple(expected.T)], atol=1e-5, rtol=1e-5)
     assert len(features) == len(expected) > 0 and 0 not in features.position
 
@@ -121,7 +123,8 @@ def test_a_padded_row_encodes_as_it_would_alone(family):
     padded, single = encode(dictionary, both, row=0), encode(dictionary, alone)
     assert padded.n_positions == single.n_positions
     assert torch.equal(padded.position, single.position) and torch.equal(padded.index, single.index)
-    torch.testing.assert_close(padded.error, single.error, atol=1e-4, rtol=1e-4)
+    for site, error in single.error.items():
+        torch.testing.assert_close(padded.error[site], error, atol=1e-4, rtol=1e-4)
 
 
 def test_half_precision_weights_compute_in_float32():
@@ -131,8 +134,9 @@ def test_half_precision_weights_compute_in_float32():
     widened = resident(half, decoders=True)
     acts = capture(model, tokenize(model, "some text"), full.sites)
     a, b = encode(half, acts), encode(widened, acts)
-    assert a.error.dtype == torch.float32 and half.layers[0].W_enc.dtype == torch.float16
-    assert torch.equal(a.error, b.error) and torch.equal(a.value, b.value)
+    assert half.parts[0].b_enc.dtype == torch.float16 and a.value.dtype == torch.float32
+    assert all(torch.equal(a.error[site], b.error[site]) for site in full.writes)
+    assert torch.equal(a.value, b.value)
 
 
 def test_decoders_may_lie_elsewhere_than_encoders():
@@ -140,8 +144,10 @@ def test_decoders_may_lie_elsewhere_than_encoders():
     dictionary = random_dictionary(tiny_model("llama", layers=2), cross=True)
     away = resident(dictionary, device="meta")
     index = torch.tensor([3, 1])
-    assert torch.equal(away.decoder_rows(1, index), dictionary.decoder_rows(1, index))
-    assert away.encoder_rows(1, index).device.type == "meta"
+    (site,) = dictionary.parts[1].reads
+    for written, rows in dictionary.parts[1].decoder_rows(index).items():
+        assert torch.equal(away.parts[1].decoder_rows(index)[written], rows)
+    assert away.parts[1].encoder_rows(index)[site].device.type == "meta"
 
 
 def test_float64_stays_float64():
@@ -149,7 +155,7 @@ def test_float64_stays_float64():
     dictionary = random_dictionary(model)
     acts = {site: x.double() for site, x in capture(model, tokenize(model, "text"), dictionary.sites).items()}
     features = encode(dictionary, acts)
-    assert features.error.dtype == features.value.dtype == torch.float64
+    assert {x.dtype for x in (*features.error.values(), features.value)} == {torch.float64}
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------
@@ -158,19 +164,22 @@ def test_float64_stays_float64():
 @pytest.mark.parametrize("index", [-1, F, F + 100])
 def test_unknown_features_are_refused(index):
     dictionary = random_dictionary(tiny_model("llama"))
-    for read in (dictionary.decoder_rows, dictionary.encoder_rows, dictionary.encoder_bias):
-        with pytest.raises(UnknownFeature, match=f"features 0 to {F - 1}; got {index}"):
-            read(1, torch.tensor([3, index]))
-        with pytest.raises(UnknownFeature, match="layers 0 to 1; got layer 2"):
-            read(2, torch.tensor([3]))
+    part = dictionary.part("1")
+    for read in (part.decoder_rows, part.encoder_rows, part.encoder_bias):
+        with pytest.raises(UnknownFeature, match=f"features 0 to {F - 1}; got feature {index}"):
+            read(torch.tensor([3, index]))
+    with pytest.raises(UnknownFeature, match=r'"2" is not a part.*Allowed: 0, 1'):
+        dictionary.part("2")
+    with pytest.raises(UnknownFeature, match=f"no feature {index} in part 1"):
+        dictionary.check_feature("1", index)
 
 
 def test_a_dictionary_of_another_model_is_refused():
     model = tiny_model("llama", layers=2)
-    with pytest.raises(DictionaryMismatch, match="has 3 layers, but"):
+    with pytest.raises(DictionaryMismatch, match=r"uses the site mlp_in\.2, which"):
         check_fits(random_dictionary(tiny_model("llama", layers=3)), model)
     wide = tiny_model("llama", layers=2, hidden_size=32)
-    with pytest.raises(DictionaryMismatch, match="residual width of 32"):
+    with pytest.raises(DictionaryMismatch, match="32 wide, but in"):
         check_fits(random_dictionary(wide), model)
     parallel = tiny_model("gpt_neox")
     with pytest.raises(DictionaryMismatch, match=r"resid_mid\.0, which"):
@@ -187,29 +196,30 @@ def test_a_dictionary_of_another_model_is_refused():
     [
         (
             {
-                "W_enc": torch.zeros(F + 1, 16),
-                "b_enc": torch.zeros(F + 1),
-                "decoder": torch.zeros(F + 1, 1, 16),
+                "W_enc": {Site("mlp_in", 0): torch.zeros(F, 15)},
             },
-            "W_enc of layer 1",
+            "takes mlp_in.0 to be 15 wide",
         ),
-        ({"W_enc": torch.zeros(F, 15)}, "W_enc of layer 1"),
-        ({"decoder": torch.zeros(F, 2, 16)}, "decoder of layer 1"),
-        ({"decoder": torch.zeros(F, 1, 15), "b_dec": torch.zeros(15)}, "b_dec of layer 1|decoder of layer 1"),
+        ({"b_dec": {Site("mlp_out", 0): torch.zeros(16)}}, r"b_dec\[mlp_out.0\] in part 1"),
+        ({"b_dec": {Site("mlp_out", 1): torch.zeros(15)}}, r"b_dec\[mlp_out.1\] in part 1 .* size 15"),
+        ({"W_skip": torch.zeros(16, 15)}, r"W_skip \(in\)"),
         ({"threshold": torch.zeros(F)}, "has thresholds"),
+        ({"name": "0"}, "different names"),
+        ({"name": "a/b"}, "without a slash"),
+        ({"W_dec": {}, "b_dec": {}}, "writes 0"),
     ],
 )
 def test_layers_that_do_not_fit_together_are_refused(change, words):
     dictionary = random_dictionary(tiny_model("llama"))
     with pytest.raises(DictionaryMismatch, match=words):
-        replace(dictionary, layers=(dictionary.layers[0], replace(dictionary.layers[1], **change)))
+        replace(dictionary, parts=(dictionary.parts[0], replace(dictionary.parts[1], **change)))
 
 
 def test_negative_thresholds_and_wrong_activations_are_refused():
     dictionary = random_dictionary(tiny_model("llama"), kind="jumprelu")
-    bad = replace(dictionary.layers[0], threshold=torch.full((F,), -0.1))
+    bad = replace(dictionary.parts[0], threshold=torch.full((F,), -0.1))
     with pytest.raises(DictionaryMismatch, match="below 0"):
-        replace(dictionary, layers=(bad, dictionary.layers[1]))
+        replace(dictionary, parts=(bad, dictionary.parts[1]))
     with pytest.raises(DictionaryMismatch, match="k ≥ 1"):
         Activation(kind="topk")
 
@@ -223,15 +233,12 @@ def test_native_round_trip(tmp_path, dtype):
     one = resident(
         random_dictionary(model, cross=True, kind="jumprelu", skip=True), dtype=dtype, decoders=True
     )
-    one = replace(one, declared={"fvu": 0.25}, skip_first=False)
+    one = replace(one, card=Card(declared={"fvu": 0.25}), skip_first=False)
     save_dictionary(one, tmp_path / "a")
     two = load_dictionary(tmp_path / "a")
-    for a, b in zip(one.layers, two.layers, strict=True):
-        for name, tensor in vars(a).items():
-            assert tensor.dtype == vars(b)[name].dtype and torch.equal(tensor, vars(b)[name])
-    plain = {"layers": (), "folder": None}
-    assert all(getattr(one, key) == getattr(two, key) for key in vars(one) if key not in plain)
-    assert two.folder == tmp_path / "a"
+    assert same_parts(one, two)
+    assert all(getattr(one, key) == getattr(two, key) for key in ("name", "scan", "model_name", "skip_first"))
+    assert two.card == replace(one.card, folder=tmp_path / "a")
 
 
 def test_a_damaged_native_file_is_named(tmp_path):
@@ -283,8 +290,9 @@ def test_only_the_rows_asked_for_are_read(tmp_path):
     before = resident_bytes()
     dictionary = load_dictionary(tmp_path)
     index = torch.arange(0, n_features, n_features // 50)
-    assert dictionary.decoder_rows(0, index).shape == (len(index), 2, d)
-    assert dictionary.encoder_rows(1, index).shape == (len(index), d)
+    rows = dictionary.parts[0].decoder_rows(index)
+    assert [x.shape for x in rows.values()] == [(len(index), d)] * 2
+    assert dictionary.parts[1].encoder_rows(index)[Site("resid_mid", 1)].shape == (len(index), d)
     assert resident_bytes() - before < 100e6
 
 
@@ -312,14 +320,16 @@ def linear_gpt2() -> tuple[Model, Dictionary]:
                 b_dec=(fc.bias @ proj.weight + proj.bias).detach(),
             )
         )
-    return model, replace(random_dictionary(model), layers=tuple(layers))
+    return model, relayered(random_dictionary(model), layers)
 
 
 def test_a_perfect_dictionary_scores_perfectly():
     model, dictionary = linear_gpt2()
     scores = evaluate_dictionary(model, dictionary, documents(model))
     assert scores.n_tokens == 40 * 23 and scores.agreement == 1 and scores.l0 == 0 and scores.dead == 1
-    assert max(scores.fvu_by_layer) < 1e-10 and abs(scores.loss_change) < 1e-6 and abs(scores.kl) < 1e-6
+    assert (
+        max(scores.fvu_by_site.values()) < 1e-10 and abs(scores.loss_change) < 1e-6 and abs(scores.kl) < 1e-6
+    )
 
 
 def test_a_dictionary_of_the_mean_explains_nothing():
@@ -327,10 +337,10 @@ def test_a_dictionary_of_the_mean_explains_nothing():
     acts = capture(model, padded(model, documents(model)), dictionary.writes)
     means = [acts[site][:, 1:].flatten(0, 1).double().mean(0).float() for site in dictionary.writes]
     layers = tuple(
-        replace(w, b_dec=mean, W_skip=None) for w, mean in zip(dictionary.layers, means, strict=True)
+        replace(w, b_dec=mean, W_skip=None) for w, mean in zip(layer_weights(dictionary), means, strict=True)
     )
-    scores = evaluate_dictionary(model, replace(dictionary, layers=layers), documents(model))
-    torch.testing.assert_close(torch.tensor(scores.fvu_by_layer), torch.ones(2), atol=1e-5, rtol=0)
+    scores = evaluate_dictionary(model, relayered(dictionary, layers), documents(model))
+    torch.testing.assert_close(torch.tensor([*scores.fvu_by_site.values()]), torch.ones(2), atol=1e-5, rtol=0)
 
 
 def padded(model: Model, rows: list[list[int]]):
@@ -347,19 +357,20 @@ def test_scores_equal_a_plain_computation():
     scores = evaluate_dictionary(model, dictionary, rows)
     ids = torch.tensor(rows)
     clean = model.module(input_ids=ids).logits
+    layers = layer_weights(dictionary)
     active: list[torch.Tensor] = []
 
     def replaced(layer: int):
         def forward(module, args, output):
             x = args[0]
-            w = dictionary.layers[layer]
+            w = layers[layer]
             pre = x @ w.W_enc.T + w.b_enc
             a = pre * (pre > w.threshold)
             a[:, 0] = 0
             active.append(a)
             y = w.b_dec + x @ w.W_skip.T
             for source in range(layer + 1):
-                y = y + active[source] @ dictionary.layers[source].decoder[:, layer - source]
+                y = y + active[source] @ layers[source].decoder[:, layer - source]
             return torch.cat([output[:, :1], y[:, 1:]], dim=1)
 
         return forward
@@ -411,16 +422,16 @@ def trained() -> tuple[Model, Dictionary]:
 
 
 CHANGES = {
-    "the norm's input for its output": lambda d: replace(d, reads=parse_sites("mlp_norm", 3)),
-    "the residual stream": lambda d: replace(d, reads=parse_sites("resid_mid", 3)),
-    "attention's output": lambda d: replace(d, writes=parse_sites("attn_out", 3)),
-    "layers in another order": lambda d: replace(d, layers=(d.layers[1], d.layers[2], d.layers[0])),
-    "inputs scaled by 3": lambda d: replace(d, layers=tuple(replace(w, W_enc=3 * w.W_enc) for w in d.layers)),
-    "outputs scaled by 3": lambda d: replace(
-        d, layers=tuple(replace(w, decoder=3 * w.decoder, b_dec=3 * w.b_dec) for w in d.layers)
+    "the norm's input for its output": lambda d: relayered(d, layer_weights(d), read="mlp_norm"),
+    "the residual stream": lambda d: relayered(d, layer_weights(d), read="resid_mid"),
+    "attention's output": lambda d: relayered(d, layer_weights(d), write="attn_out"),
+    "layers in another order": lambda d: relayered(d, [layer_weights(d)[n] for n in (1, 2, 0)]),
+    "inputs scaled by 3": lambda d: relayered(d, [replace(w, W_enc=3 * w.W_enc) for w in layer_weights(d)]),
+    "outputs scaled by 3": lambda d: relayered(
+        d, [replace(w, decoder=3 * w.decoder, b_dec=3 * w.b_dec) for w in layer_weights(d)]
     ),
-    "thresholds lost": lambda d: replace(
-        d, layers=tuple(replace(w, threshold=0 * w.threshold) for w in d.layers)
+    "thresholds lost": lambda d: relayered(
+        d, [replace(w, threshold=0 * w.threshold) for w in layer_weights(d)]
     ),
 }
 
@@ -429,15 +440,16 @@ CHANGES = {
 def test_the_preflight_catches(change):
     model, dictionary = trained()
     assert preflight(model, dictionary).problems == ()
-    with pytest.raises(DictionaryMismatch, match=r"wrong hook, model or scale\?.*FVU by layer"):
+    with pytest.raises(DictionaryMismatch, match=r"wrong hook, model or scale\?.*FVU by site"):
         preflight(model, CHANGES[change](dictionary))
 
 
 @pytest.mark.parametrize("change", ["the residual stream", "layers in another order", "outputs scaled by 3"])
-def test_without_a_probe_the_declared_figures_are_compared(change):
+def test_without_a_self_test_the_declared_figures_are_compared(change):
     model, dictionary = trained()
     rows = documents(model, n=60, seed=5)
-    declared = replace(declare(dictionary, evaluate_dictionary(model, dictionary, rows)), probe=None)
+    declared = declare(dictionary, evaluate_dictionary(model, dictionary, rows))
+    declared = replace(declared, card=replace(declared.card, self_test=None))
     tokens = padded(model, rows)
     assert preflight(model, declared, tokens).fvu < 0.6
     with pytest.raises(DictionaryMismatch, match="declared"):
@@ -448,7 +460,7 @@ def test_loading_checks_and_can_be_told_not_to(tmp_path):
     model, dictionary = trained()
     save_dictionary(dictionary, tmp_path / "right")
     save_dictionary(CHANGES["the residual stream"](dictionary), tmp_path / "wrong")
-    assert load_dictionary(tmp_path / "right", model).probe == dictionary.probe
+    assert load_dictionary(tmp_path / "right", model).card.self_test == dictionary.card.self_test
     with pytest.raises(DictionaryMismatch, match="wrong hook"):
         load_dictionary(tmp_path / "wrong", model)
     load_dictionary(tmp_path / "wrong", model, preflight=False)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.autograd_oracle import random_dictionary
+from tests.autograd_oracle import activations_at, random_dictionary
 from tests.tiny_models import VARIANTS, tiny_model, tiny_variant
 from thoughtscope.core.errors import (
     DictionaryMismatch,
@@ -18,7 +18,7 @@ from thoughtscope.core.errors import (
     UnknownFeature,
 )
 from thoughtscope.core.site import Site
-from thoughtscope.dictionaries import Dictionary, encode
+from thoughtscope.dictionaries import Dictionary, encode, layer_weights
 from thoughtscope.graphs import Graph, attribute
 from thoughtscope.graphs.graph import FEATURE
 from thoughtscope.interventions import DirectionEdit, FeatureEdit, Plan, intervene, intervene_many, plan
@@ -47,13 +47,13 @@ def some_edits(dictionary: Dictionary, tokens: Tokens, model: Model) -> tuple[Fe
     """Edits of every kind on active features of every layer."""
     features = encode(dictionary, capture(model, tokens, dictionary.sites))
     edits = []
-    for layer in range(dictionary.n_layers):
+    for layer in range(len(dictionary.parts)):
         rows = (features.part == layer).nonzero()[:, 0].tolist()
         for row, op in zip(rows[1::3], ("scale", "set", "add", "ablate"), strict=False):
             value = {"scale": -1.5, "set": 0.7, "add": 0.4, "ablate": 0.0}[op]
             at = (int(features.position[row]),)
             edits.append(
-                FeatureEdit(layer=layer, index=int(features.index[row]), op=op, value=value, positions=at)
+                FeatureEdit(part=str(layer), index=int(features.index[row]), op=op, value=value, positions=at)
             )
     return tuple(edits)
 
@@ -104,8 +104,9 @@ def test_with_everything_held_the_effect_is_the_sum_of_the_graphs_edges(label: s
         assert predicted.change == pytest.approx(expected[target.node], abs=1e-6)
     for row in (graph.kind == FEATURE).nonzero()[0]:
         layer, position, index = (int(x[row]) for x in (graph.layer, graph.position, graph.index))
-        inputs = (patch.inputs[layer][0, position], patch.clean.inputs[layer][0, position])
-        after, clean = (dictionary.preactivations(layer, x)[index] for x in inputs)
+        part = dictionary.parts[layer]
+        inputs = (patch.inputs[part.reads[0]][0, position], patch.clean.inputs[part.reads[0]][0, position])
+        after, clean = (part.preactivations({part.reads[0]: x})[index] for x in inputs)
         assert float(after - clean) == pytest.approx(expected[row], abs=1e-4)
 
 
@@ -118,9 +119,11 @@ def edited_share(graph: Graph, held: Plan) -> torch.Tensor:
     rows = {str(node_id): row for row, node_id in enumerate(graph.node_ids())}
     for edit in held.feature_edits:
         assert edit.positions is not None
-        node = rows.get(f"feature:{edit.layer}:{edit.positions[0]}:{edit.index}")
+        node = rows.get(f"feature:{edit.part}:{edit.positions[0]}:{edit.index}")
         if node is None:
-            assert edit.layer == graph.n_layers - 1, "only the last layer's features can be without a way on"
+            assert edit.part == str(graph.n_layers - 1), (
+                "only the last layer's features can be without a way on"
+            )
             continue
         value = float(graph.value[node])
         wanted = {"scale": edit.value * value, "set": edit.value, "add": value + edit.value, "ablate": 0.0}[
@@ -154,7 +157,7 @@ def test_additions_add_up_where_everything_is_held(llama) -> None:
     model, dictionary, tokens = llama
     a, b = (
         Plan(
-            edits=(FeatureEdit(layer=layer, index=3, op="add", value=0.8, positions=(5, 7)),),
+            edits=(FeatureEdit(part=str(layer), index=3, op="add", value=0.8, positions=(5, 7)),),
             constrained=(0, 2),
         )
         for layer in (0, 2)
@@ -193,13 +196,15 @@ def test_a_set_feature_ends_at_its_value_whatever_happens_below(llama, attention
     low = [
         replace(edit, op="set", value=3.0)
         for edit in some_edits(dictionary, tokens, model)
-        if edit.layer == 0
+        if edit.part == "0"
     ]
-    high = FeatureEdit(layer=2, index=4, op="set", value=1.25)
+    high = FeatureEdit(part="2", index=4, op="set", value=1.25)
     _, patch = logits_of(model, dictionary, tokens, Plan(edits=(*low, high), attention=attention))
-    live, clean = (dictionary.activations(2, x[0])[1:, 4] for x in (patch.inputs[2], patch.clean.inputs[2]))
+    site = dictionary.reads[2]
+    both = (patch.inputs[site], patch.clean.inputs[site])
+    live, clean = (activations_at(dictionary, 2, x[0])[1:, 4] for x in both)
     assert float((live - clean).abs().max()) > 0.01
-    torch.testing.assert_close(live + patch.deltas[2][0, 1:, 0], torch.full_like(live, 1.25))
+    torch.testing.assert_close(live + patch.deltas["2"][0, 1:, 0], torch.full_like(live, 1.25))
 
 
 def test_scale_refers_to_the_clean_run_when_attention_is_frozen_and_to_the_live_one_when_free(llama) -> None:
@@ -207,38 +212,40 @@ def test_scale_refers_to_the_clean_run_when_attention_is_frozen_and_to_the_live_
     low = tuple(
         replace(edit, op="set", value=3.0)
         for edit in some_edits(dictionary, tokens, model)
-        if edit.layer == 0
+        if edit.part == "0"
     )
-    high = FeatureEdit(layer=2, index=4, op="scale", value=-2.0)
+    high = FeatureEdit(part="2", index=4, op="scale", value=-2.0)
     for attention in ("frozen", "free"):
         _, patch = logits_of(model, dictionary, tokens, Plan(edits=(*low, high), attention=attention))
         live, clean = (
-            dictionary.activations(2, x[0])[1:, 4] for x in (patch.inputs[2], patch.clean.inputs[2])
+            activations_at(dictionary, 2, x[0])[1:, 4]
+            for x in (patch.inputs[dictionary.reads[2]], patch.clean.inputs[dictionary.reads[2]])
         )
         reference = clean if attention == "frozen" else live
-        torch.testing.assert_close(live + patch.deltas[2][0, 1:, 0], -2 * reference)
+        torch.testing.assert_close(live + patch.deltas["2"][0, 1:, 0], -2 * reference)
 
 
 def test_edits_of_one_feature_apply_in_order(llama) -> None:
     model, dictionary, tokens = llama
-    add = Plan(edits=(FeatureEdit(layer=1, index=2, op="add", value=0.5, positions=(7,)),))
-    double = Plan(edits=(FeatureEdit(layer=1, index=2, op="scale", value=2.0, positions=(7,)),))
-    put = Plan(edits=(FeatureEdit(layer=1, index=2, op="set", value=0.3, positions=(7,)),))
+    add = Plan(edits=(FeatureEdit(part="1", index=2, op="add", value=0.5, positions=(7,)),))
+    double = Plan(edits=(FeatureEdit(part="1", index=2, op="scale", value=2.0, positions=(7,)),))
+    put = Plan(edits=(FeatureEdit(part="1", index=2, op="set", value=0.3, positions=(7,)),))
     wanted = {  # by hand, from the clean activation a
         add | double: lambda a: 2 * (a + 0.5),
         double | add: lambda a: 2 * a + 0.5,
         add | put: lambda a: 0.3,
         put | add | double: lambda a: 1.6,
     }
-    a = dictionary.activations(1, capture(model, tokens, [dictionary.reads[1]])[dictionary.reads[1]])[0, 7, 2]
+    x = capture(model, tokens, [dictionary.reads[1]])[dictionary.reads[1]]
+    a = activations_at(dictionary, 1, x)[0, 7, 2]
     for several, expected in wanted.items():
         single = Plan(
-            edits=(FeatureEdit(layer=1, index=2, op="set", value=float(expected(a)), positions=(7,)),)
+            edits=(FeatureEdit(part="1", index=2, op="set", value=float(expected(a)), positions=(7,)),)
         )
         torch.testing.assert_close(
             logits_of(model, dictionary, tokens, several)[0], logits_of(model, dictionary, tokens, single)[0]
         )
-    back = double | Plan(edits=(FeatureEdit(layer=1, index=2, op="scale", value=0.5, positions=(7,)),))
+    back = double | Plan(edits=(FeatureEdit(part="1", index=2, op="scale", value=0.5, positions=(7,)),))
     assert torch.equal(logits_of(model, dictionary, tokens, back)[0], forward(model, tokens))
 
 
@@ -247,7 +254,7 @@ def test_free_running_reproduces_a_hand_written_hook(llama) -> None:
     model, dictionary, tokens = llama
     features = encode(dictionary, capture(model, tokens, dictionary.sites))
     index, seen = int(features.index[(features.part == 0) & (features.position == 7)][0]), {}
-    weights = dictionary.layers[0]
+    weights = layer_weights(dictionary)[0]
     handles = []
     for layer, block in enumerate(model.module.model.layers):
 
@@ -264,7 +271,7 @@ def test_free_running_reproduces_a_hand_written_hook(llama) -> None:
     for handle in handles:
         handle.remove()
     assert float(seen["a"].max()) > 0
-    flip = Plan(edits=(FeatureEdit(layer=0, index=index, op="scale", value=-1.0),), attention="free")
+    flip = Plan(edits=(FeatureEdit(part="0", index=index, op="scale", value=-1.0),), attention="free")
     torch.testing.assert_close(logits_of(model, dictionary, tokens, flip)[0], expected, atol=1e-5, rtol=1e-5)
 
 
@@ -285,7 +292,7 @@ def test_frozen_attention_keeps_the_patterns_and_free_attention_does_not(llama) 
 
 def test_a_constrained_range_holds_its_mlps_and_leaves_the_others_running(llama) -> None:
     model, dictionary, tokens = llama
-    edits = tuple(edit for edit in some_edits(dictionary, tokens, model) if edit.layer == 0)
+    edits = tuple(edit for edit in some_edits(dictionary, tokens, model) if edit.part == "0")
     clean = capture(model, tokens, ["mlp_out.1", "mlp_out.2"])
     seen: dict[Site, Tensor] = {}
     held = Plan(edits=edits, constrained=(0, 1))
@@ -297,9 +304,9 @@ def test_a_constrained_range_holds_its_mlps_and_leaves_the_others_running(llama)
         forward(
             model, tokens, reads={site: lambda x, step, site=site: seen.update({site: x}) for site in sites}
         )
-    index = patch.edits[0].index
+    index = patch.edits["0"].index
     for layer, running in ((1, False), (2, True)):
-        written = patch.deltas[0] @ dictionary.decoder_rows(0, index)[:, layer]
+        written = patch.deltas["0"] @ dictionary.parts[0].decoder_rows(index)[dictionary.writes[layer]]
         rest = seen[Site("mlp_out", layer)] - written - clean[f"mlp_out.{layer}"]
         assert (float(rest.abs().max()) > 1e-3) is running
 
@@ -324,8 +331,8 @@ def test_generation_with_a_cache_equals_generation_without(label, attention, con
     steered = Plan(
         edits=(
             *some_edits(dictionary, tokens, model),
-            FeatureEdit(layer=0, index=1, op="add", value=1.5, start=4),
-            FeatureEdit(layer=1, index=2, op="scale", value=-3.0),
+            FeatureEdit(part="0", index=1, op="add", value=1.5, start=4),
+            FeatureEdit(part="1", index=2, op="scale", value=-3.0),
             DirectionEdit(
                 site=Site("resid_post", 0), op="add", vector=torch.ones(model.d_model), start=6, factor=0.3
             ),
@@ -372,7 +379,7 @@ def test_padding_on_the_left_changes_nothing(label, attention, constrained) -> N
     )
     edits = (
         *some_edits(dictionary, alone, model),
-        FeatureEdit(layer=1, index=2, op="set", value=0.8),
+        FeatureEdit(part="1", index=2, op="set", value=0.8),
         DirectionEdit(site=Site("resid_post", 0), op="scale", factor=0.5, positions=(3,)),
     )
     steered = Plan(edits=edits, attention=attention, constrained=constrained)
@@ -383,8 +390,8 @@ def test_padding_on_the_left_changes_nothing(label, attention, constrained) -> N
     assert second.kl == pytest.approx(first.kl, rel=1e-3)
     assert second.after.probabilities == pytest.approx(first.after.probabilities, abs=1e-5)
     assert second.generation_after == first.generation_after
-    assert [(c.layer, c.position) for c in second.feature_changes[:5]] == [
-        (c.layer, c.position) for c in first.feature_changes[:5]
+    assert [(c.part, c.position) for c in second.feature_changes[:5]] == [
+        (c.part, c.position) for c in first.feature_changes[:5]
     ]
 
 
@@ -406,7 +413,7 @@ def test_many_plans_in_one_pass_equal_one_at_a_time(llama) -> None:
     done: list[tuple[int, int]] = []
     outcomes = intervene_many(
         model, dictionary, tokens, plans, answer=[None, *range(len(plans) - 1)], max_new_tokens=1, batch=4,
-        progress=lambda n, total: done.append((n, total)),
+        progress=lambda stage, n, total: done.append((n, total)),
     )  # fmt: skip
     assert done[-1] == (len(plans), len(plans))
     for number, (each, outcome) in enumerate(zip(plans, outcomes, strict=True)):
@@ -433,8 +440,8 @@ def test_an_empty_plan_changes_no_logit_and_no_feature(label: str) -> None:
     outcome = intervene(model, dictionary, tokens, Plan(), max_new_tokens=1)
     assert outcome.before == outcome.after and outcome.kl == 0 and outcome.feature_changes == ()
     assert outcome.generation_before == outcome.generation_after
-    same = FeatureEdit(layer=0, index=1, op="scale", value=1.0)
-    neutral = Plan(edits=(same, FeatureEdit(layer=1, index=1, op="add", value=0.0)))
+    same = FeatureEdit(part="0", index=1, op="scale", value=1.0)
+    neutral = Plan(edits=(same, FeatureEdit(part="1", index=1, op="add", value=0.0)))
     assert torch.equal(logits_of(model, dictionary, tokens, neutral)[0], before)
 
 
@@ -471,13 +478,14 @@ def test_outcome_figures_are_those_of_the_logits(llama) -> None:
     assert set(outcome.before.ids) == set(outcome.after.ids) == union
     assert outcome.after.probabilities == tuple(sorted(outcome.after.probabilities, reverse=True))
     assert outcome.after.ids[0] == int(q.argmax())
-    edited = {(e.layer, e.positions[0], e.index) for e in changed.feature_edits}
+    edited = {(e.part, e.positions[0], e.index) for e in changed.feature_edits}
     sizes = []
     for change in outcome.feature_changes:
-        assert (change.layer, change.position, change.index) not in edited
+        part = dictionary.part(change.part)
+        assert (change.part, change.position, change.index) not in edited
         live, clean = (
-            dictionary.activations(change.layer, x[0])[change.position, change.index]
-            for x in (patch.inputs[change.layer], patch.clean.inputs[change.layer])
+            part.activations({part.reads[0]: x[0]})[change.position, change.index]
+            for x in (patch.inputs[part.reads[0]], patch.clean.inputs[part.reads[0]])
         )
         assert (change.before, change.after) == pytest.approx((float(clean), float(live)), abs=1e-6)
         sizes.append(abs(change.after - change.before))
@@ -487,11 +495,11 @@ def test_outcome_figures_are_those_of_the_logits(llama) -> None:
 
 def test_edits_with_start_continue_on_generated_tokens(llama) -> None:
     model, dictionary, tokens = llama
-    late = Plan(edits=(FeatureEdit(layer=0, index=3, op="add", value=8.0, start=len(IDS)),))
+    late = Plan(edits=(FeatureEdit(part="0", index=3, op="add", value=8.0, start=len(IDS)),))
     outcome = intervene(model, dictionary, tokens, late, max_new_tokens=6)
     assert outcome.kl == 0, "no token of the prompt is edited"
     assert outcome.generation_before != outcome.generation_after
-    once = Plan(edits=(FeatureEdit(layer=0, index=3, op="add", value=8.0, positions=(len(IDS),)),))
+    once = Plan(edits=(FeatureEdit(part="0", index=3, op="add", value=8.0, positions=(len(IDS),)),))
     assert intervene(model, dictionary, tokens, once, max_new_tokens=6).kl == 0
 
 
@@ -521,7 +529,7 @@ def test_a_continuation_stops_at_its_own_end_token_also_in_a_batch() -> None:
 @pytest.mark.parametrize(
     ("edit", "error", "word"),
     [
-        ({"layer": 3}, UnknownFeature, "layers 0 to 2"),
+        ({"part": "3"}, UnknownFeature, "Allowed: 0, 1, 2"),
         ({"index": 20}, UnknownFeature, "features 0 to 19"),
         ({"positions": (8,)}, InvalidPlan, "positions 0 to 7"),
         ({"start": 8}, InvalidPlan, "positions 0 to 7"),
@@ -529,14 +537,14 @@ def test_a_continuation_stops_at_its_own_end_token_also_in_a_batch() -> None:
 )
 def test_what_does_not_exist_is_refused(llama, edit, error, word) -> None:
     model, dictionary, tokens = llama
-    edit = FeatureEdit(**{"layer": 0, "index": 0, "op": "ablate", **edit})
+    edit = FeatureEdit(**{"part": "0", "index": 0, "op": "ablate", **edit})
     with pytest.raises(error, match=word):
         intervene(model, dictionary, tokens, Plan(edits=(edit,)))
 
 
 def test_refusals_name_the_fault(llama) -> None:
     model, dictionary, tokens = llama
-    fine = Plan(edits=(FeatureEdit(layer=0, index=0, op="set", value=1.0),))
+    fine = Plan(edits=(FeatureEdit(part="0", index=0, op="set", value=1.0),))
     with pytest.raises(InvalidPlan, match="past the last layer"):
         intervene(model, dictionary, tokens, replace(fine, constrained=(0, 3)))
     with pytest.raises(InvalidPlan, match="one prompt"):
@@ -574,7 +582,7 @@ def test_a_failing_run_leaves_no_hook(llama, monkeypatch) -> None:
         with monkeypatch.context() as patched:
             patched.setattr(Patch, name.strip(), lambda *a, **k: broken(*a[:3]))
             with pytest.raises(RuntimeError, match="broken"):
-                edit = FeatureEdit(layer=1, index=0, op="set", value=1.0)
+                edit = FeatureEdit(part="1", index=0, op="set", value=1.0)
                 intervene(model, dictionary, tokens, Plan(edits=(edit,), constrained=(0, 2)))
     assert [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.module.modules()] == hooks
     assert torch.equal(forward(model, tokens), before)

@@ -59,11 +59,11 @@ def test_a_target_is_a_supernode_a_node_a_feature_a_label_or_a_list(world) -> No
     graph = replace(group(graph, {"Texas": [a, b]}), labels={str(b): "say Austin"})
     assert b.layer is not None and b.index is not None
     at_a, at_b = (
-        FeatureEdit(layer=n.layer, index=n.index, op="scale", value=-1, positions=(n.position,))
+        FeatureEdit(part=str(n.layer), index=n.index, op="scale", value=-1, positions=(n.position,))
         for n in (a, b)
     )
     everywhere = replace(at_b, positions=None)
-    feature = FeatureId(graph.dictionary_name, b.layer, b.index)
+    feature = FeatureId(graph.dictionary_name, str(b.layer), b.index)
     for target, expected in [
         ("Texas", (at_a, at_b)),
         (a, (at_a,)),
@@ -99,7 +99,7 @@ def test_unknown_names_are_refused_with_the_nearest(world) -> None:
     with pytest.raises(UnknownFeature, match="dictionary of this graph"):
         plan(graph, "other/1/2", scale=2)
     with pytest.raises(UnknownFeature, match="layers 0 to 2"):
-        plan(graph, FeatureId(graph.dictionary_name, 3, 0), scale=2)
+        plan(graph, FeatureId(graph.dictionary_name, "3", 0), scale=2)
     with pytest.raises(InvalidPlan, match="token node"):
         plan(graph, "token:1", scale=2)
     with pytest.raises(InvalidPlan, match="no feature"):
@@ -117,7 +117,7 @@ def test_unknown_names_are_refused_with_the_nearest(world) -> None:
         ({"value": math.nan}, "finite"),
         ({"value": math.inf}, "finite"),
         ({"value": -1e12}, "up to 1e\\+09"),
-        ({"layer": -1}, "layer must be"),
+        ({"part": ""}, "part is a name"),
         ({"index": -1}, "index must be"),
         ({"positions": (-1,)}, "position must be"),
         ({"positions": ()}, "one or more"),
@@ -128,7 +128,7 @@ def test_unknown_names_are_refused_with_the_nearest(world) -> None:
 )
 def test_an_edit_that_means_nothing_is_refused(fields, word) -> None:
     with pytest.raises(InvalidPlan, match=word):
-        FeatureEdit(**{"layer": 1, "index": 2, "op": "set", "value": 1.0, **fields})
+        FeatureEdit(**{"part": "1", "index": 2, "op": "set", "value": 1.0, **fields})
 
 
 def test_plans_of_one_kind_add_up_and_others_do_not(world) -> None:
@@ -173,8 +173,10 @@ edits_as_fields = st.tuples(
     st.text(max_size=8),
 )
 def test_a_plan_survives_json_exactly(fields, attention, constrained, label) -> None:
-    edits = [FeatureEdit(layer=a, index=b, op=op, value=value, **where) for a, b, op, value, where in fields]
-    edits.append(FeatureEdit(layer=1, index=2, op="ablate"))
+    edits = [
+        FeatureEdit(part=str(a), index=b, op=op, value=value, **where) for a, b, op, value, where in fields
+    ]
+    edits.append(FeatureEdit(part="1", index=2, op="ablate"))
     made = Plan(edits=tuple(edits), attention=attention, constrained=constrained, label=label)
     text = json.dumps(made.to_json(), allow_nan=False)
     assert Plan.from_json(text) == made
@@ -203,11 +205,11 @@ def test_an_outcome_survives_json_exactly(world) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "[]", "{", "{}", '{"edits": 3}', '{"edits": [3]}', '{"edits": [], "extra": 1}', '{"edits": [{"layer": 1}]}',
-        '{"edits": [{"layer": 1, "index": 2, "op": "set", "value": NaN}]}',
-        '{"edits": [{"layer": 1, "index": 2, "op": "melt", "value": 1.0}]}',
-        '{"edits": [{"layer": "1", "index": 2, "op": "set", "value": 1.0}]}',
-        '{"edits": [{"layer": 1, "index": 2, "op": "set", "value": 1.0, "colour": 1}]}',
+        "[]", "{", "{}", '{"edits": 3}', '{"edits": [3]}', '{"edits": [], "extra": 1}', '{"edits": [{"part": "1"}]}',
+        '{"edits": [{"part": "1", "index": 2, "op": "set", "value": NaN}]}',
+        '{"edits": [{"part": "1", "index": 2, "op": "melt", "value": 1.0}]}',
+        '{"edits": [{"part": 1, "index": 2, "op": "set", "value": 1.0}]}',
+        '{"edits": [{"part": "1", "index": 2, "op": "set", "value": 1.0, "colour": 1}]}',
         '{"edits": [{"site": "mlp_out.1", "op": "add", "vector": {"dtype": "int64", "values": [1]}}]}',
         '{"edits": [{"site": "mlp_out.1", "op": "add", "vector": [1]}]}',
         '{"edits": [{"site": "nowhere.1", "op": "ablate"}]}',
@@ -233,7 +235,9 @@ def prediction_by_solving(graph: Graph, held: Plan) -> np.ndarray:
         if graph.kind[row] != FEATURE:
             continue
         node = graph.node_id(row)
-        here = [edit for edit in held.feature_edits if (edit.layer, edit.index) == (node.layer, node.index)]
+        here = [
+            edit for edit in held.feature_edits if (edit.part, edit.index) == (str(node.layer), node.index)
+        ]
         factor, offset = fold(edit for edit in here if edit.covers(node.position))
         if factor == 1:
             wanted[row] = offset / value
@@ -268,7 +272,7 @@ def test_a_prediction_says_what_lies_outside_the_graph(world) -> None:
     prediction = predict(small, plan(graph, gone[:3], ablate=True))
     assert (prediction.edited, prediction.outside) == (0, 3)
     assert all(change.change == 0 for change in prediction.changes)
-    silent = FeatureEdit(layer=0, index=0, op="set", value=1.0, positions=(0,))
+    silent = FeatureEdit(part="0", index=0, op="set", value=1.0, positions=(0,))
     assert predict(graph, Plan(edits=(silent,))).outside == 1
 
 
@@ -280,21 +284,23 @@ def encoded(world: World) -> Features:
     return encode(dictionary, capture(model, tokens, dictionary.sites))
 
 
-def strengths(dictionary: Dictionary, features: Features, made: Plan) -> dict[tuple[int, int], list[float]]:
+def strengths(dictionary: Dictionary, features: Features, made: Plan) -> dict[tuple[str, int], list[float]]:
     """(layer, position) → signed norms of what each edited feature adds to the model there."""
-    found: dict[tuple[int, int], list[float]] = {}
-    for layer, index in {(e.layer, e.index) for e in made.feature_edits}:
-        norm = float(dictionary.decoder_rows(layer, torch.tensor([index])).norm())
+    found: dict[tuple[str, int], list[float]] = {}
+    for part, index in {(e.part, e.index) for e in made.feature_edits}:
+        norm = float(
+            torch.cat(list(dictionary.part(part).decoder_rows(torch.tensor([index])).values())).norm()
+        )
         for position in range(features.n_positions):
-            here = (features.part == layer) & (features.index == index) & (features.position == position)
+            here = (features.part == int(part)) & (features.index == index) & (features.position == position)
             a = float(features.value[here].sum())
             edits = (
-                e for e in made.feature_edits if (e.layer, e.index) == (layer, index) and e.covers(position)
+                e for e in made.feature_edits if (e.part, e.index) == (part, index) and e.covers(position)
             )
             factor, offset = fold(edits)
             change = (factor - 1) * a + offset
             if change:
-                found.setdefault((layer, position), []).append(change * norm)
+                found.setdefault((part, position), []).append(change * norm)
     return {place: sorted(several) for place, several in found.items()}
 
 
@@ -306,17 +312,17 @@ def test_a_control_is_as_strong_at_the_same_places_with_other_features(world, am
     made = plan(graph, nodes[::11], scale=-1) | plan(graph, nodes[5::17], set=2.5)
     open_ended = (("add", 2, 7, 0.4), ("scale", 1, 9, 3.0))
     made |= Plan(
-        edits=tuple(FeatureEdit(layer=layer, index=i, op=op, value=v) for op, layer, i, v in open_ended)
+        edits=tuple(FeatureEdit(part=str(layer), index=i, op=op, value=v) for op, layer, i, v in open_ended)
     )
     control = random_control(dictionary, made, features, seed=3, among=among)
     wanted, found = (strengths(dictionary, features, each) for each in (made, control))
     assert found.keys() == wanted.keys()
     for place, norms in wanted.items():
         assert found[place] == pytest.approx(norms, rel=1e-4)
-    theirs, mine = ({(e.layer, e.index) for e in each.feature_edits} for each in (made, control))
+    theirs, mine = ({(e.part, e.index) for e in each.feature_edits} for each in (made, control))
     assert not theirs & mine and len(theirs) == len(mine)
     if among == "active":
-        active = set(zip(features.part.tolist(), features.index.tolist(), strict=True))
+        active = set(zip(map(str, features.part.tolist()), features.index.tolist(), strict=True))
         assert mine <= active
     assert random_control(dictionary, made, features, seed=3, among=among) == control
     assert random_control(dictionary, made, features, seed=4, among=among) != control
@@ -341,10 +347,10 @@ def test_a_control_of_a_direction_has_its_norm(world) -> None:
 
 def test_a_control_without_candidates_is_refused(world) -> None:
     _, dictionary, _, _ = world
-    indices = range(dictionary.n_features)
-    everything = Plan(edits=tuple(FeatureEdit(layer=1, index=index, op="set", value=1) for index in indices))
+    indices = range(dictionary.parts[1].n_features)
+    everything = Plan(edits=tuple(FeatureEdit(part="1", index=index, op="set", value=1) for index in indices))
     with pytest.raises(InvalidPlan, match="no other feature"):
         random_control(dictionary, everything, encoded(world), seed=0)
-    late = Plan(edits=(FeatureEdit(layer=1, index=1, op="add", value=1.0, start=len(IDS)),))
+    late = Plan(edits=(FeatureEdit(part="1", index=1, op="add", value=1.0, start=len(IDS)),))
     with pytest.raises(InvalidPlan, match="generated tokens"):
         random_control(dictionary, late, encoded(world), seed=0)
