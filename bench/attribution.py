@@ -47,7 +47,7 @@ def compare(rounds: int) -> dict[str, Any]:
     }
     seconds, results = take_turns(sides, rounds=rounds)
     ours, theirs = results["thoughtscope"], results["autograd"]
-    rows, columns = shared(reference, features, dictionary.n_layers, last + 1)
+    rows, columns = shared(reference, features, len(dictionary.parts), last + 1)
     difference = np.abs(
         ours[np.ix_(rows[:, 0], columns[:, 0])] - theirs[np.ix_(rows[:, 1], columns[:, 1])]
     ).max()
@@ -59,7 +59,7 @@ def compare(rounds: int) -> dict[str, Any]:
     )
     return {
         "name": "attribution",
-        "case": f"{len(features)} features, {tokens.ids.shape[1]} tokens, {dictionary.n_layers} layers",
+        "case": f"{len(features)} features, {tokens.ids.shape[1]} tokens, {len(dictionary.parts)} layers",
         "seconds": seconds,
         "ratio": seconds["autograd"] / seconds["thoughtscope"],
         "difference": float(difference / np.abs(theirs).max()),

@@ -154,12 +154,14 @@ def edits(active: list[Active], own: Strengths, donor: Strengths, last: int) -> 
     from thoughtscope.interventions import FeatureEdit
 
     down = [
-        FeatureEdit(layer=each.layer, index=each.index, op="scale", value=DOWN, positions=(each.position,))
+        FeatureEdit(
+            part=str(each.layer), index=each.index, op="scale", value=DOWN, positions=(each.position,)
+        )
         for each in active
         if (each.layer, each.index) in own and (each.layer, each.index) not in donor
     ]
     up = [
-        FeatureEdit(layer=layer, index=index, op="set", value=UP * value, positions=(last,))
+        FeatureEdit(part=str(layer), index=index, op="set", value=UP * value, positions=(last,))
         for (layer, index), value in donor.items()
     ]
     return (*down, *up)

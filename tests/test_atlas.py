@@ -10,10 +10,11 @@ import jsonschema
 import pytest
 import torch
 
+from tests.autograd_oracle import activations_at, relayered
 from tests.tiny_microscope import N_FEATURES, random_dictionary, shared_model
 from thoughtscope.atlas import FeatureBank, LabelStore, auto_label, bank_of, collect_examples
 from thoughtscope.core.errors import CorruptArtefact, LimitExceeded, ThoughtscopeError, UnknownFeature
-from thoughtscope.dictionaries import Dictionary, load_dictionary, save_dictionary
+from thoughtscope.dictionaries import Dictionary, layer_weights, load_dictionary, save_dictionary
 from thoughtscope.models import capture, tokenize
 from thoughtscope.models.tokens import describe
 
@@ -72,7 +73,10 @@ def direct() -> list[tuple[list[str], torch.Tensor]]:
         tokens = tokenize(model, text)
         acts = capture(model, tokens, dictionary().reads)
         values = torch.stack(
-            [dictionary().activations(layer, acts[site][0]) for layer, site in enumerate(dictionary().reads)]
+            [
+                activations_at(dictionary(), layer, acts[site][0])
+                for layer, site in enumerate(dictionary().reads)
+            ]
         )
         values[:, 0] = 0
         found.append((list(tokens.pieces[0]), values))
@@ -138,7 +142,7 @@ def test_top_examples_are_the_strongest_distinct_texts():
 def test_outputs_follow_the_decoder():
     model, norm = shared_model(), shared_model().family.final_norm
     for index in (0, 5):
-        direction = dictionary().layers[1].decoder[index].sum(0) * norm.weight
+        direction = layer_weights(dictionary())[1].decoder[index].sum(0) * norm.weight
         logits = model.family.unembed @ direction
         order = logits.argsort(descending=True).tolist()
         detail = bank().detail(1, index)
@@ -268,8 +272,8 @@ def test_activations_beyond_half_precision_stay_finite():
     """Kept as float16, they stop at its largest number; an infinity would spoil the feature's histogram."""
     layers = tuple(
         replace(weights, W_enc=weights.W_enc * 1e6, b_enc=weights.b_enc * 1e6)
-        for weights in dictionary().layers
+        for weights in layer_weights(dictionary())
     )
-    bank = collect_examples(shared_model(), replace(dictionary(), layers=layers), TEXTS[:4])
+    bank = collect_examples(shared_model(), relayered(dictionary(), layers), TEXTS[:4])
     largest = max(float(layer.quantiles.max()) for layer in bank.layers)
     assert largest == torch.finfo(torch.float16).max

@@ -11,9 +11,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from tests.autograd_oracle import activations_at, same_parts
+from tests.tiny_models import tiny_model
 from thoughtscope.core.errors import CorruptArtefact, DictionaryMismatch, ThoughtscopeError, UnknownSite
 from thoughtscope.core.site import Site
-from thoughtscope.dictionaries import Dictionary, encode, load_dictionary, save_dictionary
+from thoughtscope.dictionaries import Dictionary, encode, layer_weights, load_dictionary, save_dictionary
 
 L, D, F, P = 3, 6, 10, 5
 
@@ -183,7 +185,8 @@ def test_circuit_tracer_per_layer(tmp_path, dtype, threshold, skip):
     dictionary = load_dictionary(tmp_path / "a")
     assert dictionary.reads[1] == Site("mlp_norm", 1) and dictionary.writes[2] == Site("mlp_out", 2)
     assert (dictionary.model_name, dictionary.scan) == ("org/some-model", "org/scan-name")
-    assert not dictionary.cross_layer and dictionary.activation.kind == ("jumprelu" if threshold else "relu")
+    assert dictionary.kind == ("skip transcoders" if skip else "per-layer transcoders")
+    assert {part.activation.kind for part in dictionary.parts} == {"jumprelu" if threshold else "relu"}
     acts = capture_of(dictionary)
     features = encode(dictionary, acts)
     for layer, w in enumerate({k: v.float() for k, v in w.items()} for w in layers):
@@ -192,7 +195,7 @@ def test_circuit_tracer_per_layer(tmp_path, dtype, threshold, skip):
         a = pre * (pre > w["activation_function.threshold"]) if threshold else pre.clamp(min=0)
         a[0] = 0
         y = torch.einsum("pf,fd->pd", a, w["W_dec"]) + w["b_dec"] + (x @ w["W_skip"].T if skip else 0)
-        torch.testing.assert_close(features.reconstruction[layer], y, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(features.reconstruction[dictionary.writes[layer]], y, atol=1e-5, rtol=1e-5)
         here = features.part == layer
         assert (
             torch.stack([features.position[here], features.index[here]], dim=1).tolist()
@@ -207,10 +210,11 @@ def test_the_threshold_is_strict(tmp_path):
     dictionary = load_dictionary(tmp_path / "a")
     w = layers[0]
     x = torch.linalg.pinv(w["W_enc"]) @ (w["activation_function.threshold"] - w["b_enc"])
-    pre = dictionary.preactivations(0, x)
-    exact = dictionary.layers[0].threshold.clone()
-    on_threshold = dictionary.activation.apply(exact[None], exact)
-    above = dictionary.activation.apply(torch.nextafter(exact, torch.tensor(9e9))[None], exact)
+    part = dictionary.parts[0]
+    pre = part.preactivations({part.reads[0]: x})
+    exact = part.threshold.clone()
+    on_threshold = part.activation.apply(exact[None], exact)
+    above = part.activation.apply(torch.nextafter(exact, torch.tensor(9e9))[None], exact)
     assert pre.shape == (F,)
     assert not on_threshold.any() and (above > 0).all()
 
@@ -224,7 +228,7 @@ def test_circuit_tracer_topk(tmp_path, stored):
             save_file({**w, "k": torch.tensor(3)}, tmp_path / "a" / f"layer_{layer}.safetensors")
     dictionary = load_dictionary(tmp_path / "a")
     x = torch.randn(40, D)
-    values = dictionary.activations(1, x)
+    values = activations_at(dictionary, 1, x)
     pre = x @ layers[1]["W_enc"].T + layers[1]["b_enc"]
     for row, value in zip(pre, values, strict=True):
         top = set(row.topk(3).indices.tolist())
@@ -238,10 +242,11 @@ def test_a_listed_file_of_gemma_scope_loads(tmp_path):
     listed = "\n".join(f"- scope/layer_{i}/width_16k/average_l0_{70 + i}/params.npz" for i in range(L))
     (tmp_path / "config.yaml").write_text(PLT_YAML + "transcoders:\n" + listed + "\n")
     dictionary = load_dictionary(tmp_path)
-    assert torch.equal(dictionary.layers[2].W_enc, layers[2]["W_enc"].T)
+    assert torch.equal(layer_weights(dictionary)[2].W_enc, layers[2]["W_enc"].T)
     save_dictionary(dictionary, tmp_path / "out", format="circuit-tracer")
     again = load_dictionary(tmp_path / "out")
-    assert torch.equal(again.layers[2].W_enc, layers[2]["W_enc"].T) and again.activation.kind == "jumprelu"
+    assert torch.equal(layer_weights(again)[2].W_enc, layers[2]["W_enc"].T)
+    assert again.parts[2].activation.kind == "jumprelu"
 
 
 # --- circuit-tracer, cross-layer --------------------------------------------------------------------------------------
@@ -252,7 +257,7 @@ def test_a_listed_file_of_gemma_scope_loads(tmp_path):
 def test_circuit_tracer_cross_layer(tmp_path, dtype, threshold):
     layers = write_clt(tmp_path / "a", dtype=dtype, threshold=threshold)
     dictionary = load_dictionary(tmp_path / "a")
-    assert dictionary.cross_layer and dictionary.reads[1] == Site("resid_mid", 1)
+    assert dictionary.kind == "cross-layer transcoder" and dictionary.reads[1] == Site("resid_mid", 1)
     acts = capture_of(dictionary)
     features = encode(dictionary, acts)
     expected = torch.stack([layers[t][f"b_dec_{t}"].float().expand(P, D) for t in range(L)])
@@ -262,7 +267,9 @@ def test_circuit_tracer_cross_layer(tmp_path, dtype, threshold):
         a[0] = 0
         for t in range(i, L):
             expected[t] += a @ w[f"W_dec_{i}"][:, t - i]
-    torch.testing.assert_close(features.reconstruction, expected, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(
+        torch.stack([*features.reconstruction.values()]), expected, atol=1e-4, rtol=1e-5
+    )
     save_dictionary(dictionary, tmp_path / "b", format="circuit-tracer")
     same_folders(tmp_path / "a", tmp_path / "b")
 
@@ -282,7 +289,7 @@ def test_gemma_scope_one(tmp_path, compressed):
     layers = write_scope_one(home, compressed=compressed)
     dictionary = load_dictionary(home)
     assert dictionary.reads[0] == Site("mlp_norm", 0) and dictionary.model_name == "google/gemma-2-2b"
-    assert dictionary.declared["l0"] == 70 + 71 + 72
+    assert dictionary.card.declared["l0"] == 70 + 71 + 72
     acts = capture_of(dictionary)
     features = encode(dictionary, acts)
     for layer, w in enumerate(layers):
@@ -290,7 +297,10 @@ def test_gemma_scope_one(tmp_path, compressed):
         a = pre * (pre > w["threshold"])
         a[0] = 0
         torch.testing.assert_close(
-            features.reconstruction[layer], a @ w["W_dec"] + w["b_dec"], atol=1e-5, rtol=1e-5
+            features.reconstruction[dictionary.writes[layer]],
+            a @ w["W_dec"] + w["b_dec"],
+            atol=1e-5,
+            rtol=1e-5,
         )
     save_dictionary(dictionary, tmp_path / "b", format="gemma-scope")
     same_folders(home, tmp_path / "b")
@@ -302,7 +312,7 @@ def test_gemma_scope_two(tmp_path, affine, dtype):
     layers = write_scope_two(tmp_path / "a", affine=affine, dtype=dtype)
     dictionary = load_dictionary(tmp_path / "a")
     assert dictionary.reads[2] == Site("mlp_in", 2) and dictionary.writes[0] == Site("mlp_out", 0)
-    assert dictionary.has_skip == affine and dictionary.declared["l0"] == 60
+    assert dictionary.has_skip == affine and dictionary.card.declared["l0"] == 60
     acts = capture_of(dictionary)
     features = encode(dictionary, acts)
     for layer, w in enumerate({k: v.float() for k, v in w.items()} for w in layers):
@@ -311,7 +321,7 @@ def test_gemma_scope_two(tmp_path, affine, dtype):
         a = pre * (pre > w["threshold"])
         a[0] = 0
         y = a @ w["w_dec"] + w["b_dec"] + (x @ w["affine_skip_connection"] if affine else 0)
-        torch.testing.assert_close(features.reconstruction[layer], y, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(features.reconstruction[dictionary.writes[layer]], y, atol=1e-5, rtol=1e-5)
     save_dictionary(dictionary, tmp_path / "b", format="gemma-scope-2")
     same_folders(tmp_path / "a", tmp_path / "b")
 
@@ -320,7 +330,7 @@ def test_gemma_scope_two(tmp_path, affine, dtype):
 def test_gemma_scope_two_cross_layer(tmp_path, affine):
     layers = write_scope_two_clt(tmp_path / "a", affine=affine)
     dictionary = load_dictionary(tmp_path / "a")
-    assert dictionary.n_layers == L and dictionary.cross_layer
+    assert len(dictionary.parts) == L and dictionary.kind == "cross-layer transcoder"
     acts = capture_of(dictionary)
     features = encode(dictionary, acts)
     expected = torch.stack([w["b_dec"].expand(P, D) for w in layers])
@@ -332,7 +342,9 @@ def test_gemma_scope_two_cross_layer(tmp_path, affine):
         expected[i] += x @ w["affine_skip_connection"] if affine else 0
         for t in range(i, L):
             expected[t] += a @ w["w_dec"][:, t]
-    torch.testing.assert_close(features.reconstruction, expected, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(
+        torch.stack([*features.reconstruction.values()]), expected, atol=1e-4, rtol=1e-5
+    )
     save_dictionary(dictionary, tmp_path / "b", format="gemma-scope-2")
     same_folders(tmp_path / "a", tmp_path / "b")
 
@@ -366,15 +378,8 @@ def test_converted_dictionaries_are_the_same(tmp_path, source, target):
         return
     save_dictionary(one, tmp_path / "b", format=target)
     two = load_dictionary(tmp_path / "b", format=target)
-    for a, b in zip(one.layers, two.layers, strict=True):
-        for name, tensor in vars(a).items():
-            assert (tensor is None and vars(b)[name] is None) or same_bits(tensor, vars(b)[name]), name
-    assert (one.activation, one.reads, one.writes, one.skip_first) == (
-        two.activation,
-        two.reads,
-        two.writes,
-        two.skip_first,
-    )
+    assert same_parts(one, two)
+    assert one.skip_first == two.skip_first
 
 
 # --- damage -----------------------------------------------------------------------------------------------------------
@@ -426,12 +431,23 @@ def test_pickled_arrays_are_never_loaded(tmp_path):
         load_dictionary(tmp_path)
 
 
-def test_unequal_layers_are_refused(tmp_path):
-    layers = write_plt(tmp_path)
+def test_layers_of_different_sizes_load_and_save(tmp_path):
+    layers = write_plt(tmp_path / "a")
     wide = {**layers[1], "W_enc": rand(F + 1, D), "W_dec": rand(F + 1, D), "b_enc": rand(F + 1)}
-    save_file(wide, tmp_path / "layer_1.safetensors")
-    with pytest.raises(DictionaryMismatch, match="layer 1"):
-        load_dictionary(tmp_path)
+    save_file(wide, tmp_path / "a" / "layer_1.safetensors")
+    dictionary = load_dictionary(tmp_path / "a")
+    assert [part.n_features for part in dictionary.parts] == [F, F + 1, F]
+    save_dictionary(dictionary, tmp_path / "b", format="circuit-tracer")
+    same_folders(tmp_path / "a", tmp_path / "b")
+
+
+def test_a_layer_of_another_model_is_refused(tmp_path):
+    layers = write_plt(tmp_path)
+    narrow = {**layers[1], "W_enc": rand(F, D - 1)}
+    save_file(narrow, tmp_path / "layer_1.safetensors")
+    model = tiny_model("llama", layers=L, hidden_size=D)
+    with pytest.raises(DictionaryMismatch, match=rf"1 to be {D - 1} wide"):
+        load_dictionary(tmp_path, model)
 
 
 def test_thresholds_in_some_layers_only_are_refused(tmp_path):
@@ -513,7 +529,7 @@ def test_a_part_of_a_repository_in_the_cache_is_not_taken_for_the_whole(tmp_path
 def test_saving_over_a_mapped_dictionary_keeps_it_readable(tmp_path):
     write_plt(tmp_path, threshold=True)
     dictionary = load_dictionary(tmp_path)
-    before = dictionary.layers[0].W_enc.clone()
+    before = layer_weights(dictionary)[0].W_enc.clone()
     save_dictionary(dictionary, tmp_path, format="circuit-tracer")
-    assert torch.equal(dictionary.layers[0].W_enc, before)
-    assert torch.equal(load_dictionary(tmp_path).layers[0].W_enc, before)
+    assert torch.equal(layer_weights(dictionary)[0].W_enc, before)
+    assert torch.equal(layer_weights(load_dictionary(tmp_path))[0].W_enc, before)

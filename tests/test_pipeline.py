@@ -59,8 +59,9 @@ def walk(model_name: str, dictionary_name: str, prompt: str, token: int, *, pref
 
 def check(model, dictionary, tokens, acts, features, graph, grouped, outcome, report) -> None:
     """What the results owe one another."""
-    written = torch.stack([acts[site][0] for site in dictionary.writes]).float()
-    torch.testing.assert_close(features.reconstruction + features.error, written, atol=1e-5, rtol=1e-5)
+    for site in dictionary.writes:
+        held = features.reconstruction[site] + features.error[site]
+        torch.testing.assert_close(held, acts[site][0].float(), atol=1e-5, rtol=1e-5)
     values = {
         (n.layer, n.position, n.index): float(graph.value[row]) for row, n in enumerate(graph.node_ids())
     }

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from tests.autograd_oracle import activations_at, same_parts
 from tests.tiny_models import tiny_model
 from thoughtscope.core.errors import ThoughtscopeError
 from thoughtscope.dictionaries import Dictionary, TrainConfig, evaluate_dictionary, train_dictionary
@@ -35,10 +36,7 @@ def documents(model: Model, n: int = 150, length: int = 24) -> list[list[int]]:
 
 
 def same(a: Dictionary, b: Dictionary) -> bool:
-    pairs = [
-        (x, vars(v)[name]) for u, v in zip(a.layers, b.layers, strict=True) for name, x in vars(u).items()
-    ]
-    return all((x is None and y is None) or torch.equal(x, y) for x, y in pairs)
+    return same_parts(a, b)
 
 
 @pytest.mark.parametrize("n_active", [0, 1, 40])
@@ -67,21 +65,23 @@ def test_training_explains_the_model_at_the_wanted_l0(cross, skip):
     model = tiny_model("llama", layers=3)
     config = replace(SMALL, cross_layer=cross, skip=skip, n_tokens=24_000)
     first: list[float] = []
-    dictionary = train_dictionary(model, documents(model), config, progress=lambda m: first.append(m["fvu"]))
+    dictionary = train_dictionary(
+        model, documents(model), config, progress=lambda *_, fvu, **rest: first.append(fvu)
+    )
     scores = evaluate_dictionary(model, dictionary, documents(model))
-    assert dictionary.cross_layer == cross and dictionary.has_skip == skip
+    assert (dictionary.kind == "cross-layer transcoder") == cross and dictionary.has_skip == skip
     assert scores.fvu < 0.45 and scores.fvu < 0.6 * first[0]
     assert 0.75 * 18 < scores.l0 < 1.3 * 18
     assert scores.dead < 0.1
 
 
 def test_a_source_that_comes_once_is_enough_when_it_lasts():
-    """The probe's documents come from the start: at the end there may be none left."""
+    """The self-test's documents come from the start: at the end there may be none left."""
     model = tiny_model("llama", layers=2)
     config = replace(SMALL, n_tokens=400, chunk_tokens=400)
     texts = documents(model, n=1024, length=3)
     once = train_dictionary(model, iter(texts), config)
-    assert once.probe == train_dictionary(model, texts, config).probe
+    assert once.card.self_test == train_dictionary(model, texts, config).card.self_test
     with pytest.raises(ThoughtscopeError, match="ran out"):
         train_dictionary(model, iter(texts[:12]), config)
 
@@ -113,19 +113,19 @@ def test_scales_are_folded_into_the_weights(cross, monkeypatch):
         for layer, p in enumerate(pre)
     ]
     predicted = module._decode(trainer, x, pre, pairs)
-    found = [dictionary.activations(layer, rows.inputs[:, layer].float()) for layer in range(3)]
+    found = [activations_at(dictionary, layer, rows.inputs[:, layer].float()) for layer in range(3)]
     for (token, feature), dense in zip(pairs, found, strict=True):
         assert ((dense > 0).nonzero() != torch.stack([token, feature], 1)).sum() == 0
     events = [(torch.full((len(t),), layer), t, f, found[layer][t, f]) for layer, (t, f) in enumerate(pairs)]
     ours = decode(
         dictionary,
         *(torch.cat(column) for column in zip(*events, strict=True)),
-        rows.inputs.float().transpose(0, 1),
+        {site: rows.inputs[:, layer].float() for layer, site in enumerate(dictionary.reads)},
     )
     for layer in range(3):
         y = predicted[layer] + w[f"b_dec_{layer}"] + x[layer] @ w[f"W_skip_{layer}"].T
         y = y * trainer.scaling.scale_out[layer] + trainer.scaling.mean_out[layer]
-        torch.testing.assert_close(ours[layer], y.detach(), atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(ours[dictionary.writes[layer]], y.detach(), atol=1e-4, rtol=1e-3)
 
 
 def test_training_does_not_depend_on_or_disturb_the_callers_random_numbers():
@@ -144,8 +144,8 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path, killed_at):
     class Killed(Exception):
         pass
 
-    def kill(metrics):
-        if metrics["step"] == killed_at:
+    def kill(stage, step, total, **figures):
+        if step == killed_at:
             raise Killed
 
     model = tiny_model("llama")
@@ -155,7 +155,11 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path, killed_at):
         train_dictionary(model, documents(model), config, folder=tmp_path, progress=kill)
     steps: list[int] = []
     resumed = train_dictionary(
-        model, documents(model), config, folder=tmp_path, progress=lambda m: steps.append(m["step"])
+        model,
+        documents(model),
+        config,
+        folder=tmp_path,
+        progress=lambda _, step, *__, **___: steps.append(step),
     )
     assert steps == list(range(killed_at, 61)) and same(whole, resumed)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]

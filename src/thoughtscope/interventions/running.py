@@ -129,8 +129,8 @@ def check_plan(
         if dictionary.part(edit.part).looks_ahead and edit.op in ("set", "scale", "ablate"):
             if max_new_tokens and any(map(edit.covers, range(length, end))):
                 raise InvalidPlan(
-                    f"Feature {edit.part}/{edit.index} reads later than it writes, so its activation on a token that is "
-                    'being generated is not known. Give positions of the prompt, or use "add".'
+                    f"Feature {edit.part}/{edit.index} reads later than it writes, so its activation on a token that "
+                    'is being generated is not known. Give positions of the prompt, or use "add".'
                 )
     for each in plan.edits:
         last = max([*(each.positions or ()), each.start or 0])
