@@ -445,7 +445,7 @@ def test_a_layer_of_another_model_is_refused(tmp_path):
     layers = write_plt(tmp_path)
     narrow = {**layers[1], "W_enc": rand(F, D - 1)}
     save_file(narrow, tmp_path / "layer_1.safetensors")
-    model = tiny_model("llama", layers=L, hidden_size=D)
+    model = tiny_model("llama", layers=L, hidden_size=D, num_attention_heads=2, num_key_value_heads=1)
     with pytest.raises(DictionaryMismatch, match=rf"1 to be {D - 1} wide"):
         load_dictionary(tmp_path, model)
 

@@ -1,7 +1,7 @@
 """What a graph explains: next tokens, differences of their logits, features of its own or of another dictionary.
 
 Every target but the graph's own features is a linear read of the model: a vector for one or more sites at one position
-and a constant. A logit reads the output of the final norm, a feature of an autoencoder its site, of a crosscoder several.
+and a constant. A logit reads the output of the final norm; features of autoencoders and crosscoders, their sites.
 """
 
 from __future__ import annotations
