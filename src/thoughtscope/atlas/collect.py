@@ -217,9 +217,9 @@ def output_tokens(model: Model, dictionary: Dictionary, layer: int) -> dict[str,
     found: dict[str, list[Tensor]] = {"top_logits": [], "bottom_logits": [], "output_strength": []}
     for index in torch.arange(dictionary.n_features).split(max(1, 2**24 // unembed.shape[0])):
         direction = dictionary.decoder_rows(layer, index).sum(1).to(unembed.device)
-        if norm.kind == "layer":
-            direction = direction - direction.mean(-1, keepdim=True)
-        logits = (direction * norm.weight.float()) @ unembed.T
+        if norm is not None:
+            direction = norm.centre(direction) * norm.weight.float()
+        logits = direction @ unembed.T
         spread, mean = torch.std_mean(logits, dim=-1)
         found["top_logits"].append(logits.topk(n, dim=-1).indices.int().cpu())
         found["bottom_logits"].append((-logits).topk(n, dim=-1).indices.int().cpu())

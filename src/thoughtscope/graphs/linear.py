@@ -1,32 +1,47 @@
 """`Linearised`: a model frozen at one prompt, so that everything between MLPs is a linear map.
 
-Attention patterns and norm scales keep the prompt's values; what MLPs write comes from outside. The residual stream
-is then linear in what is written into it (Ameisen et al. 2025, "Circuit Tracing", local replacement model), and
-gradients are products of the weights: no autograd.
+A transformer is non-linear in three places: the softmax of attention, the scale that a norm divides by, and the MLPs.
+The local replacement model (Ameisen et al. 2025, "Circuit Tracing") takes the first two at the values that they have
+on this prompt, and lets a dictionary say what the MLPs write, with an error for what it misses. What is left, from
+anything written into the residual stream to anything that reads it, is linear:
+
+    r_0 = embed                                                              (pos, d_model)
+    r_mid  = r_l   + A_l(r_l)   + c_l        A_l(r) = sum over heads h of  P_h  N(r)  V_h  O_h
+    r_l+1  = r_mid + w_l                     w_l: what the MLP writes, from outside
+    logits = U final(r_L)
+
+with P_h the frozen pattern, N the norm with its frozen scale, V_h and O_h the head's value and output matrices, and
+c_l what attention writes whatever the stream holds: its biases and those of its norms. So the direct effect of a
+source that writes vector s at layer l and position p, on a target that reads along vector t at layer m and position
+q, is t · J s, with J the product of the (1 + A) between them: a gradient, which `sweep.py` gets by transposes, no
+autograd.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from thoughtscope.core.errors import DictionaryMismatch, ThoughtscopeError, describe_choices
-from thoughtscope.core.site import Site
+from thoughtscope.core.site import SITE_KINDS, Site
 from thoughtscope.models.capture import Activations, capture
 from thoughtscope.models.families import BlockFacts, NormFacts
 from thoughtscope.models.model import Model
 from thoughtscope.models.tokens import Tokens
 
-READ_KINDS = ("resid_pre", "attn_norm", "attn_in", "resid_mid", "mlp_norm", "mlp_in")
-WRITE_KINDS = ("mlp_raw", "mlp_out")
-
 
 @dataclass(frozen=True, kw_only=True)
 class FrozenMap:
-    """`y = weight * centre(x) / scale + bias`, with `scale` one number per position; a part that is None is absent."""
+    """A norm at this prompt: `y = weight * centre(x) / scale + bias`, with `scale` one number a position.
+
+    A part that is None is absent; with none at all it is the identity. Its transpose takes a gradient with respect to
+    `y` to one with respect to `x`: all factors are diagonal, and centring, `1 - 11ᵀ/d`, is its own transpose.
+    """
 
     weight: Float[Tensor, " d_model"] | None = None
     bias: Float[Tensor, " d_model"] | None = None
@@ -71,7 +86,12 @@ class FrozenMap:
 
 @dataclass(frozen=True, kw_only=True)
 class FrozenBlock:
-    """One block with norm weights bound into the projections and norm scales into the pattern."""
+    """One block with norm weights bound into the projections and norm scales into the pattern.
+
+    `P_h N(r) V_h O_h` mixes positions only by `P_h` and channels only by the others, so a norm's two parts can move:
+    the factor of a channel into the rows of `V_h`, the divisor of a position into the columns of `P_h` (for a norm
+    after attention: into the columns of `O_h` and the rows of `P_h`). What is left is three products, without a norm.
+    """
 
     pattern: Float[Tensor, "head query key"]
     value: Float[Tensor, "kv_head d_model d_head"]
@@ -87,22 +107,33 @@ class FrozenBlock:
     def attend(self, x: Float[Tensor, "pos d_model"]) -> Float[Tensor, "pos d_model"]:
         """What attention adds to the residual stream `x`, without `constant`."""
         group = len(self.output) // len(self.value)
-        values = torch.matmul(x, self.value).repeat_interleave(group, dim=0)
-        return torch.matmul(torch.bmm(self.pattern, values), self.output).sum(0)
+        values = torch.matmul(x, self.value).repeat_interleave(group, dim=0)  # (head, pos, d_head)
+        z = torch.bmm(self.pattern, values)  # (head, pos, d_head): each query's mixture of its keys' values
+        return torch.matmul(z, self.output).sum(0)  # (pos, d_model)
 
     def attend_transpose(
         self, gradient: Float[Tensor, "pos target d_model"]
     ) -> Float[Tensor, "pos target d_model"]:
-        """Gradients after attention, carried back through it; `pos` may be a prefix of the prompt."""
+        """Gradients after attention, carried back through it: `sum over h of  P_hᵀ G O_hᵀ V_hᵀ`.
+
+        A gradient at a query goes to the keys that it looked at, in proportion to its pattern, through the head's
+        output and value matrices read backwards. `pos` may be a prefix of the prompt: what a later position reads has
+        no part in it, and no earlier one looks ahead.
+        """
         length, n_targets, width = gradient.shape
         heads, d_head, _ = self.output.shape
         kv_heads = len(self.value)
         flat = gradient.reshape(length * n_targets, width)
+        # G O_hᵀ: the gradient with respect to each head's z. (head, pos, target * d_head)
         z = torch.matmul(flat, self.output.transpose(1, 2)).view(heads, length, n_targets * d_head)
+        # P_hᵀ: from queries to keys, all targets at once. (head, pos, target * d_head)
         moved = torch.bmm(self.pattern[:, :length, :length].transpose(1, 2), z)
-        if heads != kv_heads:
+        if (
+            heads != kv_heads
+        ):  # query heads that share a value head add up there: (kv_head, pos, target * d_head)
             moved = moved.view(kv_heads, heads // kv_heads, length, n_targets * d_head).sum(1)
         moved = moved.view(kv_heads, length * n_targets, d_head)
+        # V_hᵀ, summed over value heads in place: (pos * target, d_model)
         result = torch.mm(moved[0], self.value[0].T)
         for head in range(1, kv_heads):
             result.addmm_(moved[head], self.value[head].T)
@@ -154,29 +185,27 @@ def linearise(model: Model, tokens: Tokens, sites: tuple[Site, ...] = ()) -> tup
             f"A graph explains one prompt without padding; these tokens hold {tokens.ids.shape[0]} rows"
             f"{'' if bool(tokens.mask.all()) else ' with padding'}. Tokenize the prompt by itself."
         )
-    blocks = model.family.blocks
-    last = len(blocks) - 1
-    wanted = [Site("embed"), Site("resid_post", last), Site("logits")]
-    for layer, block in enumerate(blocks):
-        wanted += [Site("pattern", layer), Site("resid_pre", layer)]
-        if not block.parallel:
-            wanted.append(Site("resid_mid", layer))
-        if block.attn_post_norm is not None:
-            wanted.append(Site("attn_raw", layer))
-        if block.mlp_post_norm is not None:
-            wanted.append(Site("mlp_raw", layer))
+    blocks, norms = model.family.blocks, model.family.norms
+    last = Site("resid_post", len(blocks) - 1)
+    # One pass keeps all that is frozen: each layer's pattern, and what each norm reads, which gives its scale.
+    patterns = [Site("pattern", layer) for layer in range(len(blocks))]
+    wanted = [Site("embed"), last, Site("logits"), *patterns, *(read for read, _ in norms.values())]
     activations = capture(model, tokens, tuple(dict.fromkeys([*wanted, *sites])))
 
-    def at(kind: str, layer: int | None = None) -> Tensor:
-        return activations[Site(kind, layer)][0].float()
+    def at(site: Site) -> Tensor:
+        return activations[site][0].float()  # one row: (pos, d_model), or (head, query, key) for a pattern
 
-    final = _frozen_norm(model.family.final_norm, at("resid_post", last))
-    hidden = final.linear(at("resid_post", last))
+    maps = {made: _frozen_norm(norm, at(read)) for made, (read, norm) in norms.items()}
+    final = maps.get(Site("final_norm"), FrozenMap())
+    hidden = final.linear(at(last))
     frozen = Linearised(
-        embed=at("embed"),
-        blocks=tuple(_frozen_block(block, layer, at) for layer, block in enumerate(blocks)),
+        embed=at(Site("embed")),
+        blocks=tuple(
+            _frozen_block(block, at(pattern), partial(_norm_at, maps, layer))
+            for layer, (block, pattern) in enumerate(zip(blocks, patterns, strict=True))
+        ),
         final=final,
-        logits=at("logits"),
+        logits=at(Site("logits")),
         final_hidden=hidden if final.bias is None else hidden + final.bias,
     )
     return frozen, activations
@@ -184,16 +213,13 @@ def linearise(model: Model, tokens: Tokens, sites: tuple[Site, ...] = ()) -> tup
 
 def check_sites(reads: tuple[Site, ...], writes: tuple[Site, ...], n_layers: int) -> None:
     """Refuses a dictionary that the replacement model cannot hold. Raises `DictionaryMismatch`."""
-    for site in reads:
-        if site.kind not in READ_KINDS:
-            raise DictionaryMismatch(
-                describe_choices(site.kind, READ_KINDS, what="site that attribution can read")
-            )
-    for site in writes:
-        if site.kind not in WRITE_KINDS:
-            raise DictionaryMismatch(
-                describe_choices(site.kind, WRITE_KINDS, what="site that attribution can write")
-            )
+    for sites, doing in ((reads, "read"), (writes, "write")):
+        allowed = [name for name, kind in SITE_KINDS.items() if kind.attribution == doing]
+        for site in sites:
+            if site.kind not in allowed:
+                raise DictionaryMismatch(
+                    describe_choices(site.kind, allowed, what=f"site that attribution can {doing}")
+                )
     layers = [[site.layer for site in sites] for sites in (reads, writes)]
     if layers != [list(range(n_layers))] * 2:
         raise DictionaryMismatch(
@@ -211,37 +237,39 @@ def _frozen_norm(norm: NormFacts, x: Float[Tensor, "pos d_model"]) -> FrozenMap:
     )
 
 
-def _frozen_block(block: BlockFacts, layer: int, at) -> FrozenBlock:
+def _norm_at(maps: Mapping[Site, FrozenMap], layer: int, made: str) -> FrozenMap:
+    """The norm of this layer that makes the site, or the identity where the family has none there."""
+    return maps.get(Site(made, layer), FrozenMap())
+
+
+def _frozen_block(
+    block: BlockFacts, pattern: Float[Tensor, "head query key"], norm_at: Callable[[str], FrozenMap]
+) -> FrozenBlock:
     """Binds the weights: what a norm does by channel goes into the projections, by position into the pattern."""
-    attn_read = _frozen_norm(block.attn_norm, at("resid_pre", layer))
-    mlp_read = _frozen_norm(block.mlp_norm, at("resid_pre" if block.parallel else "resid_mid", layer))
-    identity = FrozenMap()
-    attn_write, mlp_write = identity, identity
-    if block.attn_post_norm is not None:
-        attn_write = _frozen_norm(block.attn_post_norm, at("attn_raw", layer))
-    if block.mlp_post_norm is not None:
-        mlp_write = _frozen_norm(block.mlp_post_norm, at("mlp_raw", layer))
-    pattern, w_v, w_o = at("pattern", layer), block.W_V.detach().float(), block.W_O.detach().float()
-    constant = attn_write.linear(_attention_constant(block, pattern, w_v, w_o, attn_read.bias))
-    value = w_v if attn_read.weight is None else w_v * attn_read.weight[:, None]
-    output = w_o
-    if attn_read.centred:
+    read, write = norm_at("attn_norm"), norm_at("attn_out")
+    w_v, w_o = block.W_V.detach().float(), block.W_O.detach().float()
+    # The norm before: centre(x) * weight / scale, then V_h. Centring its input or the rows of V_h is the same, since
+    # (x - mean(x)) · v = x · (v - mean(v)); the divisor belongs to the key's position: the pattern's columns.
+    value = w_v if read.weight is None else w_v * read.weight[:, None]
+    if read.centred:
         value = value - value.mean(1, keepdim=True)
-    if attn_write.centred:
-        output = output - output.mean(-1, keepdim=True)
-    if attn_write.weight is not None:
-        output = output * attn_write.weight
-    scaled = pattern / attn_read.scale
-    if attn_write.scale is not None:
-        scaled = scaled / attn_write.scale[:, None]
+    scaled = pattern if read.scale is None else pattern / read.scale
+    # The norm after, likewise: its channels are the columns of O_h, its divisor belongs to the query: the rows.
+    output = w_o - w_o.mean(-1, keepdim=True) if write.centred else w_o
+    if write.weight is not None:
+        output = output * write.weight
+    if write.scale is not None:
+        scaled = scaled / write.scale[:, None]
+    # The constant goes through the norm after attention too, whose own bias comes last.
+    constant = write.linear(_attention_constant(block, pattern, w_v, w_o, read.bias))
     return FrozenBlock(
         pattern=scaled,
         value=value,
         output=output.contiguous(),
-        constant=constant if attn_write.bias is None else constant + attn_write.bias,
-        attn_read=attn_read,
-        mlp_read=mlp_read,
-        mlp_write=mlp_write,
+        constant=constant if write.bias is None else constant + write.bias,
+        attn_read=read,
+        mlp_read=norm_at("mlp_norm"),
+        mlp_write=norm_at("mlp_out"),
         parallel=block.parallel,
     )
 
@@ -253,14 +281,17 @@ def _attention_constant(
     w_o: Float[Tensor, "head d_head d_model"],
     norm_bias: Float[Tensor, " d_model"] | None,
 ) -> Float[Tensor, "pos d_model"]:
-    """The module's output for a norm that returns only its bias."""
-    constant = torch.zeros(pattern.shape[1], w_o.shape[-1], device=w_o.device)
-    values = torch.zeros(len(w_v), w_v.shape[-1], device=w_v.device)
+    """What attention writes into a stream of zeros: `sum over h of  P_h 1 (b_norm V_h + b_V) O_h  +  b_O`.
+
+    Rows of a pattern add up to 1 (under a mask too), so every position gets the same; they are summed, not believed.
+    """
+    constant = torch.zeros(pattern.shape[1], w_o.shape[-1], device=w_o.device)  # (pos, d_model)
+    values = torch.zeros(len(w_v), w_v.shape[-1], device=w_v.device)  # (kv_head, d_head)
     if norm_bias is not None:
         values = values + torch.einsum("d,kde->ke", norm_bias, w_v)
     if block.b_V is not None:
         values = values + block.b_V.detach().float().reshape(values.shape)
     if norm_bias is not None or block.b_V is not None:
-        values = values.repeat_interleave(len(w_o) // len(w_v), dim=0)
+        values = values.repeat_interleave(len(w_o) // len(w_v), dim=0)  # (head, d_head)
         constant += torch.einsum("hq,he,hed->qd", pattern.sum(-1), values, w_o)
     return constant if block.b_O is None else constant + block.b_O.detach().float()
