@@ -27,9 +27,9 @@ def measure(seed: int) -> Measured:
     The scale is the larger of the target's largest edge and its value: an edge can be a scalar product that cancels to
     almost nothing, and is then exact to rounding on the scale of what it adds up to.
     """
-    from thoughtscope.models.random_models import FAMILIES
+    from thoughtscope.models.random_models import random_families
 
-    labels = [(family, {}) for family in FAMILIES] + [("gpt_neox", {"use_parallel_residual": False})]
+    labels = [(family, {}) for family in random_families()] + [("gpt_neox", {"use_parallel_residual": False})]
     cases: dict[str, dict[str, float]] = {}
     n_edges = n_targets = 0
     for family, overrides in labels:

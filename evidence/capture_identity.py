@@ -16,7 +16,7 @@ from _claim import Measured, main
 from thoughtscope.core.site import GLOBAL_KINDS, LAYER_KINDS, Site
 from thoughtscope.models import Edit, Model, Tokens, capture, forward, generate, load_model, tokens_from_ids
 from thoughtscope.models.edits import writes_of
-from thoughtscope.models.random_models import FAMILIES, random_model
+from thoughtscope.models.random_models import random_families, random_model
 
 NEW_TOKENS = 32
 
@@ -36,7 +36,7 @@ class Tally:
 def models(seed: int) -> Iterator[Model]:
     """Every family with both kinds of attention, then the specimen."""
     for attention in (None, "eager"):
-        for family in FAMILIES:
+        for family in random_families():
             yield random_model(family, layers=3, seed=seed, attention=attention)
         yield random_model("gpt_neox", layers=3, seed=seed, attention=attention, use_parallel_residual=False)
     yield load_model("specimen", device="cpu", dtype="float32")
@@ -68,10 +68,10 @@ def real_edits(model: Model, seed: int, *, strength: float = 1.0) -> list[Edit]:
         return torch.randn(model.d_model, generator=generator)
 
     return [
-        Edit(site=Site("resid_pre", 1), op="add", vector=draw(), factor=strength),
-        Edit(site=Site("mlp_out", last), op="scale", factor=1 + strength, start=5),
-        Edit(site=Site("attn_norm", 1), op="add", vector=draw(), factor=strength, positions=(2, 5, 15)),
-        Edit(site=Site("resid_post", 0), op="add", vector=draw(), factor=strength, start=12),
+        Edit(site=Site("resid_pre", 1), op="add", vector=draw(), value=strength),
+        Edit(site=Site("mlp_out", last), op="scale", value=1 + strength, start=5),
+        Edit(site=Site("attn_norm", 1), op="add", vector=draw(), value=strength, positions=(2, 5, 15)),
+        Edit(site=Site("resid_post", 0), op="add", vector=draw(), value=strength, start=12),
     ]
 
 

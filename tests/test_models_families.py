@@ -60,6 +60,7 @@ def test_norm_weights_biases_and_groups_are_not_at_their_comfortable_defaults() 
             block.attn_post_norm,
             block.mlp_post_norm,
         ]
+        norms += [block.q_norm, block.k_norm]
         for norm in filter(None, norms):
             assert (norm.weight - 1).abs().mean() > 0.2
             assert norm.bias is None or norm.bias.abs().mean() > 0.1
@@ -76,31 +77,83 @@ def _with_block(model, layer=1, **changes):
     return replace(model, family=replace(model.family, blocks=tuple(blocks)))
 
 
-def _wrong_tables(model):
-    """Site tables with one mistake each, of the kinds that are easy to make."""
+def _with_projection(model, which, **changes):
+    return _with_block(model, **{which: replace(getattr(model.family.blocks[1], which), **changes)})
+
+
+def _wrong_norms(model):
     family, block = model.family, model.family.blocks[1]
-    yield "W_V and b_V", _with_block(model, W_V=block.W_V.flip(0) if len(block.W_V) > 1 else -block.W_V)
-    yield "W_O and b_O", _with_block(model, W_O=block.W_O.flip(0))
-    if block.b_V is not None:
-        yield "W_V and b_V", _with_block(model, b_V=None)
-    if block.b_O is not None:
-        yield "W_O and b_O", _with_block(model, b_O=None)
-    yield (
-        "norm before attn",
-        _with_block(model, attn_norm=replace(block.attn_norm, weight=block.attn_norm.weight + 0.1)),
-    )
-    yield (
-        "norm before mlp",
-        _with_block(model, mlp_norm=replace(block.mlp_norm, weight=block.mlp_norm.weight - 1)),
-    )
-    other = "rms" if block.mlp_norm.kind == "layer" else "layer"
-    yield "norm before mlp", _with_block(model, mlp_norm=replace(block.mlp_norm, kind=other))
+    if block.attn_norm is not None:
+        norm = replace(block.attn_norm, weight=block.attn_norm.weight + 0.1)
+        yield "norm before attn", _with_block(model, attn_norm=norm)
+        yield (
+            "norm before mlp",
+            _with_block(model, mlp_norm=replace(block.mlp_norm, weight=block.mlp_norm.weight - 1)),
+        )
+        other = "rms" if block.mlp_norm.kind == "layer" else "layer"
+        yield "norm before mlp", _with_block(model, mlp_norm=replace(block.mlp_norm, kind=other))
+        yield "no norm before attn", _with_block(model, attn_norm=None)
     yield "final norm", replace(model, family=replace(family, final_norm=replace(family.final_norm, eps=0.5)))
-    cap = None if family.logit_soft_cap else 2.0
-    yield "unembedding", replace(model, family=replace(family, logit_soft_cap=cap))
+    yield "unembedding", replace(model, family=replace(family, final_norm=None))
     if block.attn_post_norm is not None:
         yield "resid_pre", _with_block(model, attn_post_norm=None)
         yield "resid_pre", _with_block(model, mlp_post_norm=None)
+
+
+def _wrong_heads(model):
+    block = model.family.blocks[1]
+    for letter, which in (("Q", "queries"), ("K", "keys"), ("V", "values")):
+        projection = getattr(block, which)
+        turned = projection.weight.flip(0) if len(projection.weight) > 1 else -projection.weight
+        yield f"W_{letter} and b_{letter}", _with_projection(model, which, weight=turned)
+        if projection.bias is not None:
+            yield f"W_{letter} and b_{letter}", _with_projection(model, which, bias=None)
+        if projection.norm is not None:
+            yield "scores of q and k", _with_projection(model, which, norm=None)
+            wrong = replace(projection.norm, weight=projection.norm.weight.flip(0))
+            yield "scores of q and k", _with_projection(model, which, norm=wrong)
+    yield "W_O and b_O", _with_block(model, W_O=block.W_O.flip(0))
+    if block.b_O is not None:
+        yield "W_O and b_O", _with_block(model, b_O=None)
+    yield "scores of q and k", _with_block(model, scaling=block.scaling * 1.1)
+    yield "scores of q and k", _with_block(model, soft_cap=None if block.soft_cap else 2.0)
+    yield "window", _with_block(model, window=None if block.window else 5)
+    yield "window", _with_block(model, window=(block.window or 5) - 1)
+    if block.rotary is not None:
+        angles = block.rotary.angles
+        late = replace(block.rotary, angles=lambda x, positions: angles(x, 2 * positions))
+        back = replace(block.rotary, angles=lambda x, positions: angles(x, -positions))
+        for wrong in (None, late, back):
+            yield "scores of q and k", _with_block(model, rotary=wrong)
+
+
+def _wrong_neurons(model):
+    neurons = model.family.blocks[1].neurons
+    within = lambda **changes: _with_block(model, neurons=replace(neurons, **changes))
+    yield "W_in, W_gate", within(W_in=neurons.W_in.flip(1))
+    yield "W_in, W_gate", within(act=torch.tanh)
+    yield "W_out and b_out", within(W_out=neurons.W_out.flip(0))
+    if neurons.W_gate is not None:
+        yield "W_in, W_gate", within(W_gate=None)
+        yield "W_in, W_gate", within(W_gate=neurons.W_in, W_in=neurons.W_gate)
+    for name, identity in (
+        ("b_in", "W_in, W_gate"),
+        ("b_gate", "W_in, W_gate"),
+        ("b_out", "W_out and b_out"),
+    ):
+        if getattr(neurons, name) is not None:
+            yield identity, within(**{name: None})
+
+
+def _wrong_tables(model):
+    """Facts with one mistake each, of the kinds that are easy to make: every fact is wrong once."""
+    family = model.family
+    yield from _wrong_norms(model)
+    yield from _wrong_heads(model)
+    yield from _wrong_neurons(model)
+    yield "unembedding", replace(model, family=replace(family, unembed=family.unembed.flip(0)))
+    cap = None if family.logit_soft_cap else 2.0
+    yield "unembedding", replace(model, family=replace(family, logit_soft_cap=cap))
     yield "chain", replace(model, family=replace(family, blocks=family.blocks[::-1]))
 
 
@@ -108,7 +161,7 @@ def _wrong_tables(model):
 def test_probes_refuse_a_wrong_table_and_name_the_identity(label: str) -> None:
     model = tiny_variant(label)
     cases = list(_wrong_tables(model))
-    assert len(cases) >= 8
+    assert len(cases) >= 20
     for expected, wrong in cases:
         with pytest.raises(UnsupportedModel, match=expected):
             prove(wrong)
@@ -120,7 +173,7 @@ def test_a_wrong_block_layout_is_refused() -> None:
         model = tiny_model("gpt_neox", use_parallel_residual=parallel)
         blocks = tuple(replace(block, parallel=not parallel) for block in model.family.blocks)
         with pytest.raises(UnsupportedModel, match=r"fails"):
-            prove(replace(model, family=replace(model.family, blocks=blocks, missing={})))
+            prove(replace(model, family=replace(model.family, blocks=blocks)))
 
 
 def test_a_modified_module_is_refused() -> None:
@@ -145,13 +198,17 @@ def test_family_comes_from_the_architecture_not_from_a_name() -> None:
         bind(module)
 
 
-def test_the_value_and_output_matrices_are_views_of_the_weights() -> None:
+def test_the_matrices_of_heads_and_neurons_are_views_of_the_weights() -> None:
     """A trained step is seen at once, and no memory is copied."""
     for family in FAMILIES:
         model = tiny_model(family)
         block = model.family.blocks[0]
         assert block.W_O.untyped_storage().data_ptr() == block.o_module.weight.untyped_storage().data_ptr()
-        assert block.W_V.untyped_storage().data_ptr() == block.v_module.weight.untyped_storage().data_ptr()
+        for projection in (block.queries, block.keys, block.values):
+            owned = projection.module.weight.untyped_storage().data_ptr()
+            assert projection.weight.untyped_storage().data_ptr() == owned
+        out = block.neurons.out_module.weight
+        assert block.neurons.W_out.untyped_storage().data_ptr() == out.untyped_storage().data_ptr()
 
 
 def test_multimodal_gemma_is_refused_with_the_way_out() -> None:

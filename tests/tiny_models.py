@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from thoughtscope.models import Model
-from thoughtscope.models.random_models import FAMILIES, random_model
+from thoughtscope.models.random_models import random_families, random_model
 
 __all__ = ["FAMILIES", "VARIANTS", "tiny_model", "tiny_variant"]
 
+FAMILIES = tuple(random_families())
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     **{family: (family, {}) for family in FAMILIES},
     "gpt_neox_sequential": ("gpt_neox", {"use_parallel_residual": False}),

@@ -227,12 +227,10 @@ def output_tokens(model: Model, part: Part) -> dict[str, Tensor]:
     found: dict[str, list[Tensor]] = {"top_logits": [], "bottom_logits": [], "output_strength": []}
     for index in torch.arange(part.n_features).split(max(1, 2**24 // unembed.shape[0])):
         rows = part.decoder_rows(index)
-        direction = (
-            torch.stack([rows[site] for site in sites]).sum(0).to(unembed.device)
-        )  # (feature, d_model)
-        if norm.kind == "layer":
-            direction = direction - direction.mean(-1, keepdim=True)
-        logits = (direction * norm.weight.float()) @ unembed.T  # (feature, vocab)
+        direction = torch.stack([rows[site] for site in sites]).sum(0).to(unembed.device)
+        if norm is not None:
+            direction = norm.centre(direction) * norm.weight.float()  # (feature, d_model)
+        logits = direction @ unembed.T  # (feature, vocab)
         spread, mean = torch.std_mean(logits, dim=-1)
         found["top_logits"].append(logits.topk(n, dim=-1).indices.int().cpu())
         found["bottom_logits"].append((-logits).topk(n, dim=-1).indices.int().cpu())

@@ -358,10 +358,9 @@ def _depth(site: Site) -> tuple[int, int]:
 
 
 def _kind(part: Part) -> str:
-    mlp_reads = ("resid_pre", "resid_mid", "attn_norm", "attn_in", "mlp_norm", "mlp_in")
     if part.reads == part.writes:
         return "sparse autoencoder" if len(part.reads) == 1 else "crosscoder"
-    if len(part.reads) == 1 and all(site.kind in ("mlp_raw", "mlp_out") for site in part.writes):
-        if part.reads[0].kind in mlp_reads:
-            return "transcoder" if len(part.writes) == 1 else "cross-layer transcoder"
+    reads, writes = ({site.row.attribution for site in sites} for sites in (part.reads, part.writes))
+    if len(part.reads) == 1 and reads == {"read"} and writes == {"write"}:
+        return "transcoder" if len(part.writes) == 1 else "cross-layer transcoder"
     return "dictionary"

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from thoughtscope.core.errors import DictionaryMismatch, UnknownSite
-from thoughtscope.core.site import Site
+from thoughtscope.core.site import SITE_KINDS, Site
 from thoughtscope.dictionaries.activation import Activation
 from thoughtscope.dictionaries.card import Card
 from thoughtscope.dictionaries.dictionary import Dictionary, Part
@@ -125,8 +125,8 @@ def parse_sites(kind: str, n_layers: int) -> tuple[Site, ...]:
     return sites
 
 
-READ_KINDS = ("resid_pre", "attn_norm", "attn_in", "resid_mid", "mlp_norm", "mlp_in")
-WRITE_KINDS = ("mlp_raw", "mlp_out")
+READ_KINDS = tuple(name for name, kind in SITE_KINDS.items() if kind.attribution == "read")
+WRITE_KINDS = tuple(name for name, kind in SITE_KINDS.items() if kind.attribution == "write")
 
 
 @dataclass(frozen=True, kw_only=True)

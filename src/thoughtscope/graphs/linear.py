@@ -1,31 +1,47 @@
 """`Linearised`: a model frozen at one prompt, so that everything between MLPs is a linear map.
 
-Attention patterns and norm scales keep the prompt's values; what MLPs write comes from outside. The residual stream
-is then linear in what is written into it (Ameisen et al. 2025, "Circuit Tracing", local replacement model), and
-gradients are products of the weights: no autograd.
+A transformer is non-linear in three places: the softmax of attention, the scale that a norm divides by, and the MLPs.
+The local replacement model (Ameisen et al. 2025, "Circuit Tracing") takes the first two at the values that they have
+on this prompt, and lets a dictionary say what the MLPs write, with an error for what it misses. What is left, from
+anything written into the residual stream to anything that reads it, is linear:
+
+    r_0 = embed                                                              (pos, d_model)
+    r_mid  = r_l   + A_l(r_l)   + c_l        A_l(r) = sum over heads h of  P_h  N(r)  V_h  O_h
+    r_l+1  = r_mid + w_l                     w_l: what the MLP writes, from outside
+    logits = U final(r_L)
+
+with P_h the frozen pattern, N the norm with its frozen scale, V_h and O_h the head's value and output matrices, and
+c_l what attention writes whatever the stream holds: its biases and those of its norms. So the direct effect of a
+source that writes vector s at layer l and position p, on a target that reads along vector t at layer m and position
+q, is t · J s, with J the product of the (1 + A) between them: a gradient, which `sweep.py` gets by transposes, no
+autograd.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from thoughtscope.core.errors import ThoughtscopeError, describe_choices
-from thoughtscope.core.site import Site
+from thoughtscope.core.site import SITE_KINDS, Site
 from thoughtscope.models.capture import Activations, capture
 from thoughtscope.models.families import BlockFacts, NormFacts
 from thoughtscope.models.model import Model
 from thoughtscope.models.tokens import Tokens
 
-READ_KINDS = ("resid_pre", "attn_norm", "attn_in", "resid_mid", "mlp_norm", "mlp_in")
-
 
 @dataclass(frozen=True, kw_only=True)
 class FrozenMap:
-    """`y = weight * centre(x) / scale + bias`, with `scale` one number per position; a part that is None is absent."""
+    """A norm at this prompt: `y = weight * centre(x) / scale + bias`, with `scale` one number a position.
+
+    A part that is None is absent; with none at all it is the identity. Its transpose takes a gradient with respect to
+    `y` to one with respect to `x`: all factors are diagonal, and centring, `1 - 11ᵀ/d`, is its own transpose.
+    """
 
     weight: Float[Tensor, " d_model"] | None = None
     bias: Float[Tensor, " d_model"] | None = None
@@ -70,14 +86,22 @@ class FrozenMap:
 
 @dataclass(frozen=True, kw_only=True)
 class FrozenBlock:
-    """One block with norm weights bound into the projections and norm scales into the pattern."""
+    """One block with norm weights bound into the projections and norm scales into the pattern.
+
+    `P_h N(r) V_h O_h` mixes positions only by `P_h` and channels only by the others, so a norm's two parts can move:
+    the factor of a channel into the rows of `V_h`, the divisor of a position into the columns of `P_h` (for a norm
+    after attention: into the columns of `O_h` and the rows of `P_h`). What is left is three products, without a norm.
+    """
 
     pattern: Float[Tensor, "head query key"]
     value: Float[Tensor, "kv_head d_model d_head"]
     output: Float[Tensor, "head d_head d_model"]
     constant: Float[Tensor, "pos d_model"]
     """What attention writes whatever the residual stream holds: its biases."""
+    value_bias: Float[Tensor, "kv_head d_head"]
+    """What the values hold whatever the residual stream holds: their biases, and those of the norm before."""
     attn_read: FrozenMap
+    attn_write: FrozenMap
     mlp_read: FrozenMap
     mlp_write: FrozenMap
     """From the MLP's output to its contribution: the post-norm, where the family has one."""
@@ -86,22 +110,45 @@ class FrozenBlock:
     def attend(self, x: Float[Tensor, "pos d_model"]) -> Float[Tensor, "pos d_model"]:
         """What attention adds to the residual stream `x`, without `constant`."""
         group = len(self.output) // len(self.value)
-        values = torch.matmul(x, self.value).repeat_interleave(group, dim=0)
-        return torch.matmul(torch.bmm(self.pattern, values), self.output).sum(0)
+        values = torch.matmul(x, self.value).repeat_interleave(group, dim=0)  # (head, pos, d_head)
+        z = torch.bmm(self.pattern, values)  # (head, pos, d_head): each query's mixture of its keys' values
+        return torch.matmul(z, self.output).sum(0)  # (pos, d_model)
+
+    def heads_transpose(
+        self, gradient: Float[Tensor, "head d_head"], position: int
+    ) -> Float[Tensor, "pos d_model"]:
+        """The gradient of a read of the heads' outputs z at one position, by position of what they looked at:
+        `P_h[q, k] V_h g_h`, summed over heads h."""
+        looked = self.pattern[:, position, : position + 1]  # (head, key)
+        if self.attn_write.scale is not None:  # z comes before the norm after attention
+            looked = looked * self.attn_write.scale[position]
+        group = len(self.output) // len(self.value)
+        values = self.value.repeat_interleave(group, dim=0)  # (head, d_model, d_head)
+        return torch.einsum("hk,hde,he->kd", looked, values, gradient)
 
     def attend_transpose(
         self, gradient: Float[Tensor, "pos target d_model"]
     ) -> Float[Tensor, "pos target d_model"]:
-        """Gradients after attention, carried back through it; `pos` may be a prefix of the prompt."""
+        """Gradients after attention, carried back through it: `sum over h of  P_hᵀ G O_hᵀ V_hᵀ`.
+
+        A gradient at a query goes to the keys that it looked at, in proportion to its pattern, through the head's
+        output and value matrices read backwards. `pos` may be a prefix of the prompt: what a later position reads has
+        no part in it, and no earlier one looks ahead.
+        """
         length, n_targets, width = gradient.shape
         heads, d_head, _ = self.output.shape
         kv_heads = len(self.value)
         flat = gradient.reshape(length * n_targets, width)
+        # G O_hᵀ: the gradient with respect to each head's z. (head, pos, target * d_head)
         z = torch.matmul(flat, self.output.transpose(1, 2)).view(heads, length, n_targets * d_head)
+        # P_hᵀ: from queries to keys, all targets at once. (head, pos, target * d_head)
         moved = torch.bmm(self.pattern[:, :length, :length].transpose(1, 2), z)
-        if heads != kv_heads:
+        if (
+            heads != kv_heads
+        ):  # query heads that share a value head add up there: (kv_head, pos, target * d_head)
             moved = moved.view(kv_heads, heads // kv_heads, length, n_targets * d_head).sum(1)
         moved = moved.view(kv_heads, length * n_targets, d_head)
+        # V_hᵀ, summed over value heads in place: (pos * target, d_model)
         result = torch.mm(moved[0], self.value[0].T)
         for head in range(1, kv_heads):
             result.addmm_(moved[head], self.value[head].T)
@@ -134,25 +181,47 @@ class Linearised:
             return FrozenMap(scale=norm.scale, centred=norm.centred)
         return FrozenMap()
 
-    def read_at(self, site: Site) -> tuple[int, bool, FrozenMap]:
-        """Where and how `site` reads the residual stream: the block, whether after its attention, and the map.
+    def read_transpose(
+        self, site: Site, vector: Float[Tensor, " _"], position: int
+    ) -> Iterator[tuple[int, bool, int, Float[Tensor, " d_model"], float]]:
+        """The read `vector · x_site` at one position as reads of the residual stream: for each one its block, whether
+        it is behind that block's attention, its position, the gradient there, and the constant that comes with it.
 
         What is read after the last block has the number of blocks as its block. Raises `ThoughtscopeError` for a site
-        that is no linear function of the residual stream at its own position.
+        that is no linear function of the residual stream once patterns and norm scales are frozen.
         """
-        n_layers = len(self.blocks)
-        if site.kind == "final_norm":
-            return n_layers, False, self.final
-        if site.kind == "embed":
-            return 0, False, FrozenMap()
-        if site.kind == "resid_post":
-            return (site.layer or 0) + 1, False, FrozenMap()
-        if site.kind not in READ_KINDS:
-            allowed = [*READ_KINDS, "resid_post", "embed", "final_norm"]
+        n_layers, layer = len(self.blocks), site.layer or 0
+        if site.kind == "z":
+            yield from self._heads_read(layer, vector, position)
+            return
+        places = {
+            "embed": (0, False, FrozenMap()),
+            "resid_post": (layer + 1, False, FrozenMap()),
+            "final_norm": (n_layers, False, self.final),
+        }
+        if site.row.attribution == "read":
+            places[site.kind] = (layer, self.reads_after_attention(site), self.read_map(site))
+        if site.kind not in places:
+            linear = [name for name, kind in SITE_KINDS.items() if kind.attribution == "read"]
+            allowed = [*linear, "z", "resid_post", "embed", "final_norm"]
             raise ThoughtscopeError(
                 describe_choices(site.kind, allowed, what="site whose features can be targets of a graph")
             )
-        return site.layer or 0, self.reads_after_attention(site), self.read_map(site)
+        block, after, reads = places[site.kind]
+        at = torch.tensor([position], device=vector.device)
+        constant = 0.0 if reads.bias is None else float(vector @ reads.bias)
+        yield block, after, position, reads.transpose_at(vector[None], at)[0], constant
+
+    def _heads_read(
+        self, layer: int, vector: Float[Tensor, " _"], position: int
+    ) -> Iterator[tuple[int, bool, int, Float[Tensor, " d_model"], float]]:
+        """A read of the heads' outputs: attention of the same block has made them from every position looked at."""
+        block = self.blocks[layer]
+        by_head = vector.view(len(block.output), -1)  # (head, d_head)
+        group = len(block.output) // len(block.value)
+        constant = float((by_head * block.value_bias.repeat_interleave(group, dim=0)).sum())
+        for key, gradient in enumerate(block.heads_transpose(by_head, position)):
+            yield layer, False, key, gradient, constant if key == position else 0.0
 
     def write_map(self, site: Site) -> FrozenMap:
         """From what a dictionary writes at `site` to the residual stream."""
@@ -173,29 +242,27 @@ def linearise(model: Model, tokens: Tokens, sites: tuple[Site, ...] = ()) -> tup
             f"A graph explains one prompt without padding; these tokens hold {tokens.ids.shape[0]} rows"
             f"{'' if bool(tokens.mask.all()) else ' with padding'}. Tokenize the prompt by itself."
         )
-    blocks = model.family.blocks
-    last = len(blocks) - 1
-    wanted = [Site("embed"), Site("resid_post", last), Site("logits")]
-    for layer, block in enumerate(blocks):
-        wanted += [Site("pattern", layer), Site("resid_pre", layer)]
-        if not block.parallel:
-            wanted.append(Site("resid_mid", layer))
-        if block.attn_post_norm is not None:
-            wanted.append(Site("attn_raw", layer))
-        if block.mlp_post_norm is not None:
-            wanted.append(Site("mlp_raw", layer))
+    blocks, norms = model.family.blocks, model.family.norms
+    last = Site("resid_post", len(blocks) - 1)
+    # One pass keeps all that is frozen: each layer's pattern, and what each norm reads, which gives its scale.
+    patterns = [Site("pattern", layer) for layer in range(len(blocks))]
+    wanted = [Site("embed"), last, Site("logits"), *patterns, *(read for read, _ in norms.values())]
     activations = capture(model, tokens, tuple(dict.fromkeys([*wanted, *sites])))
 
-    def at(kind: str, layer: int | None = None) -> Tensor:
-        return activations[Site(kind, layer)][0].float()
+    def at(site: Site) -> Tensor:
+        return activations[site][0].float()  # one row: (pos, d_model), or (head, query, key) for a pattern
 
-    final = _frozen_norm(model.family.final_norm, at("resid_post", last))
-    hidden = final.linear(at("resid_post", last))
+    maps = {made: _frozen_norm(norm, at(read)) for made, (read, norm) in norms.items()}
+    final = maps.get(Site("final_norm"), FrozenMap())
+    hidden = final.linear(at(last))
     frozen = Linearised(
-        embed=at("embed"),
-        blocks=tuple(_frozen_block(block, layer, at) for layer, block in enumerate(blocks)),
+        embed=at(Site("embed")),
+        blocks=tuple(
+            _frozen_block(block, at(pattern), partial(_norm_at, maps, layer))
+            for layer, (block, pattern) in enumerate(zip(blocks, patterns, strict=True))
+        ),
         final=final,
-        logits=at("logits"),
+        logits=at(Site("logits")),
         final_hidden=hidden if final.bias is None else hidden + final.bias,
     )
     return frozen, activations
@@ -210,56 +277,68 @@ def _frozen_norm(norm: NormFacts, x: Float[Tensor, "pos d_model"]) -> FrozenMap:
     )
 
 
-def _frozen_block(block: BlockFacts, layer: int, at) -> FrozenBlock:
+def _norm_at(maps: Mapping[Site, FrozenMap], layer: int, made: str) -> FrozenMap:
+    """The norm of this layer that makes the site, or the identity where the family has none there."""
+    return maps.get(Site(made, layer), FrozenMap())
+
+
+def _frozen_block(
+    block: BlockFacts, pattern: Float[Tensor, "head query key"], norm_at: Callable[[str], FrozenMap]
+) -> FrozenBlock:
     """Binds the weights: what a norm does by channel goes into the projections, by position into the pattern."""
-    attn_read = _frozen_norm(block.attn_norm, at("resid_pre", layer))
-    mlp_read = _frozen_norm(block.mlp_norm, at("resid_pre" if block.parallel else "resid_mid", layer))
-    identity = FrozenMap()
-    attn_write, mlp_write = identity, identity
-    if block.attn_post_norm is not None:
-        attn_write = _frozen_norm(block.attn_post_norm, at("attn_raw", layer))
-    if block.mlp_post_norm is not None:
-        mlp_write = _frozen_norm(block.mlp_post_norm, at("mlp_raw", layer))
-    pattern, w_v, w_o = at("pattern", layer), block.W_V.detach().float(), block.W_O.detach().float()
-    constant = attn_write.linear(_attention_constant(block, pattern, w_v, w_o, attn_read.bias))
-    value = w_v if attn_read.weight is None else w_v * attn_read.weight[:, None]
-    output = w_o
-    if attn_read.centred:
+    read, write = norm_at("attn_norm"), norm_at("attn_out")
+    w_v, w_o = block.W_V.detach().float(), block.W_O.detach().float()
+    # The norm before: centre(x) * weight / scale, then V_h. Centring its input or the rows of V_h is the same, since
+    # (x - mean(x)) · v = x · (v - mean(v)); the divisor belongs to the key's position: the pattern's columns.
+    value = w_v if read.weight is None else w_v * read.weight[:, None]
+    if read.centred:
         value = value - value.mean(1, keepdim=True)
-    if attn_write.centred:
-        output = output - output.mean(-1, keepdim=True)
-    if attn_write.weight is not None:
-        output = output * attn_write.weight
-    scaled = pattern / attn_read.scale
-    if attn_write.scale is not None:
-        scaled = scaled / attn_write.scale[:, None]
+    scaled = pattern if read.scale is None else pattern / read.scale
+    # The norm after, likewise: its channels are the columns of O_h, its divisor belongs to the query: the rows.
+    output = w_o - w_o.mean(-1, keepdim=True) if write.centred else w_o
+    if write.weight is not None:
+        output = output * write.weight
+    if write.scale is not None:
+        scaled = scaled / write.scale[:, None]
+    # The constant goes through the norm after attention too, whose own bias comes last.
+    value_bias = _value_bias(block, w_v, read.bias)
+    constant = write.linear(_attention_constant(block, pattern, value_bias, w_o))
     return FrozenBlock(
         pattern=scaled,
         value=value,
         output=output.contiguous(),
-        constant=constant if attn_write.bias is None else constant + attn_write.bias,
-        attn_read=attn_read,
-        mlp_read=mlp_read,
-        mlp_write=mlp_write,
+        constant=constant if write.bias is None else constant + write.bias,
+        value_bias=value_bias,
+        attn_read=read,
+        attn_write=write,
+        mlp_read=norm_at("mlp_norm"),
+        mlp_write=norm_at("mlp_out"),
         parallel=block.parallel,
     )
+
+
+def _value_bias(
+    block: BlockFacts,
+    w_v: Float[Tensor, "kv_head d_model d_head"],
+    norm_bias: Float[Tensor, " d_model"] | None,
+) -> Float[Tensor, "kv_head d_head"]:
+    """What the values are over a stream of zeros: `b_norm V_h + b_V`."""
+    values = torch.zeros(len(w_v), w_v.shape[-1], device=w_v.device)
+    if norm_bias is not None:
+        values = values + torch.einsum("d,kde->ke", norm_bias, w_v)
+    return values if block.b_V is None else values + block.b_V.detach().float().reshape(values.shape)
 
 
 def _attention_constant(
     block: BlockFacts,
     pattern: Float[Tensor, "head query key"],
-    w_v: Float[Tensor, "kv_head d_model d_head"],
+    value_bias: Float[Tensor, "kv_head d_head"],
     w_o: Float[Tensor, "head d_head d_model"],
-    norm_bias: Float[Tensor, " d_model"] | None,
 ) -> Float[Tensor, "pos d_model"]:
-    """The module's output for a norm that returns only its bias."""
-    constant = torch.zeros(pattern.shape[1], w_o.shape[-1], device=w_o.device)
-    values = torch.zeros(len(w_v), w_v.shape[-1], device=w_v.device)
-    if norm_bias is not None:
-        values = values + torch.einsum("d,kde->ke", norm_bias, w_v)
-    if block.b_V is not None:
-        values = values + block.b_V.detach().float().reshape(values.shape)
-    if norm_bias is not None or block.b_V is not None:
-        values = values.repeat_interleave(len(w_o) // len(w_v), dim=0)
-        constant += torch.einsum("hq,he,hed->qd", pattern.sum(-1), values, w_o)
+    """What attention writes into a stream of zeros: `sum over h of  P_h 1 (b_norm V_h + b_V) O_h  +  b_O`.
+
+    Rows of a pattern add up to 1 (under a mask too), so every position gets the same; they are summed, not believed.
+    """
+    values = value_bias.repeat_interleave(len(w_o) // len(value_bias), dim=0)  # (head, d_head)
+    constant = torch.einsum("hq,he,hed->qd", pattern.sum(-1), values, w_o)  # (pos, d_model)
     return constant if block.b_O is None else constant + block.b_O.detach().float()

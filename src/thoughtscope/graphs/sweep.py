@@ -194,25 +194,24 @@ def inject_features(
 def inject_reads(
     frozen: Linearised, targets: Sequence[ReadTarget]
 ) -> tuple[Injections, Int[Tensor, " injection"]]:
-    """Linear reads of the model as targets, an injection for each site read, and the number of the target of each.
+    """Linear reads of the model as targets, an injection for each place that they read, and the target of each.
 
     The effects on a target are the sum of those on its injections; its constant goes with the first.
     """
     device = frozen.embed.device
-    rows: list[tuple[int, bool, int, Tensor, float]] = []
+    rows: list[tuple[int, bool, int, Tensor]] = []
     owner: list[int] = []
+    constants: list[float] = []
     for number, target in enumerate(targets):
-        constant = target.bias
+        own = target.bias
         for site, vector in target.vectors.items():
-            layer, after, reads = frozen.read_at(site)
-            at = torch.tensor([target.position], device=device)
-            vector = vector.to(device).float()
-            if reads.bias is not None:
-                constant += float(vector @ reads.bias)
-            rows.append((layer, after, target.position, reads.transpose_at(vector[None], at)[0], constant))
-            owner.append(number)
-            constant = 0.0
-    layers, afters, positions, vectors, constants = zip(*rows, strict=True)
+            found = frozen.read_transpose(site, vector.to(device).float(), target.position)
+            for layer, after, position, gradient, constant in found:
+                rows.append((layer, after, position, gradient))
+                constants.append(own + constant)
+                owner.append(number)
+                own = 0.0
+    layers, afters, positions, vectors = zip(*rows, strict=True)
     injections = Injections(
         layer=torch.tensor(layers, device=device),
         after_attention=torch.tensor(afters, device=device),

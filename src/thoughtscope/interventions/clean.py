@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -14,8 +13,7 @@ from thoughtscope.core.errors import InvalidPlan
 from thoughtscope.core.site import Site
 from thoughtscope.dictionaries.dictionary import Dictionary
 from thoughtscope.interventions.plans import Plan
-from thoughtscope.models.families import NormFacts
-from thoughtscope.models.hooks import Step, forward
+from thoughtscope.models.hooks import forward, reading
 from thoughtscope.models.model import Model
 from thoughtscope.models.tokens import Tokens
 
@@ -52,7 +50,7 @@ def clean_run(model: Model, dictionary: Dictionary, tokens: Tokens, plans: Seque
     held = [mlp_site(dictionary, layer) for layer in blocks if any(plan.constrains(layer) for plan in acting)]
     frozen = any(plan.attention == "frozen" for plan in acting)
     everywhere = any(all(plan.constrains(layer) for layer in blocks) for plan in acting)
-    norms = _norms(model) if everywhere else {}
+    norms = model.family.norms if everywhere else {}
     wanted = {
         *dictionary.reads,
         *held,
@@ -61,7 +59,7 @@ def clean_run(model: Model, dictionary: Dictionary, tokens: Tokens, plans: Seque
     }
     found: dict[Site, Tensor] = {}
 
-    logits = forward(model, tokens, reads={site: partial(_keep, found, site) for site in wanted})
+    logits = forward(model, tokens, reads={site: reading(found, site) for site in wanted})
     assert logits is not None
     return CleanRun(
         tokens=tokens,
@@ -77,21 +75,3 @@ def mlp_site(dictionary: Dictionary, layer: int) -> Site:
     """Where the MLP of a block is held: the site at which the dictionary writes it, else its contribution."""
     raw = Site("mlp_raw", layer)
     return raw if raw in dictionary.writes else Site("mlp_out", layer)
-
-
-def _keep(found: dict[Site, Tensor], site: Site, x: Tensor, step: Step) -> None:
-    found[site] = x
-
-
-def _norms(model: Model) -> dict[Site, tuple[Site, NormFacts]]:
-    """Every norm of the model: the site that it makes, the site that it reads, and its facts."""
-    norms = {Site("final_norm"): (Site("resid_post", model.n_layers - 1), model.family.final_norm)}
-    for layer, block in enumerate(model.family.blocks):
-        middle = "resid_pre" if block.parallel else "resid_mid"
-        norms[Site("attn_norm", layer)] = (Site("resid_pre", layer), block.attn_norm)
-        norms[Site("mlp_norm", layer)] = (Site(middle, layer), block.mlp_norm)
-        if block.attn_post_norm is not None:
-            norms[Site("attn_out", layer)] = (Site("attn_raw", layer), block.attn_post_norm)
-        if block.mlp_post_norm is not None:
-            norms[Site("mlp_out", layer)] = (Site("mlp_raw", layer), block.mlp_post_norm)
-    return norms

@@ -7,8 +7,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-import torch
-
 from thoughtscope.core.errors import InvalidPlan, describe_choices
 from thoughtscope.models.edits import Edit
 
@@ -100,11 +98,7 @@ def edit_to_json(edit: FeatureEdit | Edit) -> dict[str, Any]:
     if isinstance(edit, FeatureEdit):
         fields = asdict(edit)
         return fields | {"positions": None if edit.positions is None else list(edit.positions)}
-    vector = edit.vector
-    if vector is None:
-        return edit.to_dict()
-    values = {"dtype": str(vector.dtype).removeprefix("torch."), "values": vector.detach().cpu().tolist()}
-    return edit.to_dict() | {"vector": values}
+    return edit.to_json()
 
 
 def edit_from_json(data: Mapping[str, Any]) -> FeatureEdit | Edit:
@@ -113,11 +107,7 @@ def edit_from_json(data: Mapping[str, Any]) -> FeatureEdit | Edit:
         raise InvalidPlan(f"An edit is an object with named fields; got {type(data).__name__}.")
     try:
         if "site" in data:
-            vector = data.get("vector")
-            return Edit.from_dict(
-                {key: value for key, value in data.items() if key != "vector"},
-                None if vector is None else torch.tensor(vector["values"], dtype=_floating(vector["dtype"])),
-            )
+            return Edit.from_json(data)
         allowed = tuple(FeatureEdit.__dataclass_fields__)
         for key in data:
             if key not in allowed:
@@ -128,13 +118,6 @@ def edit_from_json(data: Mapping[str, Any]) -> FeatureEdit | Edit:
         raise InvalidPlan(
             f"This edit cannot be read: {error}. It has: {', '.join(map(str, data))}."
         ) from None
-
-
-def _floating(name: str) -> torch.dtype:
-    allowed = ("float64", "float32", "float16", "bfloat16")
-    if name not in allowed:
-        raise InvalidPlan(describe_choices(name, allowed, what="type of a direction's numbers"))
-    return getattr(torch, name)
 
 
 def _check_count(name: str, field: str, value: object) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from thoughtscope.core.errors import UnknownSite, describe_choices
 from thoughtscope.core.site import Site
 from thoughtscope.models.edits import Edit, writes_of
-from thoughtscope.models.hooks import Read, Step, forward
+from thoughtscope.models.hooks import forward, reading
 from thoughtscope.models.model import Model
 from thoughtscope.models.tokens import Tokens
 
@@ -70,19 +70,13 @@ def capture(
     wanted = tuple(dict.fromkeys(model.site(site) for site in sites))
     found: dict[Site, Tensor] = {}
 
-    def reader(site: Site) -> Read:
-        def read(x: Tensor, step: Step) -> None:
-            found[site] = x
-
-        return read
-
     last = None
     if stop and wanted and not any(site.kind in _UNSTOPPABLE for site in wanted):
         last = max(site.layer or 0 for site in wanted)
     forward(
         model,
         tokens,
-        reads={site: reader(site) for site in wanted},
+        reads={site: reading(found, site) for site in wanted},
         writes=writes_of(model, edits),
         last_layer=last,
     )

@@ -11,7 +11,7 @@ from transformers import DynamicCache
 from thoughtscope.core.errors import LimitExceeded
 from thoughtscope.core.site import Site
 from thoughtscope.models.edits import Edit, writes_of
-from thoughtscope.models.hooks import Write, hooked, run
+from thoughtscope.models.hooks import Write, hooked, in_turn, run
 from thoughtscope.models.model import Model
 from thoughtscope.models.tokens import Tokens, append
 
@@ -41,7 +41,9 @@ def generate(
             f"Prompt and continuation need {longest:,} positions; {model.name} has {model.max_positions:,}. "
             f"Ask for fewer than {max_new_tokens:,} new tokens."
         )
-    combined = _chain(writes_of(model, edits), writes or {})
+    combined = writes_of(model, edits)
+    for site, later in (writes or {}).items():
+        combined[site] = in_turn(combined[site], later) if site in combined else later
     # no config for the cache: every layer keeps all keys, so the key axis is the same with and without it
     store = DynamicCache() if cache else None
     ends = end_tokens(model) if stop_at_end else set()
@@ -61,19 +63,6 @@ def generate(
             if bool(ended.all()):
                 break
     return append(tokens, model, torch.cat(new, dim=1)) if new else tokens
-
-
-def _chain(first: Mapping[Site, Write], second: Mapping[Site, Write]) -> dict[Site, Write]:
-    """Two sets of writes as one; where both write a site, the second acts on the first's result."""
-    combined = dict(first)
-    for site, later in second.items():
-        earlier = combined.get(site)
-        combined[site] = later if earlier is None else _then(earlier, later)
-    return combined
-
-
-def _then(earlier: Write, later: Write) -> Write:
-    return lambda x, step: later(earlier(x, step), step)
 
 
 def end_tokens(model: Model) -> set[int]:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from thoughtscope.core.errors import ThoughtscopeError, UnknownSite
 from thoughtscope.core.site import Site
 from thoughtscope.models.attention import Tap, tapped
-from thoughtscope.models.families.facts import BlockFacts, NormFacts
+from thoughtscope.models.families.facts import BlockFacts, HeadProjection, NormFacts
 from thoughtscope.models.model import Model
 from thoughtscope.models.tokens import Tokens, positions_of
 
@@ -36,6 +36,26 @@ class Step:
 
 Read = Callable[[Tensor, Step], None]
 Write = Callable[[Tensor, Step], Tensor]
+
+
+def reading(found: dict[Site, Tensor], site: Site) -> Read:
+    """A read that keeps what `site` holds in `found`."""
+
+    def read(x: Tensor, step: Step) -> None:
+        found[site] = x
+
+    return read
+
+
+def in_turn(*writes: Write) -> Write:
+    """Several writes as one, each acting on the result of those before it."""
+
+    def write(x: Tensor, step: Step) -> Tensor:
+        for each in writes:
+            x = each(x, step)
+        return x
+
+    return write
 
 
 class _Stopped(Exception):
@@ -58,9 +78,9 @@ def hooked(
     Every hook is removed on exit, whatever happens; contexts nest, and other threads wait.
     Raises `UnknownSite` for a site that the model lacks.
     """
-    plan = _Plan(model, reads or {}, writes or {}, norm_scales or {})
+    hooks = _Hooks(model, reads or {}, writes or {}, norm_scales or {})
     with model.lock, ExitStack() as stack:
-        plan.attach(stack)
+        hooks.attach(stack)
         yield
 
 
@@ -163,7 +183,7 @@ def _stop(*_: Any) -> None:
     raise _Stopped
 
 
-class _Plan:
+class _Hooks:
     """The reads, writes and frozen scales of one `hooked` context, as hooks on the module."""
 
     def __init__(
@@ -183,14 +203,11 @@ class _Plan:
         self.step = Step(positions=torch.zeros(0, 0, dtype=torch.long))
 
     def _check_norm(self, site: Site) -> None:
-        made_by_norm = {"attn_norm", "mlp_norm", "final_norm"}
-        block = None if site.layer is None else self.model.family.blocks[site.layer]
-        made_by_norm |= {"attn_out"} if block is not None and block.attn_post_norm is not None else set()
-        made_by_norm |= {"mlp_out"} if block is not None and block.mlp_post_norm is not None else set()
-        if site.kind not in made_by_norm:
+        norms = self.model.family.norms
+        if site not in norms:
             raise UnknownSite(
                 f'"{site}" is not made by a norm of {self.model.name}, so it has no scale to freeze. '
-                f"Allowed: {', '.join(sorted(made_by_norm))}."
+                f"Allowed: {', '.join(sorted({each.kind for each in norms}))}."
             )
 
     def attach(self, stack: ExitStack) -> None:
@@ -204,18 +221,20 @@ class _Plan:
         for layer in sorted({site.layer for site in self.wanted if site.layer is not None} | {0}):
             block = self.model.family.blocks[layer]
             self._attach_residual_in(block, layer)
-            self._attach_norm(block.attn_norm, Site("attn_norm", layer), then=[Site("attn_in", layer)])
+            self._attach_reading(block.attn, block.attn_norm, "attn", layer)
             self._attach_heads(block, layer)
-            self._attach_sublayer(block, layer, "attn")
-            self._attach_norm(block.mlp_norm, Site("mlp_norm", layer), then=[Site("mlp_in", layer)])
-            self._attach_sublayer(block, layer, "mlp")
+            self._attach_sublayer(block.attn, block.attn_post_norm, "attn", layer)
+            self._attach_residual_mid(block, layer)
+            if block.mlp is not None:
+                self._attach_reading(block.mlp, block.mlp_norm, "mlp", layer)
+                self._attach_neurons(block, layer)
+                self._attach_sublayer(block.mlp, block.mlp_post_norm, "mlp", layer)
             self._on_output(block.module, [Site("resid_post", layer)])
             tap = self._tap(layer)
             if tap is not None:
                 taps[block.attn] = tap
-        self._attach_norm(
-            self.model.family.final_norm, None, scale=Site("final_norm"), then=[Site("final_norm")]
-        )
+        if (final := self.model.family.final_norm) is not None:
+            self._attach_norm(final, None, scale=Site("final_norm"), then=[Site("final_norm")])
         self._on_output(module, [Site("logits")])
         stack.enter_context(tapped(self.model.family.config, taps))
 
@@ -262,8 +281,8 @@ class _Plan:
 
         self.stack.callback(module.register_forward_hook(hook).remove)
 
-    def _attach_residual_in(self, block: BlockFacts, layer: int) -> None:
-        sites = [Site("embed")] * (layer == 0) + [Site("resid_pre", layer)]
+    def _on_input(self, module: nn.Module, sites: list[Site]) -> None:
+        """Applies the sites, in order, to the tensor that the module is called with."""
         wanted = [site for site in sites if site in self.wanted]
         if not wanted:
             return
@@ -274,7 +293,18 @@ class _Plan:
                 x = self.apply(site, x)
             return ((x, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": x})
 
-        self.stack.callback(block.module.register_forward_pre_hook(hook, with_kwargs=True).remove)
+        self.stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
+
+    def _attach_residual_in(self, block: BlockFacts, layer: int) -> None:
+        self._on_input(block.module, [Site("embed")] * (layer == 0) + [Site("resid_pre", layer)])
+
+    def _attach_reading(self, module: nn.Module, norm: NormFacts | None, part: str, layer: int) -> None:
+        """What a sublayer reads: the norm before it and the norm's output, or the residual stream as it is."""
+        inside = Site(f"{part}_in", layer)
+        if norm is None:
+            self._on_input(module, [inside])
+        else:
+            self._attach_norm(norm, Site(f"{part}_norm", layer), then=[inside])
 
     def _attach_norm(
         self, norm: NormFacts, normed: Site | None, *, scale: Site | None = None, then: list[Site]
@@ -298,26 +328,21 @@ class _Plan:
             self.stack.callback(norm.module.register_forward_hook(hook).remove)
         self._on_output(norm.module, then)
 
-    def _attach_sublayer(self, block: BlockFacts, layer: int, part: str) -> None:
-        """The output of attention or MLP, its contribution after a post-norm, and `resid_mid`."""
-        module: nn.Module = getattr(block, part)
-        post: NormFacts | None = getattr(block, f"{part}_post_norm")
+    def _attach_sublayer(self, module: nn.Module, post: NormFacts | None, part: str, layer: int) -> None:
+        """The output of attention or MLP, and its contribution after a post-norm."""
         raw, out = Site(f"{part}_raw", layer), Site(f"{part}_out", layer)
         if post is None:
             self._on_output(module, [raw, out])
-            last = module
         else:
             self._on_output(module, [raw])
             self._attach_norm(post, None, scale=out, then=[out])
-            last = post.module
-        if part == "attn":
-            self._attach_residual_mid(block, layer, last)
 
-    def _attach_residual_mid(self, block: BlockFacts, layer: int, last: nn.Module) -> None:
+    def _attach_residual_mid(self, block: BlockFacts, layer: int) -> None:
         """A write to `resid_mid` changes attention's contribution, so that the residual becomes the new value."""
         site = Site("resid_mid", layer)
         if site not in self.wanted:
             return
+        last = block.attn if block.attn_post_norm is None else block.attn_post_norm.module
         if site in self.writes:
             entering: list[Tensor] = []
 
@@ -334,33 +359,49 @@ class _Plan:
             self.stack.callback(last.register_forward_hook(hook).remove)
         if site in self.reads:
 
-            def read(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-                self.reads[site](args[0], self.step)
+            def read(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+                self.reads[site](args[0] if args else kwargs["hidden_states"], self.step)
 
-            self.stack.callback(block.mlp_norm.module.register_forward_pre_hook(read).remove)
+            # Whatever reads the stream next gets it as its input. The hook goes first: where no norm stands between,
+            # that input is also `mlp_in`, and what is written there is no longer the stream.
+            reader = block.mlp if block.mlp_norm is None else block.mlp_norm.module
+            assert reader is not None  # a block without an MLP has no resid_mid
+            handle = reader.register_forward_pre_hook(read, with_kwargs=True, prepend=True)
+            self.stack.callback(handle.remove)
 
     def _attach_heads(self, block: BlockFacts, layer: int) -> None:
-        """Values, on the projection that makes them (so that a cache keeps a written value), and `z`."""
-        v, z = Site("v", layer), Site("z", layer)
-        if v in self.wanted:
-
-            def on_values(_: nn.Module, args: Any, output: Tensor) -> Tensor | None:
-                before = block.v_view(output)
-                after = self.apply(v, before)
-                if after is before:
-                    return None
-                output = output.clone()
-                block.v_view(output).copy_(after)
-                return output
-
-            self.stack.callback(block.v_module.register_forward_hook(on_values).remove)
+        """Queries, keys and values, on their projections (so that a cache keeps what is written), and `z`."""
+        self._on_projection(block.queries, Site("q", layer))
+        self._on_projection(block.keys, Site("k", layer))
+        self._on_projection(block.values, Site("v", layer))
+        z = Site("z", layer)
         if z in self.wanted:
 
             def on_z(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-                heads = args[0].unflatten(-1, block.W_O.shape[:2])
+                heads = args[0].unflatten(-1, block.W_O.shape[:2])  # (batch, pos, head, d_head)
                 return (self.apply(z, heads).flatten(-2), *args[1:])
 
             self.stack.callback(block.o_module.register_forward_pre_hook(on_z).remove)
+
+    def _on_projection(self, projection: HeadProjection, site: Site) -> None:
+        """Applies a site to its part of what a projection returns; the rest of a fused output stays as it is."""
+        if site not in self.wanted:
+            return
+
+        def hook(_: nn.Module, args: Any, output: Tensor) -> Tensor | None:
+            before = projection.view(output)  # (batch, pos, head, d_head)
+            after = self.apply(site, before)
+            if after is before:
+                return None
+            output = output.clone()
+            projection.view(output).copy_(after)
+            return output
+
+        self.stack.callback(projection.module.register_forward_hook(hook).remove)
+
+    def _attach_neurons(self, block: BlockFacts, layer: int) -> None:
+        if block.neurons is not None:
+            self._on_input(block.neurons.out_module, [Site("mlp_act", layer)])
 
     def _tap(self, layer: int) -> Tap | None:
         scores, pattern = Site("scores", layer), Site("pattern", layer)

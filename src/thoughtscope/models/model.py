@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import torch
 
 from thoughtscope.core.errors import UnknownSite
-from thoughtscope.core.site import LAYER_KINDS, Site
+from thoughtscope.core.site import SITE_KINDS, Site
 from thoughtscope.models.families import Family
 
 
@@ -74,18 +75,31 @@ class Model:
             raise UnknownSite(
                 f'{self.name} ({self.family.name}) has no "{site}": {self.family.missing[site.kind]}.'
             )
-        if site.kind in LAYER_KINDS and (site.layer or 0) >= self.n_layers:
+        if site.layer is not None and site.layer >= self.n_layers:
             raise UnknownSite(
                 f'{self.name} has no "{site}": it has {self.n_layers} layers, so layers 0 to {self.n_layers - 1}.'
             )
         return site
 
+    def shape(self, site: Site | str) -> tuple[int, ...]:
+        """The trailing axes of a site's tensor: what one position holds, for example (head, d_head) at `z`.
+
+        Raises `UnknownSite` for a site that the model lacks, or with no vector a position (scores, logits).
+        """
+        site = self.site(site)
+        if not site.row.is_vector:
+            raise UnknownSite(
+                f'"{site}" has no vector a position: its axes are {", ".join(site.row.axes)}. '
+                f"Allowed: {', '.join(name for name, kind in SITE_KINDS.items() if kind.is_vector)}."
+            )
+        block = self.family.blocks[site.layer or 0]
+        sizes = {"d_model": self.d_model, "d_mlp": 0 if block.neurons is None else len(block.neurons.W_out)}
+        sizes |= {"head": len(block.W_O), "kv_head": len(block.W_V), "d_head": block.W_O.shape[1]}
+        return tuple(sizes[axis] for axis in site.row.axes[2:])
+
     def width(self, site: Site | str) -> int:
-        """How many numbers `site` holds for one position. Raises `UnknownSite` where it holds no vector a position."""
-        kind = self.site(site).kind
-        if kind in ("scores", "pattern", "logits"):
-            raise UnknownSite(f'"{kind}" holds no vector a position.')
-        return {"z": self.n_heads * self.d_head, "v": self.n_kv_heads * self.d_head}.get(kind, self.d_model)
+        """How many numbers one position holds at a site. Raises `UnknownSite` as `shape` does."""
+        return prod(self.shape(site))
 
     def __repr__(self) -> str:
         return (

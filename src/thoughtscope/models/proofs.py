@@ -1,28 +1,29 @@
-"""Cheap proofs, on the actual module, that the site table of its family is true.
+"""Cheap proofs, on the actual module, that the facts of its family are true.
 
-A few random tokens go through the model once. Each identity below holds for a right table and fails by a large margin
-for a wrong one; a model that fails any is refused with the reason.
+A few random tokens go through the model once, and every site is read. Each identity below holds for right facts and
+fails by a large margin for wrong ones; a model that fails any is refused with the reason.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from thoughtscope.core.errors import UnsupportedModel
-from thoughtscope.core.site import Site
-from thoughtscope.models.hooks import Read, Step, forward
+from thoughtscope.core.site import GLOBAL_KINDS, LAYER_KINDS, Site
+from thoughtscope.models.families.facts import BlockFacts, NormFacts, wide
+from thoughtscope.models.hooks import forward, reading
 from thoughtscope.models.model import Model
 from thoughtscope.models.tokens import tokens_from_ids
 
 # float64 is no tighter than 1e-6: several families take the softmax in float32 whatever the model's precision
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 6e-2}
-_PER_LAYER = (
-    "resid_pre", "resid_mid", "resid_post", "attn_norm", "attn_in", "attn_raw", "attn_out",
-    "mlp_norm", "mlp_in", "mlp_raw", "mlp_out", "z", "v", "scores", "pattern",
-)  # fmt: skip
+
+Identity = tuple[str, Tensor, Tensor]
+"""Name, what the facts say, what the module did."""
 
 
 @torch.no_grad()
@@ -34,20 +35,14 @@ def prove(model: Model, *, rows: int = 2, columns: int = 8, seed: int = 0) -> di
     columns = min(columns, model.max_positions)
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(0, model.vocab_size, (rows, columns), generator=generator)
-    kinds = [kind for kind in _PER_LAYER if kind not in model.family.missing]
-    sites = [Site(kind, layer) for layer in range(model.n_layers) for kind in kinds]
+    missing = model.family.missing
+    sites = [Site(kind, n) for n in range(model.n_layers) for kind in LAYER_KINDS if kind not in missing]
+    sites += [Site(kind) for kind in GLOBAL_KINDS if kind not in missing]
     held: dict[Site, Tensor] = {}
-
-    def reader(site: Site) -> Read:
-        def read(x: Tensor, step: Step) -> None:
-            held[site] = x
-
-        return read
-
-    everything = [*sites, Site("embed"), Site("final_norm"), Site("logits")]
-    forward(model, tokens_from_ids(model, ids), reads={site: reader(site) for site in everything})
+    tokens = tokens_from_ids(model, ids)
+    forward(model, tokens, reads={site: reading(held, site) for site in sites})
     worst: dict[str, float] = {}
-    for name, layer, got, want in _identities(model, held):
+    for name, layer, got, want in _identities(model, held, tokens.positions):
         error = _relative(got, want)
         tolerance = 0.0 if name.startswith("chain") else _TOLERANCE.get(model.dtype, 6e-2)
         if not error <= tolerance:
@@ -60,68 +55,104 @@ def prove(model: Model, *, rows: int = 2, columns: int = 8, seed: int = 0) -> di
     return worst
 
 
-def _identities(model: Model, held: dict[Site, Tensor]) -> Iterator[tuple[str, int | None, Tensor, Tensor]]:
-    """Name, layer, what the site table says, what the module did."""
+def _identities(
+    model: Model, held: Mapping[Site, Tensor], positions: Int[Tensor, "batch pos"]
+) -> Iterator[tuple[str, int | None, Tensor, Tensor]]:
+    """Every identity with the layer that it is about, None for those of the whole model."""
     family = model.family
-    for layer in range(model.n_layers):
-        yield from ((name, layer, got, want) for name, got, want in _block_identities(model, held, layer))
+    for layer, block in enumerate(family.blocks):
+        at = {site.kind: x for site, x in held.items() if site.layer == layer}
+        before = held[Site("embed")] if layer == 0 else held[Site("resid_post", layer - 1)]
+        several = [
+            ("chain: resid_post of a layer = resid_pre of the next", before, at["resid_pre"]),
+            *_of_residual(block, at),
+            *_of_reading("attn", block.attn_norm, at["resid_pre"], at),
+            *_of_heads(block, at, positions),
+        ]
+        read = at.get("resid_pre" if block.parallel else "resid_mid")
+        if block.mlp is not None and read is not None:
+            several += [*_of_reading("mlp", block.mlp_norm, read, at), *_of_neurons(block, at)]
+        yield from ((name, layer, got, want) for name, got, want in several)
     last = held[Site("resid_post", model.n_layers - 1)]
-    normed = held[Site("final_norm")]
-    yield "final norm", None, family.final_norm.apply(last), normed
-    yield "unembedding of the final norm = logits", None, family.to_logits(normed), held[Site("logits")]
+    if family.final_norm is not None:
+        yield "final norm", None, family.final_norm.apply(last), held[Site("final_norm")]
+        last = held[Site("final_norm")]
+    yield "unembedding of the final norm = logits", None, family.to_logits(last), held[Site("logits")]
 
 
-def _block_identities(
-    model: Model, held: dict[Site, Tensor], layer: int
-) -> Iterator[tuple[str, Tensor, Tensor]]:
-    block = model.family.blocks[layer]
-    at = {site.kind: x for site, x in held.items() if site.layer == layer}
-    before = held[Site("embed")] if layer == 0 else held[Site("resid_post", layer - 1)]
-    yield "chain: resid_post of a layer = resid_pre of the next", before, at["resid_pre"]
-    yield (
-        "resid_pre + attn_out + mlp_out = resid_post",
-        at["resid_pre"] + at["attn_out"] + at["mlp_out"],
-        at["resid_post"],
-    )
-    read_by_mlp = at["resid_pre"]
-    if not block.parallel:
-        read_by_mlp = at["resid_mid"]
-        yield "resid_pre + attn_out = resid_mid", at["resid_pre"] + at["attn_out"], read_by_mlp
-    for part, norm, source in (
-        ("attn", block.attn_norm, at["resid_pre"]),
-        ("mlp", block.mlp_norm, read_by_mlp),
-    ):
-        yield f"norm before {part}", norm.apply(source), at[f"{part}_in"]
-        yield (
-            f"{part}_norm with weight and bias = {part}_in",
-            norm.weigh(at[f"{part}_norm"]),
-            at[f"{part}_in"],
-        )
+def _of_residual(block: BlockFacts, at: Mapping[str, Tensor]) -> Iterator[Identity]:
+    """The stream is a sum, and each sublayer's contribution is its output after the post-norm."""
+    total = at["resid_pre"] + at["attn_out"]
+    if "resid_mid" in at and not block.parallel:
+        yield "resid_pre + attn_out = resid_mid", total, at["resid_mid"]
+    if "mlp_out" in at:
+        total = total + at["mlp_out"]
+    yield "resid_pre + attn_out + mlp_out = resid_post", total, at["resid_post"]
     for part, post in (("attn", block.attn_post_norm), ("mlp", block.mlp_post_norm)):
-        raw = at[f"{part}_raw"]
-        yield f"{part}_out from {part}_raw", raw if post is None else post.apply(raw), at[f"{part}_out"]
-    yield "mlp(mlp_in) = mlp_raw", block.mlp(at["mlp_in"]), at["mlp_raw"]
-    yield "softmax of scores = pattern", _wide(at["scores"]).softmax(-1), at["pattern"]
+        raw = at.get(f"{part}_raw")
+        if raw is not None:
+            yield f"{part}_out from {part}_raw", raw if post is None else post.apply(raw), at[f"{part}_out"]
+
+
+def _of_reading(part: str, norm: NormFacts | None, x: Tensor, at: Mapping[str, Tensor]) -> Iterator[Identity]:
+    """What a sublayer reads: the residual stream `x` through the norm before it, or as it is."""
+    inside = at[f"{part}_in"]
+    if norm is None:
+        yield f"no norm before {part}: the residual stream = {part}_in", x, inside
+    else:
+        yield f"norm before {part}", norm.apply(x), inside
+    if norm is not None and f"{part}_norm" in at:
+        yield f"{part}_norm with weight and bias = {part}_in", norm.weigh(at[f"{part}_norm"]), inside
+
+
+def _of_heads(block: BlockFacts, at: Mapping[str, Tensor], positions: Tensor) -> Iterator[Identity]:
+    """From the module's input to its output, a step at a time: q, k, v → scores → pattern → z → output."""
+    for letter, name, projection in (
+        ("Q", "q", block.queries),
+        ("K", "k", block.keys),
+        ("V", "v", block.values),
+    ):
+        yield (
+            f"W_{letter} and b_{letter}: attn_in @ W + b = {name}",
+            projection.project(at["attn_in"]),
+            at[name],
+        )
+    # The mask has put the lowest number there is where a query does not see; scores stand at the others.
+    scores = at["scores"]
+    seen = (scores > torch.finfo(scores.dtype).min / 2).to(scores.dtype)
+    sees = block.sees(scores.shape[-1]).to(scores)
+    yield "window: the mask hides what a query does not see", sees.expand_as(seen), seen
+    made = block.scores(at["q"], at["k"], positions.to(scores.device))
+    yield (
+        "scores of q and k: QK-norm, rotation, scaling and soft cap",
+        made * sees,
+        scores.masked_fill(sees == 0, 0),
+    )
+    yield "softmax of scores = pattern", wide(scores).softmax(-1), at["pattern"]
     values = at["v"].repeat_interleave(block.group, dim=2)
     yield "pattern @ v = z", torch.einsum("bhqk,bkhd->bqhd", at["pattern"], values), at["z"]
-    yield (
-        "W_V and b_V",
-        torch.einsum("bpm,kmd->bpkd", at["attn_in"], block.W_V) + _zero_or(block.b_V),
-        at["v"],
-    )
-    out = torch.einsum("bqhd,hdm->bqm", at["z"], block.W_O) + _zero_or(block.b_O)
-    yield "W_O and b_O", out, at["attn_raw"]
+    out = torch.einsum("bqhd,hdm->bqm", at["z"], block.W_O)
+    yield "W_O and b_O", out if block.b_O is None else out + block.b_O, at["attn_raw"]
 
 
-def _wide(x: Tensor) -> Tensor:
-    return x.float() if x.dtype.itemsize < 4 else x
-
-
-def _zero_or(bias: Tensor | None) -> Tensor | float:
-    return 0.0 if bias is None else bias
+def _of_neurons(block: BlockFacts, at: Mapping[str, Tensor]) -> Iterator[Identity]:
+    """The MLP is a function of its input alone, and what its neurons hold is its last projection's input."""
+    assert block.mlp is not None
+    yield "mlp(mlp_in) = mlp_raw", block.mlp(at["mlp_in"]), at["mlp_raw"]
+    if block.neurons is not None and "mlp_act" in at:
+        yield (
+            "W_in, W_gate and act: neurons of mlp_in = mlp_act",
+            block.neurons.activate(at["mlp_in"]),
+            at["mlp_act"],
+        )
+        yield (
+            "W_out and b_out: mlp_act @ W_out + b_out = mlp_raw",
+            block.neurons.project(at["mlp_act"]),
+            at["mlp_raw"],
+        )
 
 
 def _relative(got: Tensor, want: Tensor) -> float:
     """Frobenius norm of the difference over that of `want`; NaN where either is not finite."""
-    got, want = got.double(), want.double()
+    got, want = got.cpu().double(), want.cpu().double()  # not every device knows float64
     return float((got - want).norm() / want.norm().clamp(min=torch.finfo(torch.float32).tiny))

@@ -12,11 +12,22 @@ import torch
 from torch import nn
 
 from thoughtscope.core.errors import UnsupportedModel, describe_choices
+from thoughtscope.models.families import FAMILIES, Architecture
 from thoughtscope.models.loading import model_from
 from thoughtscope.models.model import Model
 
-FAMILIES = ("gpt2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3")
 _SPECIAL = ("<|begin|>", "<|end|>", "<|pad|>")
+
+PLAIN: dict[str, Any] = {
+    "vocab_size": 260, "bos_token_id": 256, "eos_token_id": None, "pad_token_id": None, "tie_word_embeddings": False,
+    "max_position_embeddings": 256, "hidden_size": 16, "num_attention_heads": 4, "intermediate_size": 32,
+}  # fmt: skip
+"""Fields of a tiny configuration, by the names that every family understands; a family's own come on top."""
+
+
+def random_families() -> dict[str, str]:
+    """Every family of which a random model can be made → the class that is made."""
+    return {FAMILIES[name].family: name for name in FAMILIES if FAMILIES[name].tiny is not None}
 
 
 def random_model(
@@ -37,17 +48,18 @@ def random_model(
     """
     import transformers
 
-    if family not in FAMILIES:
-        raise UnsupportedModel(describe_choices(family, FAMILIES, what="model family"))
-    config_class, module_class, fields = _settings(family, layers)
-    config = getattr(transformers, config_class)(**{**fields, **overrides})
-    config.architectures = [module_class]
+    made = random_families()
+    if family not in made:
+        raise UnsupportedModel(describe_choices(family, made, what="model family"))
+    module_class: Any = getattr(transformers, made[family])
+    config = module_class.config_class(**{**_fields(FAMILIES[made[family]], layers), **overrides})
+    config.architectures = [made[family]]
     if attention is not None:
         config._attn_implementation = attention
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module = getattr(transformers, module_class)(config)
-        _randomise(module, gemma=family.startswith("gemma"))
+        module = module_class(config)
+        _randomise(module)
     module.to(dtype).requires_grad_(False)
     tokenizer = byte_tokenizer() if config.vocab_size >= 256 + len(_SPECIAL) else None
     return model_from(
@@ -77,48 +89,20 @@ def byte_tokenizer() -> Any:
     )
 
 
-def _settings(family: str, layers: int) -> tuple[str, str, dict[str, Any]]:
-    """Configuration class, module class and fields: d_model 16, 4 heads of 4 (grouped in two where possible)."""
-    common: dict[str, Any] = {
-        "vocab_size": 260, "bos_token_id": 256, "eos_token_id": None, "pad_token_id": None,
-        "tie_word_embeddings": False, "max_position_embeddings": 256,
-    }  # fmt: skip
-    plain = {
-        **common,
-        "hidden_size": 16,
-        "num_hidden_layers": layers,
-        "num_attention_heads": 4,
-        "intermediate_size": 32,
-    }
-    grouped = {**plain, "num_key_value_heads": 2}
-    gemma = {**grouped, "head_dim": 8, "sliding_window": 6, "query_pre_attn_scalar": 6}
-    return {
-        "gpt2": ("GPT2Config", "GPT2LMHeadModel", {
-            **common, "n_embd": 16, "n_layer": layers, "n_head": 4, "n_inner": 32, "n_positions": 256,
-        }),
-        "gpt_neox": ("GPTNeoXConfig", "GPTNeoXForCausalLM", {**plain, "rotary_pct": 0.5}),
-        "llama": ("LlamaConfig", "LlamaForCausalLM", grouped),
-        "mistral": ("MistralConfig", "MistralForCausalLM", {**grouped, "sliding_window": 6}),
-        "qwen2": ("Qwen2Config", "Qwen2ForCausalLM", grouped),
-        "qwen3": ("Qwen3Config", "Qwen3ForCausalLM", {**grouped, "head_dim": 8, "attention_bias": True}),
-        "gemma2": ("Gemma2Config", "Gemma2ForCausalLM", {
-            **gemma, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0,
-        }),
-        "gemma3": ("Gemma3TextConfig", "Gemma3ForCausalLM", {
-            **gemma, "layer_types": ["sliding_attention" if n % 2 == 0 else "full_attention" for n in range(layers)],
-        }),
-    }[family]  # fmt: skip
+def _fields(architecture: Architecture, layers: int) -> dict[str, Any]:
+    assert architecture.tiny is not None
+    return {**PLAIN, "num_hidden_layers": layers, **architecture.tiny(layers)}
 
 
 @torch.no_grad()
-def _randomise(module: nn.Module, *, gemma: bool) -> None:
+def _randomise(module: nn.Module) -> None:
     """Draws every parameter: norm weights in 0.4 to 2.2, biases of size 0.3, matrices that keep activations near 1."""
     for name, parameter in module.named_parameters():
         if parameter.ndim > 1:
-            wide = "embed" in name or "wte" in name or "wpe" in name
-            parameter.normal_(0, 1.0 if wide else parameter.shape[-1] ** -0.5)
+            embedding = "embed" in name or "wte" in name or "wpe" in name
+            parameter.normal_(0, 1.0 if embedding else parameter.shape[-1] ** -0.5)
         elif name.endswith("weight"):
-            parameter.uniform_(0.4, 2.2)
-            parameter.sub_(1.0 if gemma else 0.0)
+            # A fresh norm multiplies by 1: its weight is 1, or 0 where the module adds the 1 (Gemma).
+            parameter.copy_(torch.empty_like(parameter).uniform_(0.4, 2.2) - (1 - parameter))
         else:
             parameter.normal_(0, 0.3)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+from torch import nn
 
 from thoughtscope.core.errors import UnsupportedModel
-from thoughtscope.models.families.facts import BlockFacts, Family, NormFacts
-from thoughtscope.models.families.registry import FAMILIES
+from thoughtscope.models.families.facts import BlockFacts, Family, HeadProjection, Neurons, NormFacts
+from thoughtscope.models.families.registry import FAMILIES, Architecture
 
 
-@FAMILIES.register("GPT2LMHeadModel")
 def bind(module: Any) -> Family:
     """The facts of a `GPT2LMHeadModel`."""
     config, body = module.config, module.transformer
@@ -19,41 +18,64 @@ def bind(module: Any) -> Family:
         raise UnsupportedModel("This GPT-2 has cross-attention, which is not a language model's site table.")
     return Family(
         name="gpt2",
-        architectures=("GPT2LMHeadModel",),
         blocks=tuple(_block(block) for block in body.h),
-        final_norm=_norm(body.ln_f),
+        final_norm=layer_norm(body.ln_f),
         unembed=module.lm_head.weight,
         unembed_bias=module.lm_head.bias,
-        logit_soft_cap=None,
         embed_module=body.wte,
-        unembed_module=module.lm_head,
         config=config,
     )
 
 
-def _norm(norm: Any) -> NormFacts:
+def layer_norm(norm: nn.LayerNorm) -> NormFacts:
+    """A layer norm: centre, divide by the deviation, weight and bias."""
     return NormFacts(kind="layer", weight=norm.weight, bias=norm.bias, eps=norm.eps, module=norm)
 
 
 def _block(block: Any) -> BlockFacts:
-    attn = block.attn
-    d_model, heads, d_head = attn.embed_dim, attn.num_heads, attn.head_dim
-    values = slice(2 * d_model, 3 * d_model)  # c_attn's columns are query | key | value
-
-    def v_view(fused: Tensor) -> Tensor:
-        return fused[..., values].unflatten(-1, (heads, d_head))
-
     return BlockFacts(
         module=block,
-        attn=attn,
+        attn=block.attn,
         mlp=block.mlp,
-        attn_norm=_norm(block.ln_1),
-        mlp_norm=_norm(block.ln_2),
-        W_V=attn.c_attn.weight[:, values].unflatten(-1, (heads, d_head)).transpose(0, 1),
-        b_V=attn.c_attn.bias[values].view(heads, d_head),
-        W_O=attn.c_proj.weight.view(heads, d_head, d_model),
-        b_O=attn.c_proj.bias,
-        v_module=attn.c_attn,
-        v_view=v_view,
-        o_module=attn.c_proj,
+        attn_norm=layer_norm(block.ln_1),
+        mlp_norm=layer_norm(block.ln_2),
+        neurons=Neurons(
+            act=block.mlp.act,
+            W_in=block.mlp.c_fc.weight,
+            b_in=block.mlp.c_fc.bias,
+            W_out=block.mlp.c_proj.weight,
+            b_out=block.mlp.c_proj.bias,
+            out_module=block.mlp.c_proj,
+        ),
+        **attention(block.attn),
     )
+
+
+def attention(attn: Any) -> dict[str, Any]:
+    """The facts of a `GPT2Attention`: positions are learned and added to the embedding, so nothing rotates."""
+    d_model, heads, d_head = attn.embed_dim, attn.num_heads, attn.head_dim
+
+    def part(number: int) -> HeadProjection:
+        columns = slice(number * d_model, (number + 1) * d_model)  # c_attn's columns are query | key | value
+        return HeadProjection(
+            weight=attn.c_attn.weight[:, columns].unflatten(-1, (heads, d_head)).transpose(0, 1),
+            bias=attn.c_attn.bias[columns].view(heads, d_head),
+            module=attn.c_attn,
+            view=lambda fused: fused[..., columns].unflatten(-1, (heads, d_head)),
+        )
+
+    return {
+        "queries": part(0),
+        "keys": part(1),
+        "values": part(2),
+        "rotary": None,
+        "scaling": attn.scaling,
+        "W_O": attn.c_proj.weight.view(heads, d_head, d_model),
+        "b_O": attn.c_proj.bias,
+        "o_module": attn.c_proj,
+    }
+
+
+FAMILIES.register("GPT2LMHeadModel")(
+    Architecture(family="gpt2", bind=bind, tiny=lambda layers: {"n_inner": 32, "n_positions": 256})
+)

@@ -4,61 +4,67 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+from thoughtscope.models.families.facts import BlockFacts, Family, HeadProjection, Neurons, Rotary
+from thoughtscope.models.families.gpt2 import layer_norm
+from thoughtscope.models.families.registry import FAMILIES, Architecture
 
-from thoughtscope.models.families.facts import BlockFacts, Family, NormFacts
-from thoughtscope.models.families.registry import FAMILIES
 
-
-@FAMILIES.register("GPTNeoXForCausalLM")
 def bind(module: Any) -> Family:
     """The facts of a `GPTNeoXForCausalLM`."""
-    config, body = module.config, module.gpt_neox
-    missing = {}
-    if config.use_parallel_residual:
-        missing["resid_mid"] = (
-            "attention and MLP both read resid_pre (parallel residual), so nothing lies between them"
-        )
+    body = module.gpt_neox
+    rotary = Rotary(angles=lambda x, positions: body.rotary_emb(x, positions))
     return Family(
         name="gpt_neox",
-        architectures=("GPTNeoXForCausalLM",),
-        blocks=tuple(_block(layer, config) for layer in body.layers),
-        final_norm=_norm(body.final_layer_norm),
+        blocks=tuple(_block(layer, rotary) for layer in body.layers),
+        final_norm=layer_norm(body.final_layer_norm),
         unembed=module.lm_head.weight,
         unembed_bias=module.lm_head.bias,
-        logit_soft_cap=None,
         embed_module=body.embed_in,
-        unembed_module=module.lm_head,
-        config=config,
-        missing=missing,
+        config=module.config,
     )
 
 
-def _norm(norm: Any) -> NormFacts:
-    return NormFacts(kind="layer", weight=norm.weight, bias=norm.bias, eps=norm.eps, module=norm)
+def _block(layer: Any, rotary: Rotary) -> BlockFacts:
+    attn, mlp = layer.attention, layer.mlp
+    d_head, d_model = attn.head_size, attn.dense.weight.shape[0]
+    fused = attn.query_key_value
 
+    def part(number: int) -> HeadProjection:
+        # Rows of the fused matrix go head by head, each head query | key | value.
+        shape = (-1, 3, d_head)
+        return HeadProjection(
+            weight=fused.weight.view(*shape, d_model)[:, number].transpose(1, 2),
+            bias=None if fused.bias is None else fused.bias.view(shape)[:, number],
+            module=fused,
+            view=lambda output: output.unflatten(-1, shape)[..., number, :],
+        )
 
-def _block(layer: Any, config: Any) -> BlockFacts:
-    attn = layer.attention
-    d_model, heads, d_head = config.hidden_size, config.num_attention_heads, attn.head_size
-
-    def v_view(fused: Tensor) -> Tensor:
-        return fused.unflatten(-1, (heads, 3, d_head))[..., 2, :]  # each head: query | key | value
-
-    weight = attn.query_key_value.weight.view(heads, 3, d_head, d_model)[:, 2]
-    bias = attn.query_key_value.bias
     return BlockFacts(
         module=layer,
         attn=attn,
-        mlp=layer.mlp,
-        attn_norm=_norm(layer.input_layernorm),
-        mlp_norm=_norm(layer.post_attention_layernorm),
+        mlp=mlp,
+        attn_norm=layer_norm(layer.input_layernorm),
+        mlp_norm=layer_norm(layer.post_attention_layernorm),
         parallel=bool(layer.use_parallel_residual),
-        W_V=weight.transpose(1, 2),
-        b_V=None if bias is None else bias.view(heads, 3, d_head)[:, 2],
-        W_O=attn.dense.weight.view(d_model, heads, d_head).permute(1, 2, 0),
+        queries=part(0),
+        keys=part(1),
+        values=part(2),
+        rotary=rotary,
+        scaling=attn.scaling,
+        W_O=attn.dense.weight.view(d_model, -1, d_head).permute(1, 2, 0),
         b_O=attn.dense.bias,
-        v_module=attn.query_key_value,
-        v_view=v_view,
         o_module=attn.dense,
+        neurons=Neurons(
+            act=mlp.act,
+            W_in=mlp.dense_h_to_4h.weight.T,
+            b_in=mlp.dense_h_to_4h.bias,
+            W_out=mlp.dense_4h_to_h.weight.T,
+            b_out=mlp.dense_4h_to_h.bias,
+            out_module=mlp.dense_4h_to_h,
+        ),
     )
+
+
+FAMILIES.register("GPTNeoXForCausalLM")(
+    Architecture(family="gpt_neox", bind=bind, tiny=lambda layers: {"rotary_pct": 0.5})
+)

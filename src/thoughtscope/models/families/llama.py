@@ -2,70 +2,123 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
-from thoughtscope.models.families.facts import BlockFacts, Family, NormFacts
-from thoughtscope.models.families.registry import FAMILIES
+from thoughtscope.models.families.facts import (
+    BlockFacts,
+    Family,
+    HeadProjection,
+    Neurons,
+    NormFacts,
+    Rotary,
+)
+from thoughtscope.models.families.registry import FAMILIES, Architecture
 
-_NAMES = {
-    "LlamaForCausalLM": "llama",
-    "MistralForCausalLM": "mistral",
-    "Qwen2ForCausalLM": "qwen2",
-    "Qwen3ForCausalLM": "qwen3",
-}
+Norm = Callable[[Any], NormFacts]
 
 
-@FAMILIES.register(*_NAMES)
 def bind(module: Any) -> Family:
     """The facts of a Llama-shaped causal language model."""
-    architecture = type(module).__name__
+
+    def block(layer: Any) -> BlockFacts:
+        return BlockFacts(
+            module=layer,
+            attn=layer.self_attn,
+            mlp=layer.mlp,
+            attn_norm=rms_norm(layer.input_layernorm),
+            mlp_norm=rms_norm(layer.post_attention_layernorm),
+            neurons=gated_neurons(layer.mlp),
+            **attention(layer.self_attn, module.model.rotary_emb, rms_norm),
+        )
+
+    return decoder(module, block, rms_norm)
+
+
+def decoder(module: Any, block: Callable[[Any], BlockFacts], norm: Norm, **more: Any) -> Family:
+    """The facts around the blocks, for every class that keeps them where Llama does."""
     body = module.model
     return Family(
-        name=_NAMES[architecture],
-        architectures=(architecture,),
-        blocks=tuple(_block(layer) for layer in body.layers),
-        final_norm=_norm(body.norm),
+        name=FAMILIES[type(module).__name__].family,
+        blocks=tuple(block(layer) for layer in body.layers),
+        final_norm=norm(body.norm),
         unembed=module.lm_head.weight,
         unembed_bias=module.lm_head.bias,
-        logit_soft_cap=None,
         embed_module=body.embed_tokens,
-        unembed_module=module.lm_head,
         config=module.config,
+        **more,
     )
 
 
-def _norm(norm: Any) -> NormFacts:
+def rms_norm(norm: Any) -> NormFacts:
+    """An RMS norm as Llama has it: divide by the root mean square, multiply by the weight."""
     return NormFacts(kind="rms", weight=norm.weight, bias=None, eps=norm.variance_epsilon, module=norm)
 
 
-def _block(layer: Any) -> BlockFacts:
-    return BlockFacts(
-        module=layer,
-        attn=layer.self_attn,
-        mlp=layer.mlp,
-        attn_norm=_norm(layer.input_layernorm),
-        mlp_norm=_norm(layer.post_attention_layernorm),
-        **projections(layer.self_attn),
+def attention(attn: Any, angles: Callable[..., Any], norm: Norm) -> dict[str, Any]:
+    """The facts of attention with separate `q_proj`, `k_proj`, `v_proj` and `o_proj`.
+
+    `angles(x, positions)` is the model's own rotary module; `norm` reads the QK-norms, where there are any.
+    """
+    d_head, o_proj = attn.head_dim, attn.o_proj
+    heads = o_proj.weight.shape[1] // d_head
+
+    def projection(part: nn.Linear, qk_norm: Any = None) -> HeadProjection:
+        return HeadProjection(
+            weight=part.weight.unflatten(0, (-1, d_head)).transpose(1, 2),  # rows are head by head
+            bias=None if part.bias is None else part.bias.unflatten(0, (-1, d_head)),
+            module=part,
+            view=lambda output: output.unflatten(-1, (-1, d_head)),
+            norm=None if qk_norm is None else norm(qk_norm),
+        )
+
+    def cos_sin(x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        return angles(x, positions)
+
+    # Mistral reads the window from its configuration, the others keep it where a layer has one
+    window = attn.sliding_window if hasattr(attn, "sliding_window") else _window(attn.config)
+    return {
+        "queries": projection(attn.q_proj, getattr(attn, "q_norm", None)),
+        "keys": projection(attn.k_proj, getattr(attn, "k_norm", None)),
+        "values": projection(attn.v_proj),
+        "rotary": Rotary(angles=cos_sin),
+        "scaling": attn.scaling,
+        "window": window,
+        "W_O": o_proj.weight.view(-1, heads, d_head).permute(1, 2, 0),
+        "b_O": o_proj.bias,
+        "o_module": o_proj,
+    }
+
+
+def _window(config: Any) -> int | None:
+    return getattr(config, "sliding_window", None)
+
+
+def gated_neurons(mlp: Any) -> Neurons:
+    """The neurons of an MLP with `gate_proj`, `up_proj` and `down_proj`: `act(gate) * up`."""
+    return Neurons(
+        act=mlp.act_fn,
+        W_in=mlp.up_proj.weight.T,
+        b_in=mlp.up_proj.bias,
+        W_gate=mlp.gate_proj.weight.T,
+        b_gate=mlp.gate_proj.bias,
+        W_out=mlp.down_proj.weight.T,
+        b_out=mlp.down_proj.bias,
+        out_module=mlp.down_proj,
     )
 
 
-def projections(attn: Any) -> dict[str, Any]:
-    """Value and output matrices per head, for attention with separate `v_proj` and `o_proj`."""
-    d_head = attn.head_dim
-    v_proj: nn.Linear = attn.v_proj
-    o_proj: nn.Linear = attn.o_proj
-    kv_heads = v_proj.weight.shape[0] // d_head
-    heads = o_proj.weight.shape[1] // d_head
-    v_view: Callable[[Tensor], Tensor] = lambda output: output.unflatten(-1, (kv_heads, d_head))  # noqa: E731
-    return {
-        "W_V": v_proj.weight.view(kv_heads, d_head, -1).transpose(1, 2),
-        "b_V": None if v_proj.bias is None else v_proj.bias.view(kv_heads, d_head),
-        "W_O": o_proj.weight.view(-1, heads, d_head).permute(1, 2, 0),
-        "b_O": o_proj.bias,
-        "v_module": v_proj,
-        "v_view": v_view,
-        "o_module": o_proj,
-    }
+def _tiny(**fields: Any) -> Callable[[int], Mapping[str, Any]]:
+    return lambda layers: {"num_key_value_heads": 2, **fields}
+
+
+FAMILIES.register("LlamaForCausalLM")(Architecture(family="llama", bind=bind, tiny=_tiny()))
+FAMILIES.register("MistralForCausalLM")(
+    Architecture(family="mistral", bind=bind, tiny=_tiny(sliding_window=6))
+)
+FAMILIES.register("Qwen2ForCausalLM")(Architecture(family="qwen2", bind=bind, tiny=_tiny()))
+FAMILIES.register("Qwen3ForCausalLM")(
+    Architecture(family="qwen3", bind=bind, tiny=_tiny(head_dim=8, attention_bias=True))
+)
