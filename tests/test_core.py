@@ -24,7 +24,8 @@ numbers = st.integers(0, 10**9)
 sites = st.builds(Site, st.sampled_from(sorted(LAYER_KINDS)), numbers) | st.builds(
     Site, st.sampled_from(sorted(GLOBAL_KINDS))
 )
-feature_ids = st.builds(FeatureId, st.text(min_size=1), numbers, numbers)
+parts = st.text(min_size=1).filter(lambda text: "/" not in text)
+feature_ids = st.builds(FeatureId, st.text(min_size=1), parts, numbers)
 node_ids = st.one_of(
     st.builds(NodeId, st.just(NodeKind.TOKEN), numbers),
     st.builds(NodeId, st.just(NodeKind.FEATURE), numbers, numbers, numbers),
@@ -123,9 +124,11 @@ def test_bad_node_ids_say_why(text, message):
         NodeId.parse(text)
 
 
-@pytest.mark.parametrize("text", ["clt", "clt/1", "/1/2", "clt/1/x", "clt/1/-2", "clt/01/2", "clt/1/2/"])
+@pytest.mark.parametrize(
+    "text", ["clt", "clt/1", "/1/2", "clt/1/x", "clt/1/-2", "clt/1/02", "clt//2", "clt/1/2/"]
+)
 def test_bad_feature_ids_say_how(text):
-    with pytest.raises(UnknownFeature, match="dictionary/layer/index"):
+    with pytest.raises(UnknownFeature, match="dictionary/part/index"):
         FeatureId.parse(text)
 
 
@@ -134,8 +137,10 @@ def test_bad_feature_ids_say_how(text):
     lambda: NodeId(NodeKind.FEATURE, 1, 2),
     lambda: NodeId(NodeKind.LOGIT, 1),
     lambda: NodeId(NodeKind.ERROR, -1, 0),
-    lambda: FeatureId("clt", -1, 0),
-    lambda: FeatureId("", 1, 0),
+    lambda: FeatureId("clt", "1", -1),
+    lambda: FeatureId("", "1", 0),
+    lambda: FeatureId("clt", "", 0),
+    lambda: FeatureId("clt", "a/b", 0),
 ])  # fmt: skip
 def test_ids_that_cannot_exist_are_refused(make):
     with pytest.raises(UnknownFeature):

@@ -63,7 +63,7 @@ def test_a_target_is_a_supernode_a_node_a_feature_a_label_or_a_list(world) -> No
         for n in (a, b)
     )
     everywhere = replace(at_b, positions=None)
-    feature = FeatureId(graph.dictionary_name, b.layer, b.index)
+    feature = FeatureId(graph.dictionary_name, str(b.layer), b.index)
     for target, expected in [
         ("Texas", (at_a, at_b)),
         (a, (at_a,)),
@@ -99,7 +99,7 @@ def test_unknown_names_are_refused_with_the_nearest(world) -> None:
     with pytest.raises(UnknownFeature, match="dictionary of this graph"):
         plan(graph, "other/1/2", scale=2)
     with pytest.raises(UnknownFeature, match="layers 0 to 2"):
-        plan(graph, FeatureId(graph.dictionary_name, 3, 0), scale=2)
+        plan(graph, FeatureId(graph.dictionary_name, "3", 0), scale=2)
     with pytest.raises(InvalidPlan, match="token node"):
         plan(graph, "token:1", scale=2)
     with pytest.raises(InvalidPlan, match="no feature"):

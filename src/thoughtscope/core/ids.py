@@ -13,33 +13,35 @@ _INT = r"(0|[1-9][0-9]*)"
 
 @dataclass(frozen=True, order=True)
 class FeatureId:
-    """A feature of a dictionary: `str` gives `dictionary/layer/index`, `parse` is its exact inverse.
+    """A feature of a dictionary: `str` gives `dictionary/part/index`, `parse` is its exact inverse.
 
-    The dictionary's own name may contain slashes (`org/repo`); layer and index are the last two parts.
+    The dictionary's own name may contain slashes (`org/repo`), a part's may not: part and index are the last two. The
+    parts of a set of transcoders are named by their layers, `specimen/clt/3/1042`.
     """
 
     dictionary: str
-    layer: int
+    part: str
     index: int
 
     def __post_init__(self) -> None:
-        if not self.dictionary or self.layer < 0 or self.index < 0:
+        if not self.dictionary or not self.part or "/" in self.part or self.index < 0:
             raise UnknownFeature(
-                f"A feature needs a dictionary name, a layer ≥ 0 and an index ≥ 0; "
-                f"got {self.dictionary!r}, {self.layer}, {self.index}."
+                f"A feature needs a dictionary name, a part without a slash and an index ≥ 0; "
+                f"got {self.dictionary!r}, {self.part!r}, {self.index}."
             )
 
     def __str__(self) -> str:
-        return f"{self.dictionary}/{self.layer}/{self.index}"
+        return f"{self.dictionary}/{self.part}/{self.index}"
 
     @classmethod
     def parse(cls, text: str) -> FeatureId:
-        match = re.fullmatch(rf"(.+)/{_INT}/{_INT}", text, flags=re.DOTALL)
+        """Reads what `str` gave. Raises `UnknownFeature`."""
+        match = re.fullmatch(rf"(.+)/([^/]+)/{_INT}", text, flags=re.DOTALL)
         if match is None:
             raise UnknownFeature(
-                f'"{text}" is not a feature id. Write dictionary/layer/index, for example "clt/3/1042".'
+                f'"{text}" is not a feature id. Write dictionary/part/index, for example "clt/3/1042".'
             )
-        return cls(match[1], int(match[2]), int(match[3]))
+        return cls(match[1], match[2], int(match[3]))
 
 
 class NodeKind(StrEnum):

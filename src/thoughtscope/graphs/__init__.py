@@ -1,21 +1,29 @@
 """Attribution graphs: attribute, prune, score, group, read and write the JSON that the published viewers take."""
 
 from thoughtscope.graphs.attribute import attribute as attribute
+from thoughtscope.graphs.formats import GRAPH_FORMATS as GRAPH_FORMATS
+from thoughtscope.graphs.formats import GraphFormat as GraphFormat
+from thoughtscope.graphs.formats import convert_graph as convert_graph
+from thoughtscope.graphs.formats import write_graph as write_graph
 from thoughtscope.graphs.graph import Certificate as Certificate
 from thoughtscope.graphs.graph import Graph as Graph
 from thoughtscope.graphs.graph import Scores as Scores
 from thoughtscope.graphs.graph import Supernode as Supernode
 from thoughtscope.graphs.graph import Target as Target
 from thoughtscope.graphs.influence import influence as influence
-from thoughtscope.graphs.influence import path_lengths as path_lengths
 from thoughtscope.graphs.influence import score as score
+from thoughtscope.graphs.json_read import checked_file as checked_file
 from thoughtscope.graphs.json_read import graph_from_json as graph_from_json
+from thoughtscope.graphs.json_read import parse_json as parse_json
 from thoughtscope.graphs.json_read import read_json as read_json
-from thoughtscope.graphs.json_write import file_ids as file_ids
 from thoughtscope.graphs.json_write import graph_to_json as graph_to_json
 from thoughtscope.graphs.json_write import write_json as write_json
 from thoughtscope.graphs.linear import Linearised as Linearised
 from thoughtscope.graphs.linear import linearise as linearise
+from thoughtscope.graphs.names import feature_key as feature_key
+from thoughtscope.graphs.names import file_ids as file_ids
+from thoughtscope.graphs.names import node_of_file_id as node_of_file_id
+from thoughtscope.graphs.names import place_of_number as place_of_number
 from thoughtscope.graphs.prune import prune as prune
 from thoughtscope.graphs.schema import validate_json as validate_json
 from thoughtscope.graphs.supernodes import find_supernode as find_supernode

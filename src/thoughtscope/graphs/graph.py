@@ -159,10 +159,14 @@ class Graph:
     def label(self, node: int) -> str | None:
         """The label of a row: the node's own, else its feature's; None without one."""
         own = self.labels.get(str(self.node_id(node)))
-        if own is not None or self.kind[node] != FEATURE or not self.dictionary_name:
-            return own
-        feature = FeatureId(self.dictionary_name, int(self.layer[node]), int(self.index[node]))
-        return self.labels.get(str(feature))
+        feature = self.feature_id(node)
+        return self.labels.get(str(feature)) if own is None and feature is not None else own
+
+    def feature_id(self, node: int) -> FeatureId | None:
+        """The feature of the dictionary that a row shows; None for other nodes, and where no dictionary is named."""
+        if self.kind[node] != FEATURE or not self.dictionary_name:
+            return None
+        return FeatureId(self.dictionary_name, str(int(self.layer[node])), int(self.index[node]))
 
     @property
     def is_target(self) -> Bool[np.ndarray, " node"]:

@@ -33,14 +33,6 @@ def influence(graph: Graph) -> Float[np.ndarray, " node"]:
     return total.astype(np.float32)
 
 
-def path_lengths(graph: Graph) -> Float[np.ndarray, " length"]:
-    """`P[l]`: share of the influence of tokens on the targets that runs over paths of `l` edges; zeros without any."""
-    is_token = graph.kind == TOKEN
-    spread = _spread(normalise(graph.edges, graph.absent), graph.weights)
-    mass = np.array([0.0] + [step[is_token].sum() for step in spread])
-    return mass / max(mass.sum(), _TINY)
-
-
 def score(graph: Graph, pinned: Iterable[NodeId | str] | None = None) -> Scores:
     """Replacement, completeness and mean path length; everything that was left out counts as error.
 

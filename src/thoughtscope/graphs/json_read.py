@@ -37,7 +37,8 @@ from thoughtscope.graphs.graph import (
     Supernode,
     Target,
 )
-from thoughtscope.graphs.json_write import EXTRAS_VERSION, TYPE_NAMES
+from thoughtscope.graphs.json_write import EXTRAS_VERSION
+from thoughtscope.graphs.names import TYPE_NAMES, feature_of_file_id, place_of_number
 from thoughtscope.graphs.prune import with_scores
 from thoughtscope.graphs.schema import check_schema
 
@@ -58,6 +59,28 @@ def read_json(path: str | os.PathLike[str]) -> Graph:
     Raises `InvalidGraph` naming the field for a file that is broken, contradicts itself or runs in a circle,
     `LimitExceeded` for one over 256 MiB, 200,000 nodes or 5,000,000 links.
     """
+    return read_both(path)[1]
+
+
+def checked_file(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The content of a graph file that can be read as a graph. Raises as `read_json`.
+
+    More lenient than `validate_json`: files of other tools break rules that only matter to yet other tools.
+    """
+    return read_both(path)[0]
+
+
+def read_both(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Graph]:
+    """A graph file's content and the graph in it. Raises as `read_json`."""
+    try:
+        content = load_json(path)
+        return content, graph_from_json(content)
+    except InvalidGraph as error:
+        raise InvalidGraph(f"{path}: {error}") from None
+
+
+def load_json(path: str | os.PathLike[str]) -> Any:
+    """The content of a graph file, not yet checked. Raises `InvalidGraph` and `LimitExceeded`."""
     path = Path(path)
     try:
         size = path.stat().st_size
@@ -67,11 +90,8 @@ def read_json(path: str | os.PathLike[str]) -> Graph:
             )
         data = path.read_bytes()
     except OSError as error:
-        raise InvalidGraph(f"{path} cannot be read: {error.strerror or error}.") from None
-    try:
-        return graph_from_json(parse_json(data))
-    except InvalidGraph as error:
-        raise InvalidGraph(f"{path}: {error}") from None
+        raise InvalidGraph(f"cannot be read: {error.strerror or error}.") from None
+    return parse_json(data)
 
 
 def parse_json(data: bytes | str) -> Any:
@@ -224,17 +244,15 @@ def _layer(node: Mapping[str, Any], number: int) -> int:
 
 def _feature_index(node: Mapping[str, Any], layer: int, schema_version: int | None) -> int | None:
     """The feature's index in its layer: from the id, from Cantor's pairing, or `feature` itself; None without any."""
-    match = re.fullmatch(r"(\d{1,9})_(\d{1,10})_(\d{1,9})", node["node_id"])
-    if match and int(match[1]) == layer and int(match[3]) == node["ctx_idx"]:
-        return int(match[2])
+    place = feature_of_file_id(node["node_id"])
+    if place and place[0] == layer and place[2] == node["ctx_idx"]:
+        return place[1]
     feature = node["feature"]
     if feature is None or feature < 0:
         return None
     if schema_version == 1:
-        total = int(((8 * feature + 1) ** 0.5 - 1) / 2)
-        total -= total * (total + 1) // 2 > feature
-        index = feature - total * (total + 1) // 2
-        if total - index == layer:
+        of_layer, index = place_of_number(feature)
+        if of_layer == layer:
             return index
     return feature
 

@@ -208,9 +208,9 @@ def _feature(graph: Graph, feature: FeatureId) -> tuple[int, int | None, int]:
         raise UnknownFeature(
             describe_choices(feature.dictionary, [graph.dictionary_name], what="dictionary of this graph")
         )
-    if feature.layer >= graph.n_layers:
+    if not feature.part.isdecimal() or int(feature.part) >= graph.n_layers:
         raise UnknownFeature(f'"{feature}" does not exist: this graph has layers 0 to {graph.n_layers - 1}.')
-    return feature.layer, None, feature.index
+    return int(feature.part), None, feature.index
 
 
 def _where(positions: Sequence[int] | int | None, start: int | None) -> dict[str, Any] | None:
