@@ -11,7 +11,7 @@ from tests.random_graphs import random_graph
 from thoughtscope.core.errors import InvalidGraph, ThoughtscopeError, UnknownFeature
 from thoughtscope.graphs import Graph, influence, prune, score
 from thoughtscope.graphs.graph import ERROR, FEATURE, LOGIT, TOKEN
-from thoughtscope.graphs.prune import mass_threshold, subgraph, with_scores
+from thoughtscope.graphs.prune import mass_threshold, subgraph
 
 SEEDS = range(4)
 
@@ -71,7 +71,7 @@ def test_the_path_length_of_a_chain() -> None:
     feature, _, token, logit = range(4)
     edges = np.zeros((4, 4), dtype=np.float32)
     edges[logit, feature], edges[logit, token], edges[feature, token] = 3, -3, 0.5
-    graph = with_scores(replace(graph, edges=type(graph.edges)(edges)))
+    graph = replace(graph, edges=type(graph.edges)(edges))
     assert graph.scores.mean_path_length == pytest.approx(1.5)
     assert graph.scores.replacement == pytest.approx(1) and graph.scores.completeness == pytest.approx(1)
 

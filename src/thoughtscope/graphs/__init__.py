@@ -1,16 +1,20 @@
 """Attribution graphs: attribute, prune, score, group, read and write the JSON that the published viewers take."""
 
 from thoughtscope.graphs.attribute import attribute as attribute
+from thoughtscope.graphs.curve import ScoreCurve as ScoreCurve
+from thoughtscope.graphs.curve import score_curve as score_curve
 from thoughtscope.graphs.formats import GRAPH_FORMATS as GRAPH_FORMATS
 from thoughtscope.graphs.formats import GraphFormat as GraphFormat
 from thoughtscope.graphs.formats import convert_graph as convert_graph
 from thoughtscope.graphs.formats import write_graph as write_graph
 from thoughtscope.graphs.graph import Certificate as Certificate
 from thoughtscope.graphs.graph import Graph as Graph
-from thoughtscope.graphs.graph import Scores as Scores
 from thoughtscope.graphs.graph import Supernode as Supernode
 from thoughtscope.graphs.graph import Target as Target
+from thoughtscope.graphs.influence import Scores as Scores
+from thoughtscope.graphs.influence import edge_influence as edge_influence
 from thoughtscope.graphs.influence import influence as influence
+from thoughtscope.graphs.influence import influence_share as influence_share
 from thoughtscope.graphs.influence import score as score
 from thoughtscope.graphs.json_read import checked_file as checked_file
 from thoughtscope.graphs.json_read import graph_from_json as graph_from_json
@@ -28,5 +32,4 @@ from thoughtscope.graphs.prune import prune as prune
 from thoughtscope.graphs.schema import validate_json as validate_json
 from thoughtscope.graphs.supernodes import find_supernode as find_supernode
 from thoughtscope.graphs.supernodes import group as group
-from thoughtscope.graphs.supernodes import grouped_edges as grouped_edges
 from thoughtscope.graphs.targets import LogitDifference as LogitDifference

@@ -22,6 +22,7 @@ from jaxtyping import Float
 from thoughtscope.core.errors import ThoughtscopeError
 from thoughtscope.core.files import atomic_write_bytes
 from thoughtscope.graphs.graph import ERROR, FEATURE, LOGIT, TOKEN, Graph
+from thoughtscope.graphs.influence import cumulative_influence
 from thoughtscope.graphs.names import TYPE_NAMES, feature_number, file_ids, plain_name
 
 EXTRAS_VERSION = 1
@@ -99,18 +100,6 @@ def graph_to_json(
             for source, target, weight in zip(sources, targets, short_floats(graph.edges.data), strict=True)
         ],
     }
-
-
-def cumulative_influence(graph: Graph) -> Float[np.ndarray, " node"]:
-    """For each node the share of all influence held by the nodes that have at least as much.
-
-    A viewer that shows the nodes with at most 0.8 thus shows the fewest that hold 0.8.
-    """
-    order = np.argsort(-graph.influence, kind="stable")
-    running = np.cumsum(graph.influence[order], dtype=np.float64)
-    result = np.empty(len(order))
-    result[order] = running / max(running[-1] if len(running) else 0.0, 1e-30)
-    return np.minimum(result, 1.0)
 
 
 def short_floats(values: Float[np.ndarray, " value"]) -> list[float]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from thoughtscope.core.errors import UnknownFeature
 from thoughtscope.core.ids import NodeId, NodeKind
@@ -59,6 +61,75 @@ def labelled(graph: Graph, *, bank: FeatureBank | None, labels: LabelStore | Non
                 found[str(feature)] = guess
     kept = {name: text for name, text in graph.labels.items() if name not in renamed}
     return replace(graph, labels={**kept, **found})
+
+
+PAGE_ONLY = ("score_curve", "edge_influence", "outcomes")
+"""What stands in the page's graph beside a graph file's own content."""
+
+
+def for_page(file: Mapping[str, Any], known: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """A graph file as the page gets it: every node with an id of its own, and what only the page needs.
+
+    - `score_curve`: scores and sizes at each stop of the influence slider; see `graphs.score_curve`.
+    - `edge_influence`: by link, how much influence it carries to the targets, in the order of `links`.
+
+    `known` is `page_facts` of the same file, if somebody has kept them. Raises `InvalidGraph`.
+    """
+    whole = distinct_content(file)
+    facts = dict(page_facts(file) if known is None else known)
+    influence = facts.pop("influence", None)
+    if influence is not None:
+        rows = zip(whole["nodes"], influence, strict=True)
+        whole = {**whole, "nodes": [{**node, "influence": value} for node, value in rows]}
+    return {**whole, **facts}
+
+
+def page_facts(file: Mapping[str, Any]) -> dict[str, Any]:
+    """What `for_page` adds, which follows from the nodes and links of a file alone.
+
+    `influence` is among it where the file states none: the running total by node, by which the slider works.
+    """
+    from thoughtscope.graphs import score_curve
+    from thoughtscope.graphs.influence import cumulative_influence
+    from thoughtscope.graphs.json_read import graph_and_rows
+
+    graph, row_of = graph_and_rows(dict(file))
+    whole = distinct_content(file)
+    total = np.full(len(graph), np.nan)
+    for node in whole["nodes"]:
+        if node.get("influence") is not None and node["node_id"] in row_of:
+            total[row_of[node["node_id"]]] = node["influence"]
+    facts: dict[str, Any] = {}
+    if np.isnan(total).all():
+        total = cumulative_influence(graph)
+        total[graph.mask("logit")] = np.nan
+        numbers = [None if np.isnan(value) else round(float(value), 6) for value in total]
+        rows = [row_of.get(node["node_id"]) for node in whole["nodes"]]
+        facts["influence"] = [None if row is None else numbers[row] for row in rows]
+    facts["score_curve"] = score_curve(graph, total).to_json()
+    facts["edge_influence"] = _influence_of_links(graph, row_of, whole["links"])
+    return facts
+
+
+def distinct_content(file: Mapping[str, Any]) -> dict[str, Any]:
+    """The file's content with an id of its own for every node."""
+    from thoughtscope.graphs.clashes import distinct
+    from thoughtscope.graphs.json_read import checked
+
+    return distinct(checked(dict(file)))
+
+
+def _influence_of_links(
+    graph: Graph, row_of: Mapping[str, int], links: Sequence[Mapping[str, Any]]
+) -> list[float]:
+    """As `graphs.edge_influence`, by link of the file: what comes from a bias carries none."""
+    incoming = np.maximum(abs(graph.edges).sum(axis=1, dtype=np.float64) + graph.absent, 1e-10)
+    per_weight = (graph.influence + graph.weights) / incoming
+    carried = [
+        abs(link["weight"]) * per_weight[row_of[link["target"]]] if link["source"] in row_of else 0.0
+        for link in links
+    ]
+    return [float(f"{value:.4g}") for value in carried]
 
 
 def with_names(file: Mapping[str, Any], model: Model | None, dictionary: Dictionary | None) -> dict[str, Any]:

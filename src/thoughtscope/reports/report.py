@@ -66,14 +66,14 @@ def build_report(
     dictionary: Dictionary | None = None,
     bank: FeatureBank | None = None,
     labels: LabelStore | None = None,
-    outcomes: Sequence[Outcome] = (),
+    outcomes: Sequence[Outcome | Mapping[str, Any]] = (),
     title: str | None = None,
 ) -> Report:
     """A report on one graph (or the content of a graph file), with what the bank knows of its features.
 
     `model` and `dictionary` are named in the page's head; `bank` gives examples and automatic labels, by default the
     one that lies with the dictionary; `labels` are people's and have their place over all others; `outcomes` are
-    shown as interventions.
+    shown as interventions: nouns, or what the page got of them before.
     """
     if bank is None and dictionary is not None:
         from thoughtscope.atlas import bank_of
@@ -87,9 +87,14 @@ def build_report(
     data = {
         "version": thoughtscope.__version__,
         "title": heading,
-        "graph": payload.with_names(file, model, dictionary),
+        "graph": payload.with_names(payload.for_page(file), model, dictionary),
         "features": payload.features_of(file, bank, own),
-        "outcomes": [payload.outcome_json(outcome, shown, bank=bank, labels=own) for outcome in outcomes],
+        "outcomes": [
+            dict(outcome)
+            if isinstance(outcome, Mapping)
+            else payload.outcome_json(outcome, shown, bank=bank, labels=own)
+            for outcome in outcomes
+        ],
     }
     return Report(title=heading, data=data)
 
