@@ -34,7 +34,7 @@ def averages(graphs: list[Any]) -> dict[str, float]:
     """Mean scores and mean number of feature nodes."""
     names = ("replacement", "completeness", "mean_path_length")
     found = {name: round(mean(getattr(graph.scores, name) for graph in graphs), 4) for name in names}
-    return found | {"feature_nodes": round(mean(int((graph.kind == 0).sum()) for graph in graphs), 1)}
+    return found | {"feature_nodes": round(mean(len(graph.rows("feature")) for graph in graphs), 1)}
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ def city_nodes(microscope: tuple[Any, Any], case: Any) -> Strengths:
     model, dictionary = microscope
     tokens = tokenize(model, case.prompt)
     graph = prune(attribute(model, dictionary, tokens), node_mass=NODE_MASS)
-    here = (graph.kind == 0) & (graph.position == city_positions(tokens, case)[-1])
+    here = graph.mask("feature") & (graph.position == city_positions(tokens, case)[-1])
     columns = (graph.layer[here], graph.index[here], graph.value[here])
     return {(int(layer), int(index)): float(value) for layer, index, value in zip(*columns, strict=True)}
 

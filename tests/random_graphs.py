@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import scipy.sparse as sp
 
-from thoughtscope.graphs.graph import ERROR, FEATURE, LOGIT, TOKEN, Certificate, Graph, Scores, Target
-from thoughtscope.graphs.prune import with_scores
+from thoughtscope.graphs.graph import ERROR, FEATURE, LOGIT, TOKEN, Certificate, Graph, Target
 
 
 def random_graph(
@@ -45,7 +44,7 @@ def random_graph(
         for n, p in enumerate(probability)
     )
     bias = np.where((kind == FEATURE) | (kind == LOGIT), draw.normal(size=size), 0).astype(np.float32)
-    graph = Graph(
+    return Graph(
         prompt="Some words here now",
         tokens=tuple(["<bos>", " words", " here", " now", " and", " then"][:length]),
         token_ids=tuple(7 + position for position in range(length)),
@@ -62,8 +61,6 @@ def random_graph(
         bias=bias,
         absent=np.zeros(size, dtype=np.float32),
         targets=targets,
-        influence=np.zeros(size, dtype=np.float32),
-        scores=Scores(replacement=0.0, completeness=0.0, mean_path_length=0.0),
         certificate=Certificate(
             expanded=n_layers * length * per_place,
             active=n_layers * length * per_place,
@@ -72,4 +69,3 @@ def random_graph(
             dropped_mass=0.0,
         ),
     )
-    return with_scores(graph)

@@ -12,8 +12,10 @@ import torch
 
 from tests.autograd_oracle import activations_at, relayered
 from tests.tiny_microscope import N_FEATURES, random_dictionary, shared_model
-from thoughtscope.atlas import FeatureBank, LabelStore, auto_label, bank_of, collect_examples
+from thoughtscope.atlas import FeatureBank, auto_label, bank_of, collect_examples
 from thoughtscope.core.errors import CorruptArtefact, LimitExceeded, ThoughtscopeError, UnknownFeature
+from thoughtscope.core.ids import FeatureId
+from thoughtscope.core.labels import LabelStore
 from thoughtscope.dictionaries import Dictionary, layer_weights, load_dictionary, save_dictionary
 from thoughtscope.models import capture, tokenize
 from thoughtscope.models.tokens import describe
@@ -191,28 +193,37 @@ def test_no_text_is_refused():
 
 def test_labels_are_kept(tmp_path):
     store = LabelStore(tmp_path / "deep" / "labels.json")
-    assert store.get(2, 7) is None
-    assert store.set(2, 7, "  Texas\n places\x00 ") == "Texas places"
-    store.set(0, 1, "<script>alert(1)</script>")
+    texas = FeatureId("org/clt", "2", 7)
+    assert store.get(texas) is None
+    assert store.set(texas, "  Texas\n places\x00 ") == "Texas places"
+    store.set("sae/resid_post.12/1", "<script>alert(1)</script>")
     again = LabelStore(tmp_path / "deep" / "labels.json")
-    assert again.all() == {"2/7": "Texas places", "0/1": "<script>alert(1)</script>"}
-    named = bank().with_labels(again)
-    assert named.label(2, 7) == "Texas places" and named.label(2, 8) is None and bank().label(2, 7) is None
-    again.set(2, 7, "")
-    assert LabelStore(tmp_path / "deep" / "labels.json").get(2, 7) is None
+    assert again.all() == {"org/clt/2/7": "Texas places", "sae/resid_post.12/1": "<script>alert(1)</script>"}
+    assert again.of("org/clt") == {"2/7": "Texas places"} and again.of("org") == {}
+    again.set(texas, "")
+    assert store.get(texas) is None  # another's change is seen
 
 
 def test_two_stores_on_one_file_do_not_lose_labels(tmp_path):
     one, two = LabelStore(tmp_path / "labels.json"), LabelStore(tmp_path / "labels.json")
-    one.set(0, 0, "a")
-    two.set(0, 1, "b")
-    assert LabelStore(tmp_path / "labels.json").all() == {"0/0": "a", "0/1": "b"}
+    one.set("d/0/0", "a")
+    two.set("d/0/1", "b")
+    assert LabelStore(tmp_path / "labels.json").all() == one.all() == {"d/0/0": "a", "d/0/1": "b"}
+
+
+def test_labels_without_a_file_live_as_long_as_the_store():
+    store = LabelStore()
+    store.set("d/0/0", "a")
+    store.adopt("d", {"0/0": "older", "1/1": "taken over"})
+    assert store.all() == {"d/0/0": "a", "d/1/1": "taken over"}
 
 
 def test_bad_labels_are_refused(tmp_path):
     store = LabelStore(tmp_path / "labels.json")
     with pytest.raises(LimitExceeded, match="200 characters; got 201"):
-        store.set(0, 0, "x" * 201)
+        store.set("d/0/0", "x" * 201)
+    with pytest.raises(UnknownFeature, match="feature id"):
+        store.set("0/0", "a")
     (tmp_path / "labels.json").write_text('["not a table"]')
     with pytest.raises(CorruptArtefact, match=r"labels\.json"):
         LabelStore(tmp_path / "labels.json")

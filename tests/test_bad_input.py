@@ -17,9 +17,8 @@ from tests.tiny_microscope import N_FEATURES, random_dictionary, shared_model, t
 from tests.tiny_models import tiny_model
 from thoughtscope.cli import app as command_line
 from thoughtscope.dictionaries import save_dictionary
-from thoughtscope.microscope import open_microscope
+from thoughtscope.microscope import WorkFolder, open_microscope
 from thoughtscope.server.app import create_app
-from thoughtscope.server.folder import WorkFolder
 from thoughtscope.server.session import Session
 
 EVIL = '<img src=x onerror="alert(1)">'

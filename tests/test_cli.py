@@ -17,7 +17,7 @@ from tests.autograd_oracle import same_parts
 from tests.tiny_microscope import tiny_microscope
 from thoughtscope.cli import app as command_line
 from thoughtscope.cli import console, doctor
-from thoughtscope.cli.intervene import values_of
+from thoughtscope.cli.intervene import changes_of
 from thoughtscope.core.errors import InvalidPlan, ThoughtscopeError
 
 SOURCE = Path(__file__).resolve().parents[1] / "src"
@@ -26,9 +26,10 @@ PROMPT = "Hello there"
 
 
 @pytest.fixture(autouse=True)
-def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Every command works on the tiny model; which one a user names is the loaders' matter."""
     monkeypatch.setattr("thoughtscope.microscope.open_microscope", lambda *_, **__: tiny_microscope())
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path_factory.getbasetemp() / "no-labels"))
 
 
 class Ran:
@@ -202,24 +203,22 @@ def test_a_supernode_of_a_file_can_be_named(run, tmp_path: Path) -> None:
 
 
 def test_one_value_goes_to_all_and_several_go_in_order() -> None:
-    names = a, b = ("node", "feature:0:1:2"), ("at", "Dallas")
+    names = [("node", "feature:0:1:2"), ("at", "Dallas"), ("supernode", "Texas")]
     nothing: dict[str, Any] = {"scale": (), "set_value": (), "add": (), "ablate": False}
-    assert values_of(names, **nothing) == [(a, {"ablate": True}), (b, {"ablate": True})]
-    assert values_of(names, **nothing | {"scale": [-1.0]}) == [
-        (a, {"scale": -1.0}),
-        (b, {"scale": -1.0}),
-    ]
-    assert values_of(names, **nothing | {"set_value": [1.0, 2.0]}) == [
-        (a, {"set": 1.0}),
-        (b, {"set": 2.0}),
-    ]
-    for wrong in (
-        {"scale": [1.0], "add": [1.0]},
-        {"scale": [1.0], "ablate": True},
-        {"scale": [1.0, 2.0, 3.0]},
-    ):
+
+    def made(**given: Any) -> list[tuple[str, float | None]]:
+        changes = changes_of(names, **nothing | given)
+        assert [(c.nodes, c.at, c.supernode) for c in changes] == [
+            (("feature:0:1:2",), None, None), ((), "Dallas", None), ((), None, "Texas"),
+        ]  # fmt: skip
+        return [(change.op, change.value) for change in changes]
+
+    assert made() == [("ablate", None)] * 3
+    assert made(scale=[-1.0]) == [("scale", -1.0)] * 3
+    assert made(set_value=[1.0, 2.0, 3.0]) == [("set", 1.0), ("set", 2.0), ("set", 3.0)]
+    for wrong in ({"scale": [1.0], "add": [1.0]}, {"scale": [1.0], "ablate": True}, {"scale": [1.0, 2.0]}):
         with pytest.raises(InvalidPlan):
-            values_of(names, **nothing | wrong)
+            changes_of(names, **nothing | wrong)
 
 
 @pytest.mark.parametrize(

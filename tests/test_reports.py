@@ -13,11 +13,13 @@ import pytest
 
 from tests.tiny_microscope import N_FEATURES, tiny_microscope
 from thoughtscope.core.errors import ThoughtscopeError
-from thoughtscope.graphs import Graph, group
+from thoughtscope.core.labels import LabelStore
+from thoughtscope.graphs import Graph, feature_key, graph_to_json, group
+from thoughtscope.graphs.names import feature_number, place_of_number
 from thoughtscope.interventions import Outcome, intervene, plan
-from thoughtscope.reports import Report, build_report, payload
+from thoughtscope.microscope import tokens_of, trace
+from thoughtscope.reports import Report, build_report
 from thoughtscope.reports.report import embed_json
-from thoughtscope.server.verbs import tokens_of, trace_prompt
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 EVIL = '</script><script>document.title="owned"</script><img src=x onerror="document.title=\'owned\'"> & \u2028 <!--'
@@ -39,16 +41,22 @@ class TinyBank:
             "histogram": [3, 1], "activation_frequency": 0.25,
         }  # fmt: skip
 
-    def label(self, layer: int, index: int) -> str | None:
-        return EVIL if index % 2 else None
-
     def auto_label(self, layer: int, index: int) -> str | None:
         return f"auto {layer}.{index}"
 
 
+def peoples_labels() -> LabelStore:
+    """Every feature with an odd index has a name."""
+    store = LabelStore()
+    store.adopt(
+        "tiny/clt", {f"{layer}/{index}": EVIL for layer in range(3) for index in range(1, N_FEATURES, 2)}
+    )
+    return store
+
+
 @pytest.fixture(scope="module")
 def graph() -> Graph:
-    graph = trace_prompt(tiny_microscope(bank=TinyBank()), f"Hi {EVIL[:24]}")
+    graph = trace(tiny_microscope(bank=TinyBank()), f"Hi {EVIL[:24]}")
     features = [str(node) for node in graph.node_ids() if node.kind == "feature"]
     return group(graph, {EVIL: features[:2]})
 
@@ -64,7 +72,7 @@ def outcome(graph: Graph) -> Outcome:
 
 @pytest.fixture(scope="module")
 def report(graph: Graph, outcome: Outcome) -> Report:
-    return build_report(graph, bank=TinyBank(), outcomes=[outcome], title=EVIL)
+    return build_report(graph, bank=TinyBank(), labels=peoples_labels(), outcomes=[outcome], title=EVIL)
 
 
 def embedded(page: str) -> Any:
@@ -83,9 +91,9 @@ def test_the_page_holds_the_data_unchanged(report: Report, graph: Graph) -> None
     assert data["outcomes"][0]["label"] == EVIL
 
 
-def test_labels_come_from_the_bank_where_nobody_gave_one(report: Report, graph: Graph) -> None:
+def test_a_persons_label_has_its_place_over_the_banks(report: Report, graph: Graph) -> None:
     for node in report.data["graph"]["nodes"]:
-        key = payload.feature_key(node)
+        key = feature_key(node)
         if key is not None:
             layer, index = map(int, key.split("/"))
             assert node["clerp"] == (EVIL if index % 2 else f"auto {layer}.{index}")
@@ -138,14 +146,14 @@ def test_saving_writes_the_page_and_its_data(report: Report, tmp_path: Path) -> 
 
 
 def test_a_graph_file_is_a_graph_too(graph: Graph) -> None:
-    file = payload.graph_json(graph, slug="mine")
+    file = graph_to_json(graph, slug="mine")
     data = build_report(file).data
     assert data["graph"]["nodes"] == file["nodes"] and data["features"] == {} and data["outcomes"] == []
 
 
 def test_a_report_names_model_and_dictionary_of_a_file_that_does_not() -> None:
     microscope = tiny_microscope()
-    file = payload.graph_json(trace_prompt(microscope, "Hi"))
+    file = graph_to_json(trace(microscope, "Hi"))
     del file["metadata"]["thoughtscope"]
     about = build_report(file, model=microscope.model, dictionary=microscope.dictionary).data["graph"][
         "metadata"
@@ -153,10 +161,10 @@ def test_a_report_names_model_and_dictionary_of_a_file_that_does_not() -> None:
     assert about["model"] == "random-llama" and about["dictionary"] == "tiny/clt"
 
 
-def test_cantor_numbers_come_apart_as_they_were_put_together() -> None:
+def test_numbers_of_features_come_apart_as_they_were_put_together() -> None:
     pairs = [(layer, index) for layer in (0, 1, 7, 61) for index in (0, 1, N_FEATURES, 16_383, 10**6)]
     for layer, index in pairs:
-        assert payload.cantor_unpair((layer + index) * (layer + index + 1) // 2 + index) == (layer, index)
+        assert place_of_number(feature_number(layer, index)) == (layer, index)
 
 
 @pytest.mark.browser
@@ -181,7 +189,7 @@ def test_the_report_opens_from_disk(report: Report, tmp_path: Path) -> None:
         page.goto(path.as_uri())
         page.wait_for_selector(".stage [data-id]", timeout=20_000)
         drawn = page.locator(".stage [data-id]").count()
-        name = next(node["node_id"] for node in report.data["graph"]["nodes"] if payload.feature_key(node))
+        name = next(node["node_id"] for node in report.data["graph"]["nodes"] if feature_key(node))
         page.locator(f'.stage [data-id="{name}"]').dispatch_event("click")
         page.wait_for_timeout(300)
         title = page.title()

@@ -14,8 +14,8 @@ from starlette.testclient import TestClient
 
 from tests.tiny_microscope import N_FEATURES, tiny_microscope
 from thoughtscope.core.errors import UnknownModel
+from thoughtscope.microscope import WorkFolder
 from thoughtscope.server.app import create_app
-from thoughtscope.server.folder import WorkFolder
 from thoughtscope.server.session import MAX_WAITING, Session
 
 PROMPT = "Hello <b>there</b> é"
@@ -101,10 +101,11 @@ def test_a_trace_streams_its_progress_and_ends_with_the_graph(client: TestClient
 
 
 def test_a_kept_graph_is_the_graph_that_python_makes(client: TestClient, graph: dict[str, Any]) -> None:
-    from thoughtscope.reports import payload
-    from thoughtscope.server.verbs import trace_prompt
 
-    made = payload.graph_json(trace_prompt(tiny_microscope(), PROMPT), slug=graph["metadata"]["slug"])
+    from thoughtscope.graphs import graph_to_json
+    from thoughtscope.microscope import trace as traced
+
+    made = graph_to_json(traced(tiny_microscope(), PROMPT), slug=graph["metadata"]["slug"])
     assert made["nodes"] == graph["nodes"] and made["links"] == graph["links"]
     assert graph["metadata"]["thoughtscope"]["scores"] == made["metadata"]["thoughtscope"]["scores"]
 
@@ -408,7 +409,7 @@ def test_a_verb_that_runs_out_of_memory_leaves_the_server_well(
     def exhausted(*_: Any, **__: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("thoughtscope.server.verbs.trace_prompt", exhausted)
+    monkeypatch.setattr("thoughtscope.microscope.trace", exhausted)
     kind, data = events(client.post("/api/trace", json={"prompt": "a"}).text)[-1]
     assert kind == "error" and data["error"]["code"] == "out_of_memory"
     assert client.get("/health").json()["ok"] is True

@@ -14,7 +14,7 @@ import pytest
 
 from tests.tiny_microscope import tiny_microscope
 from thoughtscope.core.errors import UnknownModel
-from thoughtscope.server.folder import WorkFolder
+from thoughtscope.microscope import WorkFolder
 from thoughtscope.server.launch import PortTaken, address, listen, serve_session
 from thoughtscope.server.security import Access
 from thoughtscope.server.session import Session

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Iterator
@@ -12,8 +13,8 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from thoughtscope.core.errors import PathOutsideRoot
+from thoughtscope.microscope import WorkFolder, default_folder, slug_of
 from thoughtscope.server.app import create_app
-from thoughtscope.server.folder import WorkFolder, default_folder, slug_of
 from thoughtscope.server.security import ANSWER_HEADERS, Access, UnsafeBinding, is_loopback
 from thoughtscope.server.session import Session
 
@@ -308,12 +309,24 @@ def test_the_description_is_there_and_the_foreign_docs_page_is_not(client: TestC
 
 
 def test_labels_survive_and_an_empty_one_is_forgotten(tmp_path: Path) -> None:
-    WorkFolder(tmp_path).write_label("scan", 1, 2, "Texas")
-    WorkFolder(tmp_path).write_label("other", 1, 2, "elsewhere")
-    WorkFolder(tmp_path).write_label("scan", 3, 4, "gone")
-    WorkFolder(tmp_path).write_label("scan", 3, 4, "")
-    assert WorkFolder(tmp_path).labels("scan") == {"1/2": "Texas"}
-    assert WorkFolder(tmp_path).labels("other") == {"1/2": "elsewhere"}
+    WorkFolder(tmp_path).labels.set("org/clt/1/2", "Texas")
+    WorkFolder(tmp_path).labels.set("other/1/2", "elsewhere")
+    WorkFolder(tmp_path).labels.set("org/clt/3/4", "gone")
+    WorkFolder(tmp_path).labels.set("org/clt/3/4", "")
+    assert WorkFolder(tmp_path).labels_of("org/clt", "scan") == {"1/2": "Texas"}
+    assert WorkFolder(tmp_path).labels_of("other", "other") == {"1/2": "elsewhere"}
+    assert WorkFolder(tmp_path).labels_of("org", "org") == {}
+
+
+def test_labels_of_older_versions_move_into_the_one_store(tmp_path: Path) -> None:
+    (tmp_path / "labels").mkdir()
+    old = tmp_path / "labels" / f"a-scan-{hashlib.sha256(b'a/scan').hexdigest()[:8]}.json"
+    old.write_text('{"1/2": "Texas", "3/4": "kept elsewhere"}')
+    folder = WorkFolder(tmp_path)
+    folder.labels.set("org/clt/3/4", "newer")
+    assert folder.labels_of("org/clt", "a/scan") == {"1/2": "Texas", "3/4": "newer"}
+    folder.labels.set("org/clt/1/2", "")
+    assert WorkFolder(tmp_path).labels_of("org/clt", "a/scan") == {"3/4": "newer"}  # gone for good
 
 
 def test_a_broken_graph_in_the_folder_hides_no_other(tmp_path: Path) -> None:
@@ -348,7 +361,7 @@ def test_errors_are_json_even_when_a_verb_breaks(
     def broken(*_: object) -> None:
         raise RuntimeError("a defect with a /secret/path in its text")
 
-    monkeypatch.setattr("thoughtscope.server.verbs.graph_with_labels", broken)
+    monkeypatch.setattr("thoughtscope.microscope.kept_file", broken)
     client = TestClient(create_app(session, page=page), base_url=HOST)
     answer = client.get("/api/graphs/a")
     assert (answer.status_code, error_code(answer)) == (500, "internal")

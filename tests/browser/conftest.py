@@ -72,8 +72,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     import uvicorn
 
     from tests.tiny_microscope import tiny_microscope
+    from thoughtscope.microscope import WorkFolder
     from thoughtscope.server import Session, create_app
-    from thoughtscope.server.folder import WorkFolder
 
     folder = tmp_path_factory.mktemp("work")
     session = Session(

@@ -28,9 +28,8 @@ def specimen_server() -> Iterator[str]:
     """The page on the specimen, with a fresh work folder."""
     import uvicorn
 
-    from thoughtscope.microscope import open_microscope
+    from thoughtscope.microscope import WorkFolder, open_microscope
     from thoughtscope.server import Session, create_app
-    from thoughtscope.server.folder import WorkFolder
 
     with tempfile.TemporaryDirectory() as folder:
         session = Session(lambda: open_microscope("specimen"), folder=WorkFolder(folder))

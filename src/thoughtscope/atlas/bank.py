@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from thoughtscope.atlas.labels import LabelStore, auto_label
+from thoughtscope.atlas.labels import auto_label
 from thoughtscope.core.errors import CorruptArtefact, UnknownFeature
 from thoughtscope.core.store import is_artefact, load_artefact, save_artefact
 
@@ -67,7 +67,6 @@ class FeatureBank:
     starts: Int[Tensor, " start"]
     "Where each document starts in `ids`; the last entry is the number of tokens."
     layers: tuple[LayerRecords, ...]
-    labels: LabelStore | None = None
 
     @property
     def n_tokens(self) -> int:
@@ -103,20 +102,12 @@ class FeatureBank:
             "activation_frequency": int(records.count[index]) / max(1, self.n_tokens),
         }
 
-    def label(self, layer: int, index: int) -> str | None:
-        """The label that a person gave the feature, if any."""
-        return None if self.labels is None else self.labels.get(layer, index)
-
     def auto_label(self, layer: int, index: int) -> str | None:
         """A short label made from the examples and the outputs; None for a feature that never fired."""
         return auto_label(self.detail(layer, index)) or None
 
-    def with_labels(self, labels: LabelStore | None) -> FeatureBank:
-        """The same bank with a person's labels beside it."""
-        return replace(self, labels=labels)
-
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Writes the bank as an artefact. Labels live in their own file."""
+        """Writes the bank as an artefact. People's labels are no part of it."""
         meta = {
             "dictionary_name": self.dictionary_name,
             "scan": self.scan,
@@ -133,7 +124,7 @@ class FeatureBank:
         )
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], *, labels: LabelStore | None = None) -> FeatureBank:
+    def load(cls, path: str | os.PathLike[str]) -> FeatureBank:
         """Opens a saved bank. Raises `CorruptArtefact` naming the file."""
         artefact = load_artefact(path, kind=KIND)
         meta = dict(artefact.meta)
@@ -149,7 +140,7 @@ class FeatureBank:
                 "window": tuple(meta.pop("window")),
                 "pieces": {int(token): piece for token, piece in meta.pop("pieces").items()},
             }
-            return cls(**meta, **fields, ids=text["ids"], starts=text["starts"], layers=layers, labels=labels)
+            return cls(**meta, **fields, ids=text["ids"], starts=text["starts"], layers=layers)
         except (KeyError, TypeError) as error:
             raise CorruptArtefact(
                 f"{path} is a feature bank with an unreadable manifest: {error!r}."
@@ -185,9 +176,9 @@ def window_of(starts: Int[Tensor, " start"], peak: int, window: tuple[int, int])
     return max(int(starts[document]), peak - window[0]), min(int(starts[document + 1]), peak + window[1] + 1)
 
 
-def bank_of(dictionary: Dictionary, *, labels: LabelStore | None = None) -> FeatureBank | None:
+def bank_of(dictionary: Dictionary) -> FeatureBank | None:
     """The bank that lies with a loaded dictionary (its folder's `features/`), or None if there is none."""
     folder = dictionary.card.folder
     if folder is None or not is_artefact(folder / FOLDER, kind=KIND):
         return None
-    return FeatureBank.load(folder / FOLDER, labels=labels)
+    return FeatureBank.load(folder / FOLDER)

@@ -1,74 +1,17 @@
-"""Names for features: those that people give, kept in one file, and a first guess made from examples and outputs."""
+"""A first guess at a name for a feature, made from its examples and outputs."""
 
 from __future__ import annotations
 
-import json
-import os
-import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from thoughtscope.core.errors import CorruptArtefact, LimitExceeded, ThoughtscopeError
-from thoughtscope.core.files import atomic_write_text, strict_json
-
-MAX_LABEL = 200
-"""Characters in a person's label."""
 SHORT = 40
 """Characters in what `auto_label` says of the input."""
 RAISED = 5
 """Places in the list of raised tokens at which the word that follows in most examples counts as the feature's doing."""
 STANDS_OUT = 7.0
 """Standard deviations above the vocabulary at which a raised token is worth naming."""
-
-
-class LabelStore:
-    """Labels by layer and index in a JSON file of the user's; each change is on disk before `set` returns.
-
-    Raises `CorruptArtefact` for a file that is not such a table.
-    """
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        self._lock = threading.Lock()
-        self._labels = self._read()
-
-    def get(self, layer: int, index: int) -> str | None:
-        return self._labels.get(f"{layer}/{index}")
-
-    def set(self, layer: int, index: int, label: str) -> str:
-        """Keeps a label, as plain text in one line; an empty one removes it. Returns what is kept.
-
-        Raises `LimitExceeded` for more than `MAX_LABEL` characters, `ThoughtscopeError` for what is not text.
-        """
-        if not isinstance(label, str):
-            raise ThoughtscopeError(f"A label is text; got {type(label).__name__}.")
-        text = " ".join("".join(c if c.isprintable() else " " for c in label).split())
-        if len(text) > MAX_LABEL:
-            raise LimitExceeded(f"A label has at most {MAX_LABEL} characters; got {len(text)}.")
-        with self._lock:
-            labels = {**self._read(), f"{layer}/{index}": text}
-            if not text:
-                del labels[f"{layer}/{index}"]
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            atomic_write_text(
-                self.path, json.dumps(labels, ensure_ascii=False, indent=1, sort_keys=True) + "\n"
-            )
-            self._labels = labels
-        return text
-
-    def all(self) -> dict[str, str]:
-        """Every label, by `layer/index`."""
-        return dict(self._labels)
-
-    def _read(self) -> dict[str, str]:
-        if not self.path.exists():
-            return {}
-        labels = strict_json(self.path.read_bytes(), self.path)
-        if not isinstance(labels, dict) or not all(isinstance(text, str) for text in labels.values()):
-            raise CorruptArtefact(f"{self.path} is not a table of labels.")
-        return labels
 
 
 def auto_label(detail: Mapping[str, Any]) -> str:

@@ -78,7 +78,7 @@ def message_of(error: BaseException) -> str:
 
 @contextmanager
 def progress_bar(quiet: bool = False) -> Iterator[Progress]:
-    """A bar on stderr when that is a terminal; otherwise silence. Yields `report(stage, done, total)`."""
+    """A bar on stderr when that is a terminal; otherwise silence. Figures stand beside it."""
     if quiet or not sys.stderr.isatty():
         yield silent
         return
@@ -86,13 +86,20 @@ def progress_bar(quiet: bool = False) -> Iterator[Progress]:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Bars(*columns, console=Console(stderr=True), transient=True) as bar:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[figures]}"),
+    )
+    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
         tasks: dict[str, Any] = {}
 
         def report(stage: str, done: int, total: int | None, **figures: float) -> None:
             if stage not in tasks:
-                tasks[stage] = bar.add_task(stage, total=total)
-            bar.update(tasks[stage], completed=done, total=total)
+                tasks[stage] = bars.add_task(stage, total=total, figures="")
+            told = "  ".join(f"{name} {value:.3g}" for name, value in figures.items())
+            bars.update(tasks[stage], completed=done, total=total, figures=told)
 
         yield report

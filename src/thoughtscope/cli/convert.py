@@ -29,9 +29,9 @@ def convert(
 ) -> None:
     """A `.json` source is a graph file, anything else a dictionary."""
     if source.lower().endswith(".json"):
-        from thoughtscope.reports import payload
+        from thoughtscope.graphs import convert_graph
 
-        payload.convert_graph(Path(source), target, flavour=to, scan=scan, slug=slug)
+        convert_graph(source, target, format=to, scan=scan, slug=slug)
         kind = "graph"
     else:
         if scan or slug:

@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from functools import reduce
-from operator import or_
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from thoughtscope.cli.console import emit, printable, quoted
+from thoughtscope.cli.console import emit, printable, progress_bar, quoted
 from thoughtscope.cli.options import Device, DictionaryName, DType, Json, ModelName
 from thoughtscope.core.errors import InvalidPlan, UnknownFeature, describe_choices
-from thoughtscope.core.ids import NodeId, NodeKind
-
-if TYPE_CHECKING:
-    from thoughtscope.graphs import Graph
-    from thoughtscope.interventions import Plan
-    from thoughtscope.microscope import Microscope
+from thoughtscope.microscope.intervening import Attention, Change, Op
 
 Name = tuple[str, str]
 """What is changed: `node`, `supernode` or `at`, and its name."""
@@ -70,26 +63,27 @@ def intervene(
         for kind, given in (("node", nodes), ("supernode", supernodes), ("at", places))
         for name in given or ()
     ]
-    values = values_of(names, scale=scale or (), set_value=set_value or (), add=add or (), ablate=ablate)
-    check_request(prompt, names, graph_file, attention)
+    changes = changes_of(names, scale=scale or (), set_value=set_value or (), add=add or (), ablate=ablate)
+    check_request(prompt, names, graph_file)
+    way(attention)
 
-    from thoughtscope import interventions
-    from thoughtscope.microscope import open_microscope
-    from thoughtscope.reports import payload
+    from thoughtscope import microscope
+    from thoughtscope.graphs import read_json
+    from thoughtscope.reports.payload import labelled, outcome_json
 
-    given = None if graph_file is None else payload.graph_of(payload.read_graph_file(graph_file))
-    microscope = open_microscope(model, dictionary, device=device, dtype=dtype)
-    graph, tokens = _graph_and_tokens(microscope, prompt, given)
-    answer = max(graph.targets, key=lambda target: target.probability, default=None)
-    outcome = interventions.intervene(
-        microscope.model,
-        microscope.dictionary,
-        tokens,
-        _plan(graph, values, attention),
-        answer=None if answer is None else answer.vocab_id,
-        max_new_tokens=max_new_tokens,
+    given = None if graph_file is None else read_json(graph_file)
+    opened = microscope.open_microscope(model, dictionary, device=device, dtype=dtype)
+    if given is None:
+        assert prompt is not None
+        with progress_bar(quiet=as_json) as progress:
+            graph = microscope.trace(opened, prompt, node_mass=None, progress=progress)
+    else:
+        graph = labelled(given, bank=None, labels=opened.labels)
+    outcome = microscope.intervene(
+        opened, graph, changes, attention=way(attention), max_new_tokens=max_new_tokens
     )
-    data = payload.outcome_json(outcome, graph, bank=microscope.bank)
+    labels = opened.labels.of(opened.dictionary.name)
+    data = outcome_json(outcome, graph, bank=opened.bank, labels=labels)
     if as_json:
         emit({"prompt": graph.prompt, **data})
     else:
@@ -100,7 +94,6 @@ def check_request(
     prompt: str | None,
     names: Sequence[Name],
     graph_file: Path | None,
-    attention: str,
 ) -> None:
     """Refuses what cannot work before a model is loaded."""
     if (prompt is None) == (graph_file is None):
@@ -111,36 +104,55 @@ def check_request(
         )
     if graph_file is None and any(kind == "supernode" for kind, _ in names):
         raise InvalidPlan("--supernode needs --graph FILE, where the supernodes are.")
-    if attention not in ("frozen", "free"):
-        raise InvalidPlan(describe_choices(attention, ["frozen", "free"], what="way to treat attention"))
+    for kind, name in names:
+        if kind == "node" and ":" not in name and not re.fullmatch(r"\d+_\d+_\d+", name):
+            raise UnknownFeature(
+                f'"{name}" is no feature: write feature:LAYER:POSITION:INDEX, as `trace` prints them.'
+            )
 
 
-def values_of(
+def way(attention: str) -> Attention:
+    """The option as what the verb takes. Raises `InvalidPlan`."""
+    ways: dict[str, Attention] = {"frozen": "frozen", "free": "free"}
+    if attention in ways:
+        return ways[attention]
+    raise InvalidPlan(describe_choices(attention, ways, what="way to treat attention"))
+
+
+def changes_of(
     names: Sequence[Name],
     *,
     scale: Sequence[float],
     set_value: Sequence[float],
     add: Sequence[float],
     ablate: bool,
-) -> list[tuple[Name, dict[str, Any]]]:
+) -> list[Change]:
     """Each name with its operation: one value goes to all, several go to the names in order.
 
     Raises `InvalidPlan` for no or two operations, and for a count that does not fit.
     """
-    given = {"scale": scale, "set": set_value, "add": add}
+    given: dict[Op, Sequence[float]] = {"scale": scale, "set": set_value, "add": add}
     chosen = [op for op, values in given.items() if values]
     if len(chosen) + ablate > 1:
         raise InvalidPlan("Choose one of --scale, --set, --add and --ablate.")
     if not chosen:
-        return [(name, {"ablate": True}) for name in names]
-    values = list(given[chosen[0]])
+        return [change_of(name, "ablate", None) for name in names]
+    (op,), values = chosen, list(given[chosen[0]])
     if len(values) == 1:
         values *= len(names)
     if len(values) != len(names):
         raise InvalidPlan(
-            f"--{chosen[0]} was given {len(values)} times for {len(names)} nodes. Give it once, or once for each."
+            f"--{op} was given {len(values)} times for {len(names)} nodes. Give it once, or once for each."
         )
-    return [(name, {chosen[0]: value}) for name, value in zip(names, values, strict=True)]
+    return [change_of(name, op, value) for name, value in zip(names, values, strict=True)]
+
+
+def change_of(name: Name, op: Op, value: float | None) -> Change:
+    """One change as the verb takes it."""
+    kind, text = name
+    if kind == "node":
+        return Change(nodes=(text,), op=op, value=value)
+    return Change(**{kind: text}, op=op, value=value)
 
 
 def outcome_text(prompt: str, data: dict[str, Any]) -> str:
@@ -169,63 +181,3 @@ def outcome_text(prompt: str, data: dict[str, Any]) -> str:
         lines += ["", f"Continues before: {printable(data['generation_before'])}"]
         lines.append(f"Continues after:  {printable(data['generation_after'])}")
     return "\n".join(lines)
-
-
-def _graph_and_tokens(microscope: Microscope, prompt: str | None, given: Graph | None) -> tuple[Graph, Any]:
-    from thoughtscope.server import verbs
-
-    if given is None:
-        assert prompt is not None
-        tokens = verbs.tokens_of(microscope, prompt)
-        from thoughtscope.graphs import attribute
-
-        return attribute(microscope.model, microscope.dictionary, tokens), tokens
-    verbs.check_same_model(microscope, given)
-    tokens = verbs.tokens_of(microscope, given.prompt)
-    verbs.check_same_tokens(tokens, given)
-    return given, tokens
-
-
-def _plan(graph: Graph, values: Sequence[tuple[Name, dict[str, Any]]], attention: Any) -> Plan:
-    from thoughtscope import interventions
-
-    parts = [
-        interventions.plan(graph, _members(graph, *name), attention=attention, **value)
-        for name, value in values
-    ]
-    return reduce(or_, parts).predicted(graph)
-
-
-def _members(graph: Graph, kind: str, name: str) -> Any:
-    from thoughtscope.server.verbs import node_of
-
-    if kind == "node":
-        if ":" not in name and not re.fullmatch(r"\d+_\d+_\d+", name):
-            raise UnknownFeature(
-                f'"{name}" is no feature: write feature:LAYER:POSITION:INDEX, as `trace` prints them.'
-            )
-        return [node_of(graph, name)]
-    if kind == "at":
-        return _features_at(graph, name)
-    labels = [group.label for group in graph.supernodes]
-    if name not in labels:
-        raise UnknownFeature(describe_choices(name, labels, what="supernode of this graph"))
-    return name
-
-
-def _features_at(graph: Graph, token: str) -> list[NodeId]:
-    """The features at a token that pruning leaves; a file's are pruned already. Spaces around it do not matter."""
-    from thoughtscope.graphs import prune
-
-    found = {place for place, text in enumerate(graph.tokens) if text.strip() == token.strip()}
-    if not found:
-        raise UnknownFeature(
-            describe_choices(token, list(dict.fromkeys(graph.tokens)), what="token of the prompt")
-        )
-    small = graph if "pruning" in graph.provenance else prune(graph)
-    members = [node for node in small.node_ids() if node.kind == NodeKind.FEATURE and node.position in found]
-    if not members:
-        raise UnknownFeature(
-            f'No feature at "{token}" is left in the pruned graph: nothing there moves the answer much.'
-        )
-    return members

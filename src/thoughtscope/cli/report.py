@@ -37,20 +37,19 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Writes the page and its data. A file is shown as it is; a prompt is traced first."""
-    from thoughtscope.reports import build_report, payload
+    from thoughtscope import microscope
+    from thoughtscope.graphs import checked_file
+    from thoughtscope.reports import build_report
 
     if out.suffix.lower() not in (".html", ".htm"):
         raise ThoughtscopeError(f'A report is an HTML file; "{out}" should end in .html.')
     if source.lower().endswith(".json"):
-        made = build_report(payload.read_graph_file(Path(source)), title=title)
+        made = build_report(checked_file(source), labels=microscope.user_labels(), title=title)
     else:
-        from thoughtscope.microscope import open_microscope
-        from thoughtscope.server.verbs import trace_prompt
-
-        microscope = open_microscope(model, dictionary, device=device, dtype=dtype)
+        opened = microscope.open_microscope(model, dictionary, device=device, dtype=dtype)
         with progress_bar(quiet=as_json) as progress:
-            graph = trace_prompt(
-                microscope,
+            graph = microscope.trace(
+                opened,
                 source,
                 node_mass=node_mass,
                 edge_mass=edge_mass,
@@ -58,7 +57,12 @@ def report(
                 progress=progress,
             )
         made = build_report(
-            graph, model=microscope.model, dictionary=microscope.dictionary, bank=microscope.bank, title=title
+            graph,
+            model=opened.model,
+            dictionary=opened.dictionary,
+            bank=opened.bank,
+            labels=opened.labels,
+            title=title,
         )
     path = made.save(out)
     data = path.with_suffix(".data.json")

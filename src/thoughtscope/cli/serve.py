@@ -65,14 +65,13 @@ def serve_traced(
     microscope: Microscope, graph: Any, *, folder: Path | None, port: int, as_json: bool
 ) -> None:
     """Serves a microscope that is already open, showing a graph that is already traced."""
-    from thoughtscope.server.folder import WorkFolder, slug_of
+    from thoughtscope.microscope import WorkFolder, keep
     from thoughtscope.server.launch import serve_session
     from thoughtscope.server.security import Access
     from thoughtscope.server.session import Session
-    from thoughtscope.server.verbs import keep
 
     work = WorkFolder(folder)
-    slug = keep(microscope, work, graph, slug_of(graph.prompt))
+    slug = keep(work, graph)
     session = Session(lambda: microscope, folder=work)
     serve_session(session, Access(), port=port, browser=True, slug=slug, announce=_announcer(as_json))
 
@@ -81,7 +80,7 @@ def _session(
     load: Callable[[], Microscope] | None, folder: Path | None, prompt: str | None
 ) -> tuple[Any, str | None]:
     """A session whose first job, after loading, is to trace `prompt` under a slug that is known at once."""
-    from thoughtscope.server.folder import WorkFolder, slug_of
+    from thoughtscope.microscope import WorkFolder, slug_of
     from thoughtscope.server.session import Session
 
     work = WorkFolder(folder)

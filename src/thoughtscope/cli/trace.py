@@ -47,20 +47,19 @@ def trace(
     as_json: Json = False,
 ) -> None:
     """Traces, prints the summary and the next commands; writes and opens what was asked for."""
+    from thoughtscope import microscope
     from thoughtscope.cli.summary import summary_data, summary_text
-    from thoughtscope.microscope import open_microscope
-    from thoughtscope.reports.payload import write_graph_file
-    from thoughtscope.server.verbs import trace_prompt
+    from thoughtscope.graphs import write_json
 
     started = time.perf_counter()
-    microscope = open_microscope(model, dictionary, device=device, dtype=dtype)
-    with progress_bar(quiet=as_json) as report:
-        graph = trace_prompt(
-            microscope, prompt, node_mass=node_mass, edge_mass=edge_mass, max_nodes=max_nodes, progress=report
+    opened = microscope.open_microscope(model, dictionary, device=device, dtype=dtype)
+    with progress_bar(quiet=as_json) as progress:
+        graph = microscope.trace(
+            opened, prompt, node_mass=node_mass, edge_mass=edge_mass, max_nodes=max_nodes, progress=progress
         )
     seconds = time.perf_counter() - started
     if out is not None:
-        write_graph_file(graph, out)
+        write_json(graph, out)
     options = _model_options(model, dictionary)
     commands = next_commands(graph, prompt, options, out)
     if as_json:
@@ -75,7 +74,7 @@ def trace(
     if open_page:
         from thoughtscope.cli.serve import serve_traced
 
-        serve_traced(microscope, graph, folder=folder, port=port, as_json=as_json)
+        serve_traced(opened, graph, folder=folder, port=port, as_json=as_json)
 
 
 def next_commands(graph: Any, prompt: str, options: str, out: Path | None) -> list[str]:

@@ -72,6 +72,24 @@ class InvalidPlan(ThoughtscopeError):
     code = "invalid_plan"
 
 
+class UnknownGraph(ThoughtscopeError):
+    """A name under which no graph is kept."""
+
+    code = "unknown_graph"
+
+
+class NoModel(ThoughtscopeError):
+    """What was asked needs a model and its dictionary, and there is none, or another one than the graph's."""
+
+    code = "no_model"
+
+
+class BrokenPlugin(ThoughtscopeError):
+    """An installed package offers something that cannot be loaded. Names the package."""
+
+    code = "broken_plugin"
+
+
 def describe_choices(value: object, allowed: Iterable[object], *, what: str, limit: int = 12) -> str:
     """`"foo" is not a site kind. Allowed: a, b, … Did you mean "fo"?` — one sentence for every lookup error."""
     names = [str(name) for name in allowed]

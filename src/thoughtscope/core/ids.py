@@ -15,21 +15,18 @@ _INT = r"(0|[1-9][0-9]*)"
 class FeatureId:
     """A feature of a dictionary: `str` gives `dictionary/part/index`, `parse` is its exact inverse.
 
-    The dictionary's own name may contain slashes (`org/repo`); part and index are what stands after the last two.
-
-    >>> FeatureId.parse("specimen/clt/3/1042")
-    FeatureId(dictionary='specimen/clt', part='3', index=1042)
+    The dictionary's own name may contain slashes (`org/repo`), a part's may not: part and index are the last two. The
+    parts of a set of transcoders are named by their layers, `specimen/clt/3/1042`.
     """
 
     dictionary: str
     part: str
-    """The part's name: a transcoder's is the number of its layer."""
     index: int
 
     def __post_init__(self) -> None:
         if not self.dictionary or not self.part or "/" in self.part or self.index < 0:
             raise UnknownFeature(
-                f"A feature needs a dictionary name, a part's name without a slash and an index ≥ 0; "
+                f"A feature needs a dictionary name, a part without a slash and an index ≥ 0; "
                 f"got {self.dictionary!r}, {self.part!r}, {self.index}."
             )
 
@@ -38,6 +35,7 @@ class FeatureId:
 
     @classmethod
     def parse(cls, text: str) -> FeatureId:
+        """Reads what `str` gave. Raises `UnknownFeature`."""
         match = re.fullmatch(rf"(.+)/([^/]+)/{_INT}", text, flags=re.DOTALL)
         if match is None:
             raise UnknownFeature(

@@ -16,9 +16,8 @@ from thoughtscope.core.provenance import provenance
 from thoughtscope.dictionaries.dictionary import Dictionary, check_fits
 from thoughtscope.dictionaries.features import Features, encode
 from thoughtscope.dictionaries.transcoders import MlpReplacement, replace_mlps
-from thoughtscope.graphs.graph import ERROR, FEATURE, LOGIT, TOKEN, Graph, Scores, Target
+from thoughtscope.graphs.graph import ERROR, FEATURE, LOGIT, TOKEN, Graph, Target
 from thoughtscope.graphs.linear import linearise
-from thoughtscope.graphs.prune import with_scores
 from thoughtscope.graphs.sweep import gather_sources
 from thoughtscope.graphs.targets import FeatureTarget, ReadTarget, TargetLike, resolve_targets
 from thoughtscope.graphs.tracer import Tracer, best_first
@@ -119,7 +118,7 @@ def assemble(
     layers, positions = np.divmod(np.arange(n_layers * length), length)
     token_ids = tokens.ids[0].cpu().numpy()
     counts = [n_features, n_layers * length, length, len(reads)]
-    graph = Graph(
+    return Graph(
         prompt=tokens.texts[0],
         tokens=tuple(tokens.pieces[0]),
         token_ids=tuple(token_ids.tolist()),
@@ -154,12 +153,9 @@ def assemble(
             ),
             *(_feature_target(tracer, row, int(number[row])) for row in rows),
         ),
-        influence=np.zeros(size, dtype=np.float32),
-        scores=Scores(replacement=0.0, completeness=0.0, mean_path_length=0.0),
         certificate=tracer.certificate(),
         provenance=provenance(),
     )
-    return with_scores(graph)
 
 
 def _edge_table(

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
-from jaxtyping import Bool, Float32, Int32, UInt8
+from jaxtyping import Bool, Float32, Int, Int32, UInt8
 
 from thoughtscope.core.errors import CorruptArtefact, UnknownFeature, describe_choices
 from thoughtscope.core.ids import FeatureId, NodeId, NodeKind
 from thoughtscope.core.store import load_artefact, save_artefact
+from thoughtscope.graphs.influence import Scores, influence, score
 
 KINDS = (NodeKind.FEATURE, NodeKind.ERROR, NodeKind.TOKEN, NodeKind.LOGIT)
 FEATURE, ERROR, TOKEN, LOGIT = range(4)  # codes in `Graph.kind`, and the order of the nodes
@@ -28,7 +29,6 @@ _ARRAYS = {
     "value": np.float32,
     "bias": np.float32,
     "absent": np.float32,
-    "influence": np.float32,
 }
 
 
@@ -56,18 +56,6 @@ class Supernode:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scores:
-    """How much of the influence on the targets the graph explains; all in shares except the path length."""
-
-    replacement: float
-    """Share of the influence that reaches the input through features rather than stopping at an error."""
-    completeness: float
-    """Share of the nodes' input that is no error, weighted by the nodes' influence."""
-    mean_path_length: float
-    """Mean number of edges from a target to a token, weighted by influence."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Certificate:
     """What the full graph leaves out. Masses are shares of all influence that starts at the targets."""
 
@@ -90,7 +78,7 @@ class Graph:
     `edges[target, source]` is the signed direct effect of a source on a target with attention patterns and norm
     scales held at the prompt's values; a target's edges and its `bias` add up to its `value` when nothing was left
     out. What was left out (a floor, pruning, a node budget) is in `absent`, as absolute weight by target, and counts
-    as error in every score.
+    as error in every score. Influence and scores follow from the table and are computed when they are first asked for.
     """
 
     prompt: str
@@ -101,7 +89,7 @@ class Graph:
     scan: str
     n_layers: int
     kind: UInt8[np.ndarray, " node"]
-    """0 feature, 1 error, 2 token, 3 logit."""
+    """As stored: 0 feature, 1 error, 2 token, 3 logit; `rows` and `mask` take the names."""
     layer: Int32[np.ndarray, " node"]
     """-1 for tokens, `n_layers` for logits."""
     position: Int32[np.ndarray, " node"]
@@ -115,8 +103,6 @@ class Graph:
     absent: Float32[np.ndarray, " node"]
     """Absolute incoming weight that is no longer among the edges."""
     targets: tuple[Target, ...]
-    influence: Float32[np.ndarray, " node"]
-    scores: Scores
     certificate: Certificate | None
     """None for a graph that another tool made."""
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -126,6 +112,24 @@ class Graph:
 
     def __len__(self) -> int:
         return len(self.kind)
+
+    @cached_property
+    def influence(self) -> Float32[np.ndarray, " node"]:
+        """The influence of every node on the targets; see `influence.influence`."""
+        return influence(self)
+
+    @cached_property
+    def scores(self) -> Scores:
+        """Replacement, completeness and mean path length; see `influence.score`."""
+        return score(self)
+
+    def mask(self, kind: NodeKind | str) -> Bool[np.ndarray, " node"]:
+        """True for the rows of one kind: `"feature"`, `"error"`, `"token"` or `"logit"`."""
+        return self.kind == KINDS.index(NodeKind(kind))
+
+    def rows(self, kind: NodeKind | str) -> Int[np.ndarray, " row"]:
+        """The rows of one kind, in order."""
+        return np.flatnonzero(self.mask(kind))
 
     def node_id(self, node: int) -> NodeId:
         """The id of a row of the node table."""
@@ -159,10 +163,14 @@ class Graph:
     def label(self, node: int) -> str | None:
         """The label of a row: the node's own, else its feature's; None without one."""
         own = self.labels.get(str(self.node_id(node)))
-        if own is not None or self.kind[node] != FEATURE or not self.dictionary_name:
-            return own
-        feature = FeatureId(self.dictionary_name, str(self.layer[node]), int(self.index[node]))
-        return self.labels.get(str(feature))
+        feature = self.feature_id(node)
+        return self.labels.get(str(feature)) if own is None and feature is not None else own
+
+    def feature_id(self, node: int) -> FeatureId | None:
+        """The feature of the dictionary that a row shows; None for other nodes, and where no dictionary is named."""
+        if self.kind[node] != FEATURE or not self.dictionary_name:
+            return None
+        return FeatureId(self.dictionary_name, str(int(self.layer[node])), int(self.index[node]))
 
     @property
     def is_target(self) -> Bool[np.ndarray, " node"]:
@@ -187,21 +195,9 @@ class Graph:
             path,
             kind="graph",
             tensors={"nodes": arrays, "edges": edges},
-            meta=self.meta(),
+            meta=_header(self),
             provenance=self.provenance or None,
         )
-
-    def meta(self) -> dict[str, Any]:
-        """Everything but the arrays and the provenance, as JSON."""
-        names = ("prompt", "tokens", "token_ids", "model_name", "dictionary_name", "scan", "n_layers")
-        return {
-            **{name: getattr(self, name) for name in names},
-            "targets": [asdict(target) for target in self.targets],
-            "scores": asdict(self.scores),
-            "certificate": None if self.certificate is None else asdict(self.certificate),
-            "labels": dict(self.labels),
-            "supernodes": [[node.label, *map(str, node.members)] for node in self.supernodes],
-        }
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Graph:
@@ -214,22 +210,34 @@ class Graph:
             arrays["edges"] = sp.csr_array(
                 (edges["data"].numpy(), edges["indices"].numpy(), edges["indptr"].numpy()), shape=(size, size)
             )
-            return cls(**arrays, **parse_meta(artefact.meta), provenance=artefact.provenance)
+            return cls(**arrays, **_from_header(artefact.meta), provenance=artefact.provenance)
         except (KeyError, TypeError, ValueError) as error:
             raise CorruptArtefact(f"{path} does not hold a graph of this version: {error}.") from error
 
 
-def parse_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `Graph.meta`: fields for the constructor."""
-    fields = dict(meta)
-    fields["tokens"] = tuple(meta["tokens"])
-    fields["token_ids"] = tuple(meta["token_ids"])
-    fields["targets"] = tuple(Target(**target) for target in meta["targets"])
-    fields["scores"] = Scores(**meta["scores"])
-    fields["certificate"] = None if meta["certificate"] is None else Certificate(**meta["certificate"])
+def _header(graph: Graph) -> dict[str, Any]:
+    """Everything but the arrays and the provenance, as plain JSON values; the scores for those who read the file."""
+    names = ("prompt", "tokens", "token_ids", "model_name", "dictionary_name", "scan", "n_layers")
+    return {
+        **{name: getattr(graph, name) for name in names},
+        "targets": [asdict(target) for target in graph.targets],
+        "scores": asdict(graph.scores),
+        "certificate": None if graph.certificate is None else asdict(graph.certificate),
+        "labels": dict(graph.labels),
+        "supernodes": [[node.label, *map(str, node.members)] for node in graph.supernodes],
+    }
+
+
+def _from_header(header: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `_header`: fields for the constructor."""
+    fields = {name: value for name, value in header.items() if name != "scores"}
+    fields["tokens"] = tuple(header["tokens"])
+    fields["token_ids"] = tuple(header["token_ids"])
+    fields["targets"] = tuple(Target(**target) for target in header["targets"])
+    fields["certificate"] = None if header["certificate"] is None else Certificate(**header["certificate"])
     fields["supernodes"] = tuple(
         Supernode(label=label, members=tuple(map(NodeId.parse, members)))
-        for label, *members in meta["supernodes"]
+        for label, *members in header["supernodes"]
     )
     return fields
 

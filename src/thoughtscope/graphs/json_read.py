@@ -2,9 +2,8 @@
 
 Files of others are read for what they are:
 
-- circuit-tracer names the error of layer l `0_l_pos`, which is also the id of feature l of layer 0. Where a file has
-  both, two links between the same ends are read in the order in which it writes them, features first; a single one as
-  the feature's where the error could not reach the target, else as the error's, so that no score is flattered.
+- circuit-tracer names the error of layer l `0_l_pos`, which is also the id of feature l of layer 0; `clashes.py` tells
+  them apart.
 - `bias` nodes become the constant part of their targets. Attention (`lorsa`) features get indices from `LORSA` on, so
   that they cannot be taken for MLP features; their errors join the error node of the layer. Nodes of unknown type get
   indices from `OPAQUE` on, or count as errors where nothing flows into them.
@@ -26,6 +25,7 @@ import scipy.sparse as sp
 
 from thoughtscope.core.errors import InvalidGraph, LimitExceeded, UnknownFeature
 from thoughtscope.core.ids import NodeId
+from thoughtscope.graphs.clashes import distinct
 from thoughtscope.graphs.graph import (
     ERROR,
     FEATURE,
@@ -33,12 +33,11 @@ from thoughtscope.graphs.graph import (
     TOKEN,
     Certificate,
     Graph,
-    Scores,
     Supernode,
     Target,
 )
-from thoughtscope.graphs.json_write import EXTRAS_VERSION, TYPE_NAMES
-from thoughtscope.graphs.prune import with_scores
+from thoughtscope.graphs.json_write import EXTRAS_VERSION
+from thoughtscope.graphs.names import TYPE_NAMES, feature_of_file_id, place_of_number
 from thoughtscope.graphs.schema import check_schema
 
 MAX_BYTES = 256 * 2**20
@@ -58,6 +57,28 @@ def read_json(path: str | os.PathLike[str]) -> Graph:
     Raises `InvalidGraph` naming the field for a file that is broken, contradicts itself or runs in a circle,
     `LimitExceeded` for one over 256 MiB, 200,000 nodes or 5,000,000 links.
     """
+    return read_both(path)[1]
+
+
+def checked_file(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The content of a graph file that can be read as a graph. Raises as `read_json`.
+
+    More lenient than `validate_json`: files of other tools break rules that only matter to yet other tools.
+    """
+    return read_both(path)[0]
+
+
+def read_both(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Graph]:
+    """A graph file's content and the graph in it. Raises as `read_json`."""
+    try:
+        content = load_json(path)
+        return content, graph_from_json(content)
+    except InvalidGraph as error:
+        raise InvalidGraph(f"{path}: {error}") from None
+
+
+def load_json(path: str | os.PathLike[str]) -> Any:
+    """The content of a graph file, not yet checked. Raises `InvalidGraph` and `LimitExceeded`."""
     path = Path(path)
     try:
         size = path.stat().st_size
@@ -67,11 +88,8 @@ def read_json(path: str | os.PathLike[str]) -> Graph:
             )
         data = path.read_bytes()
     except OSError as error:
-        raise InvalidGraph(f"{path} cannot be read: {error.strerror or error}.") from None
-    try:
-        return graph_from_json(parse_json(data))
-    except InvalidGraph as error:
-        raise InvalidGraph(f"{path}: {error}") from None
+        raise InvalidGraph(f"cannot be read: {error.strerror or error}.") from None
+    return parse_json(data)
 
 
 def parse_json(data: bytes | str) -> Any:
@@ -92,6 +110,23 @@ def parse_json(data: bytes | str) -> Any:
 
 def graph_from_json(obj: Any) -> Graph:
     """The graph in an object of the shared format. Raises as `read_json`."""
+    return graph_and_rows(obj)[0]
+
+
+def graph_and_rows(obj: Any) -> tuple[Graph, dict[str, int]]:
+    """`graph_from_json`, and the row of each node id once the ids are `distinct`; bias nodes have none."""
+    obj = distinct(checked(obj))
+    extras = obj["metadata"].get("thoughtscope")
+    if extras is not None and extras["version"] != EXTRAS_VERSION:
+        extras = None  # of another version: what the shared format says is still good
+    table = _NodeTable(obj, extras)
+    edges, bias = _read_links(obj, table)
+    rows = {name: table.row[node.key] for name, node in table.by_id.items() if node.kind != _BIAS}
+    return _build(obj, extras, table, edges, bias), rows
+
+
+def checked(obj: Any) -> dict[str, Any]:
+    """A graph file's content once it has the form of one. Raises `InvalidGraph` and `LimitExceeded`."""
     obj = _with_params(obj)
     check_schema(obj)
     for name, limit in (("nodes", MAX_NODES), ("links", MAX_LINKS)):
@@ -99,12 +134,7 @@ def graph_from_json(obj: Any) -> Graph:
             raise LimitExceeded(
                 f"The file has {len(obj[name]):,} {name}; a graph may have {limit:,}. Prune it first."
             )
-    extras = obj["metadata"].get("thoughtscope")
-    if extras is not None and extras["version"] != EXTRAS_VERSION:
-        extras = None  # of another version: what the shared format says is still good
-    table = _NodeTable(obj, extras)
-    edges, bias = _read_links(obj, table)
-    return _build(obj, extras, table, edges, bias)
+    return obj
 
 
 @dataclass(frozen=True)
@@ -139,16 +169,19 @@ class _NodeTable:
                     f"({node.source['node_id']!r})."
                 )
             places.setdefault(node.key, number)
-        ordered = sorted(node for node in places if node[0] != _BIAS)
+        # Outputs stay in the order of the file, which is that of their probabilities.
+        ordered = sorted(
+            (node for node in places if node[0] != _BIAS),
+            key=lambda key: (LOGIT, 0, 0, places[key]) if key[0] == LOGIT else key,
+        )
         self.row: dict[_Key, int] = {key: row for row, key in enumerate(ordered)}
         self.nodes = [self.read[places[key]] for key in ordered]
-        self.by_id: dict[str, list[_Read]] = {}
-        for node in self.read:
-            self.by_id.setdefault(node.source["node_id"], []).append(node)
-        for name, same in self.by_id.items():
-            if len(same) > 1 and not _is_collision(name, same):
-                number = self.read.index(same[1])
+        self.by_id: dict[str, _Read] = {}
+        for number, node in enumerate(self.read):
+            name = node.source["node_id"]
+            if name in self.by_id:
                 raise InvalidGraph(f'nodes[{number}].node_id: "{name}" is the id of another node too.')
+            self.by_id[name] = node
 
     def _node(self, node: Mapping[str, Any], number: int, obj: Mapping[str, Any], fed: bool) -> _Read:
         position, kind = node["ctx_idx"], node["feature_type"]
@@ -176,12 +209,6 @@ class _NodeTable:
 
 
 _FEATURES = ("cross layer transcoder", "transcoder", "unexplored node", "lorsa")
-
-
-def _is_collision(name: str, nodes: list[_Read]) -> bool:
-    """True for the two nodes that circuit-tracer gives one id: feature l of layer 0 and the error of layer l."""
-    kinds = {node.kind: node for node in nodes}
-    return len(nodes) == 2 and kinds.keys() == {FEATURE, ERROR} and name.startswith("0_")
 
 
 def _with_params(obj: Any) -> Any:
@@ -224,17 +251,15 @@ def _layer(node: Mapping[str, Any], number: int) -> int:
 
 def _feature_index(node: Mapping[str, Any], layer: int, schema_version: int | None) -> int | None:
     """The feature's index in its layer: from the id, from Cantor's pairing, or `feature` itself; None without any."""
-    match = re.fullmatch(r"(\d{1,9})_(\d{1,10})_(\d{1,9})", node["node_id"])
-    if match and int(match[1]) == layer and int(match[3]) == node["ctx_idx"]:
-        return int(match[2])
+    place = feature_of_file_id(node["node_id"])
+    if place and place[0] == layer and place[2] == node["ctx_idx"]:
+        return place[1]
     feature = node["feature"]
     if feature is None or feature < 0:
         return None
     if schema_version == 1:
-        total = int(((8 * feature + 1) ** 0.5 - 1) / 2)
-        total -= total * (total + 1) // 2 > feature
-        index = feature - total * (total + 1) // 2
-        if total - index == layer:
+        of_layer, index = place_of_number(feature)
+        if of_layer == layer:
             return index
     return feature
 
@@ -254,19 +279,21 @@ def _read_links(obj: Mapping[str, Any], table: _NodeTable) -> tuple[sp.csr_array
     size = len(table.nodes)
     bias = np.zeros(size, dtype=np.float64)
     targets, sources, weights = [], [], []
-    repeated: dict[tuple[str, str], int] = {}
-    twice = _written_twice(obj["links"])
+    linked: set[tuple[str, str]] = set()
     for number, link in enumerate(obj["links"]):
         ends = link["source"], link["target"]
         for name, end in zip(("source", "target"), ends, strict=True):
             if end not in table.by_id:
                 raise InvalidGraph(f'links[{number}].{name}: there is no node "{end}".')
-        seen = repeated[ends] = repeated.get(ends, 0) + 1
-        target = _as_target(table.by_id[ends[1]], number)
-        candidates = table.by_id[ends[0]]
-        if seen > len(candidates):
+        if ends in linked:
             raise InvalidGraph(f'links[{number}]: a second link from "{ends[0]}" to "{ends[1]}".')
-        source = _as_source(candidates, target, ends in twice, seen)
+        linked.add(ends)
+        source, target = table.by_id[ends[0]], table.by_id[ends[1]]
+        if target.kind not in (FEATURE, LOGIT):
+            raise InvalidGraph(
+                f'links[{number}].target: "{ends[1]}" is a {target.source["feature_type"]} node, '
+                "into which nothing flows."
+            )
         if source.kind == LOGIT:
             raise InvalidGraph(f'links[{number}].source: "{ends[0]}" is a logit, from which nothing flows.')
         if source.kind == _BIAS:
@@ -283,35 +310,6 @@ def _read_links(obj: Mapping[str, Any], table: _NodeTable) -> tuple[sp.csr_array
         raise InvalidGraph("links: a weight is too large for a number in single precision.")
     _refuse_circles(edges)
     return edges, bias.astype(np.float32)
-
-
-def _written_twice(links: list[Mapping[str, Any]]) -> set[tuple[str, str]]:
-    seen: set[tuple[str, str]] = set()
-    twice: set[tuple[str, str]] = set()
-    for link in links:
-        ends = link["source"], link["target"]
-        (twice if ends in seen else seen).add(ends)
-    return twice
-
-
-def _as_target(nodes: list[_Read], number: int) -> _Read:
-    for node in nodes:
-        if node.kind in (FEATURE, LOGIT):
-            return node
-    raise InvalidGraph(
-        f'links[{number}].target: "{nodes[0].source["node_id"]}" is a {nodes[0].source["feature_type"]} node, '
-        "into which nothing flows."
-    )
-
-
-def _as_source(nodes: list[_Read], target: _Read, twice: bool, seen: int) -> _Read:
-    if len(nodes) == 1:
-        return nodes[0]
-    feature = next(node for node in nodes if node.kind == FEATURE)
-    error = next(node for node in nodes if node.kind == ERROR)
-    if twice:
-        return feature if seen == 1 else error
-    return feature if target.layer <= error.layer else error
 
 
 def _refuse_circles(edges: sp.csr_array) -> None:
@@ -353,13 +351,10 @@ def _build(
         bias=_numbers(given, "bias") + bias,
         absent=_numbers(given, "absent"),
         targets=_targets(extras, table),
-        influence=np.zeros(len(nodes), dtype=np.float32),
-        scores=Scores(replacement=0.0, completeness=0.0, mean_path_length=0.0),
         certificate=_certificate(extras),
         provenance=_provenance(obj, extras, table),
     )
-    graph = replace(graph, labels=_labels(graph, extras, given), supernodes=_supernodes(graph, obj, table))
-    return with_scores(graph)
+    return replace(graph, labels=_labels(graph, extras, given), supernodes=_supernodes(graph, obj, table))
 
 
 def _numbers(nodes: list[Mapping[str, Any]], *names: str, default: float = 0.0) -> np.ndarray:
@@ -387,12 +382,12 @@ def _targets(extras: Mapping[str, Any] | None, table: _NodeTable) -> tuple[Targe
         for number, target in enumerate(extras["targets"]):
             path = f"metadata.thoughtscope.targets[{number}]"
             found = table.by_id.get(target["id"])
-            if not found or found[0].kind not in (FEATURE, LOGIT):
+            if found is None or found.kind not in (FEATURE, LOGIT):
                 raise InvalidGraph(f'{path}.id: "{target["id"]}" is no logit or feature of this file.')
             if not 0 <= target["weight"] <= 1 or not 0 <= target["probability"] <= 1:
                 raise InvalidGraph(f"{path}: weight and probability lie between 0 and 1.")
             fields = {name: target[name] for name in ("text", "vocab_id", "probability", "weight")}
-            stated.append(Target(**fields, node=table.row[found[0].key]))
+            stated.append(Target(**fields, node=table.row[found.key]))
         return tuple(stated)
     logits = [(_logit_text(node.source), node) for node in table.nodes if node.kind == LOGIT]
     targets = [
@@ -447,7 +442,7 @@ def _labels(graph: Graph, extras: Mapping[str, Any] | None, given: list[Mapping[
             raise InvalidGraph(f"metadata.thoughtscope.labels: the label of {name!r} is no text.")
         labels[name] = label
     labelled = replace(graph, labels=labels)
-    for row in np.flatnonzero(graph.kind == FEATURE).tolist():
+    for row in graph.rows("feature").tolist():
         label = given[row]["clerp"]
         if label and label != labelled.label(row):
             labels[str(graph.node_id(row))] = label
@@ -464,9 +459,9 @@ def _supernodes(graph: Graph, obj: Mapping[str, Any], table: _NodeTable) -> tupl
         label, *names = entry
         members = result.setdefault(label or "group", [])
         for name in names:
-            found = [node for node in table.by_id.get(name, ()) if node.key in table.row]
+            found = table.by_id.get(name)
             try:
-                member = graph.node_id(table.row[found[0].key]) if found else None
+                member = None if found is None or found.kind == _BIAS else graph.node_id(table.row[found.key])
             except UnknownFeature:
                 member = None
             if member is not None and member not in taken:

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,15 +22,11 @@ from jaxtyping import Float
 from thoughtscope.core.errors import ThoughtscopeError
 from thoughtscope.core.files import atomic_write_bytes
 from thoughtscope.graphs.graph import ERROR, FEATURE, LOGIT, TOKEN, Graph
+from thoughtscope.graphs.influence import cumulative_influence
+from thoughtscope.graphs.names import TYPE_NAMES, feature_number, file_ids, plain_name
 
 EXTRAS_VERSION = 1
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
-TYPE_NAMES = {
-    FEATURE: "cross layer transcoder",
-    ERROR: "mlp reconstruction error",
-    TOKEN: "embedding",
-    LOGIT: "logit",
-}
 
 
 def write_json(
@@ -41,13 +38,21 @@ def write_json(
     node_threshold: float = 1.0,
     feature_base_url: str | None = None,
 ) -> Path:
-    """Writes the graph as one JSON file; see `graph_to_json`. Atomic."""
+    """Writes the graph as one JSON file, whose name is its slug unless one is given; see `graph_to_json`. Atomic."""
+    slug = slug or plain_name(Path(path).stem, 100) or None
     obj = graph_to_json(
         graph, scan=scan, slug=slug, node_threshold=node_threshold, feature_base_url=feature_base_url
     )
+    return write_text(obj, path)
+
+
+def write_text(obj: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
+    """Writes a graph file's content, making its folder. Atomic."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(obj, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     atomic_write_bytes(path, text.encode("utf-8", "replace"))
-    return Path(path)
+    return path
 
 
 def graph_to_json(
@@ -57,14 +62,16 @@ def graph_to_json(
     slug: str | None = None,
     node_threshold: float = 1.0,
     feature_base_url: str | None = None,
+    extras: bool = True,
 ) -> dict[str, Any]:
-    """The graph as an object of the shared format.
+    """The graph as an object of the shared format; `graph_from_json` is its inverse.
 
     - `scan`: the model's name unless given, because Neuronpedia knows models only; circuit-tracer finds feature
       examples when it is the dictionary's repository.
-    - `slug`: the file's name in viewers; letters, digits, `_`, `.` and `-`. Made from the prompt unless given.
+    - `slug`: the graph's name in viewers; letters, digits, `_`, `.` and `-`. Made from the prompt unless given.
     - `node_threshold`: where the viewers' pruning slider starts: nodes up to that share of the influence show.
     - `feature_base_url`: where `{feature}.json` with examples lies, for Neuronpedia.
+    - `extras`: also what only this package reads: scores, certificate, labels, provenance, biases.
 
     Raises `ThoughtscopeError` for a slug or threshold that viewers would refuse.
     """
@@ -74,8 +81,9 @@ def graph_to_json(
         raise ThoughtscopeError(f"A slug has letters, digits, _, . and - only; got {slug!r}.")
     ids = file_ids(graph)
     targets, sources = _ends(graph)
+    metadata = _metadata(graph, scan, slug, node_threshold, feature_base_url)
     return {
-        "metadata": _metadata(graph, ids, scan, slug, node_threshold, feature_base_url),
+        "metadata": metadata | ({"thoughtscope": _extras(graph, ids)} if extras else {}),
         "qParams": {
             "pinnedIds": _pinned(graph, ids),
             "supernodes": [
@@ -86,41 +94,12 @@ def graph_to_json(
             "clickedId": "",
             "sg_pos": "",
         },
-        "nodes": _nodes(graph, ids),
+        "nodes": _nodes(graph, ids, extras),
         "links": [
             {"source": ids[source], "target": ids[target], "weight": weight}
             for source, target, weight in zip(sources, targets, short_floats(graph.edges.data), strict=True)
         ],
     }
-
-
-def file_ids(graph: Graph) -> list[str]:
-    """The id of every node in the shared format."""
-    form = {
-        FEATURE: "{layer}_{index}_{position}",
-        ERROR: "{layer}_-1_{position}",
-        TOKEN: "E_{index}_{position}",
-    }
-    form[LOGIT] = f"{graph.n_layers + 1}_{{index}}_{{position}}"
-    columns = zip(
-        graph.kind.tolist(), graph.layer.tolist(), graph.index.tolist(), graph.position.tolist(), strict=True
-    )
-    return [
-        form[kind].format(layer=layer, index=index, position=position)
-        for kind, layer, index, position in columns
-    ]
-
-
-def cumulative_influence(graph: Graph) -> Float[np.ndarray, " node"]:
-    """For each node the share of all influence held by the nodes that have at least as much.
-
-    A viewer that shows the nodes with at most 0.8 thus shows the fewest that hold 0.8.
-    """
-    order = np.argsort(-graph.influence, kind="stable")
-    running = np.cumsum(graph.influence[order], dtype=np.float64)
-    result = np.empty(len(order))
-    result[order] = running / max(running[-1] if len(running) else 0.0, 1e-30)
-    return np.minimum(result, 1.0)
 
 
 def short_floats(values: Float[np.ndarray, " value"]) -> list[float]:
@@ -142,7 +121,7 @@ def _pinned(graph: Graph, ids: list[str]) -> list[str]:
 
 
 def _metadata(
-    graph: Graph, ids: list[str], scan: str | None, slug: str | None, threshold: float, base_url: str | None
+    graph: Graph, scan: str | None, slug: str | None, threshold: float, base_url: str | None
 ) -> dict[str, Any]:
     from importlib.metadata import PackageNotFoundError, version
 
@@ -151,8 +130,8 @@ def _metadata(
     except PackageNotFoundError:  # run from a checkout
         generator = {"name": "thoughtscope", "version": "0"}
     result: dict[str, Any] = {
-        "slug": slug or _slug(graph.prompt, 60) or "graph",
-        "scan": scan or _slug(graph.model_name, 100) or "model",
+        "slug": slug or plain_name(graph.prompt, 60) or "graph",
+        "scan": scan or plain_name(graph.model_name, 100) or "model",
         "transcoder_list": [],
         "prompt_tokens": list(graph.tokens),
         "prompt": graph.prompt,
@@ -168,7 +147,12 @@ def _metadata(
         }
     if base_url is not None:
         result["feature_details"] = {"feature_json_base_url": base_url}
-    result["thoughtscope"] = {
+    return result
+
+
+def _extras(graph: Graph, ids: list[str]) -> dict[str, Any]:
+    """What only this package reads, under `metadata.thoughtscope`."""
+    return {
         "version": EXTRAS_VERSION,
         "n_layers": graph.n_layers,
         "model": graph.model_name,
@@ -184,10 +168,9 @@ def _metadata(
         "labels": dict(graph.labels),
         "provenance": dict(graph.provenance),
     }
-    return result
 
 
-def _nodes(graph: Graph, ids: list[str]) -> list[dict[str, Any]]:
+def _nodes(graph: Graph, ids: list[str], extras: bool) -> list[dict[str, Any]]:
     share = short_floats(cumulative_influence(graph))
     bias, absent = short_floats(graph.bias), short_floats(graph.absent)
     value = [number if number == number else None for number in short_floats(graph.value)]  # NaN: unknown
@@ -200,7 +183,7 @@ def _nodes(graph: Graph, ids: list[str]) -> list[dict[str, Any]]:
         nodes.append(
             {
                 "node_id": name,
-                "feature": _feature_number(kind, layer, index, position),
+                "feature": _number(kind, layer, index, position),
                 "layer": {TOKEN: "E", LOGIT: str(graph.n_layers + 1)}.get(kind, str(layer)),
                 "ctx_idx": position,
                 "feature_type": TYPE_NAMES[kind],
@@ -212,19 +195,16 @@ def _nodes(graph: Graph, ids: list[str]) -> list[dict[str, Any]]:
                 "clerp": _label(graph, row, kind, position),
                 "influence": None if is_logit else share[row],
                 "activation": value[row] if kind == FEATURE else None,
-                "value": value[row],
-                "bias": bias[row],
-                "absent": absent[row],
             }
+            | ({"value": value[row], "bias": bias[row], "absent": absent[row]} if extras else {})
         )
     return nodes
 
 
-def _feature_number(kind: int, layer: int, index: int, position: int) -> int:
-    """One number for layer and index (Cantor's pairing, schema version 1); positions tell embeddings apart."""
+def _number(kind: int, layer: int, index: int, position: int) -> int:
+    """What the file calls `feature`: positions tell embeddings apart."""
     if kind == FEATURE:
-        pair = (layer + index) * (layer + index + 1) // 2 + index
-        return pair if pair <= 2**53 else index  # scripts cannot hold larger integers
+        return feature_number(layer, index)
     return {ERROR: -1, TOKEN: position, LOGIT: index}[kind]
 
 
@@ -245,7 +225,3 @@ def _label(graph: Graph, row: int, kind: int, position: int) -> str:
 def _quoted(token: str) -> str:
     """A token that can stand between quotes: viewers split labels at `"` and at `(p=`."""
     return token.replace('"', "\u201d").replace("(p=", "( p=")
-
-
-def _slug(text: str, length: int) -> str:
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-.")[:length].strip("-.")

@@ -9,8 +9,8 @@ import scipy.sparse as sp
 from jaxtyping import Bool, Float
 
 from thoughtscope.core.errors import ThoughtscopeError
-from thoughtscope.graphs.graph import ERROR, FEATURE, TOKEN, Graph, keep_supernodes
-from thoughtscope.graphs.influence import influence, normalise, score
+from thoughtscope.graphs.graph import Graph, keep_supernodes
+from thoughtscope.graphs.influence import edge_influence
 
 
 def prune(
@@ -26,32 +26,34 @@ def prune(
     for name, mass in (("node_mass", node_mass), ("edge_mass", edge_mass)):
         if not 0 < mass <= 1:
             raise ThoughtscopeError(f"{name} is a share of the influence, over 0 and up to 1; got {mass}.")
-    always = graph.is_target | (graph.kind == TOKEN)
-    total = influence(graph)
+    always = graph.is_target | graph.mask("token")
+    total = graph.influence
     kept = always | (total >= mass_threshold(total, node_mass))
     if keep_errors:
-        kept |= (graph.kind == ERROR) & (total > 0)
+        kept |= graph.mask("error") & (total > 0)
     small = subgraph(graph, kept)
-    edge_influence = _edge_influence(small)
+    carried = edge_influence(small)
     strong = small.edges.copy()
-    strong.data[edge_influence < mass_threshold(edge_influence, edge_mass)] = 0
+    strong.data[carried < mass_threshold(carried, edge_mass)] = 0
     strong.eliminate_zeros()
     small = _with_edges(small, strong)
-    pruned = with_scores(subgraph(small, _connected(small)))
+    connected = _connected(small)
+    held = float(total[np.flatnonzero(kept)[connected]].sum() / max(float(total.sum()), 1e-30))
     settings = {"node_mass": node_mass, "edge_mass": edge_mass, "keep_errors": keep_errors}
     whole = {"scores_before_pruning": asdict(graph.scores)}
-    return replace(pruned, provenance={**whole, **graph.provenance, "pruning": settings})
+    facts = {"pruning": settings, "influence_held": held * float(graph.provenance.get("influence_held", 1))}
+    return replace(subgraph(small, connected), provenance={**whole, **graph.provenance, **facts})
 
 
 def subgraph(graph: Graph, kept: Bool[np.ndarray, " node"]) -> Graph:
-    """The graph on the nodes in `kept`; weight that came from the others becomes `absent`. Scores are not renewed."""
+    """The graph on the nodes in `kept`; weight that came from the others becomes `absent`."""
     rows = graph.edges[kept]
     edges = rows[:, kept]
     lost = abs(rows).sum(axis=1, dtype=np.float64) - abs(edges).sum(axis=1, dtype=np.float64)
     number = np.cumsum(kept) - 1
     present = {graph.node_id(node) for node in np.flatnonzero(kept).tolist()}
     names = {str(node) for node in present}
-    per_node = ("kind", "layer", "position", "index", "value", "bias", "influence")
+    per_node = ("kind", "layer", "position", "index", "value", "bias")
     return replace(
         graph,
         **{name: getattr(graph, name)[kept] for name in per_node},
@@ -61,11 +63,6 @@ def subgraph(graph: Graph, kept: Bool[np.ndarray, " node"]) -> Graph:
         labels={name: label for name, label in graph.labels.items() if "/" in name or name in names},
         supernodes=keep_supernodes(graph.supernodes, present),
     )
-
-
-def with_scores(graph: Graph) -> Graph:
-    """The graph with its influence and scores computed anew."""
-    return replace(graph, influence=influence(graph), scores=score(graph))
 
 
 def mass_threshold(values: Float[np.ndarray, " value"], mass: float) -> float:
@@ -94,13 +91,6 @@ def mass_threshold(values: Float[np.ndarray, " value"], mass: float) -> float:
     return float(np.array([prefix], dtype=np.uint32).view(np.float32)[0])
 
 
-def _edge_influence(graph: Graph) -> Float[np.ndarray, " edge"]:
-    """How much influence each edge carries: the target's, times the edge's share of the target's input."""
-    reached = influence(graph) + graph.weights
-    carried = normalise(graph.edges, graph.absent).data * np.repeat(reached, np.diff(graph.edges.indptr))
-    return carried.astype(np.float32)
-
-
 def _with_edges(graph: Graph, edges: sp.csr_array) -> Graph:
     before, after = (abs(matrix).sum(axis=1, dtype=np.float64) for matrix in (graph.edges, edges))
     return replace(
@@ -110,7 +100,7 @@ def _with_edges(graph: Graph, edges: sp.csr_array) -> Graph:
 
 def _connected(graph: Graph) -> Bool[np.ndarray, " node"]:
     """Nodes that stay once features without input or output, and errors without output, have gone in turn."""
-    always = graph.is_target | (graph.kind == TOKEN)
+    always = graph.is_target | graph.mask("token")
     pattern = sp.csr_array(
         (np.ones(graph.edges.nnz, dtype=np.int64), graph.edges.indices, graph.edges.indptr),
         shape=graph.edges.shape,
@@ -120,7 +110,7 @@ def _connected(graph: Graph) -> Bool[np.ndarray, " node"]:
     while True:
         counts = kept.astype(np.int64)
         used = (transposed @ counts) > 0
-        fed = ((pattern @ counts) > 0) | (graph.kind != FEATURE)
+        fed = ((pattern @ counts) > 0) | ~graph.mask("feature")
         new = always | (kept & used & fed)
         if (new == kept).all():
             return kept

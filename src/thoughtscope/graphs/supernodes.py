@@ -1,17 +1,13 @@
-"""`group`: nodes that are read as one, by hand-made lists or by label; and the edges between groups."""
+"""`group`: nodes that are read as one, by hand-made lists or by label."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-
-import numpy as np
-import scipy.sparse as sp
+from dataclasses import replace
 
 from thoughtscope.core.errors import ThoughtscopeError, UnknownFeature, describe_choices
 from thoughtscope.core.ids import NodeId
-from thoughtscope.graphs.graph import FEATURE, Graph, Supernode
-from thoughtscope.graphs.influence import normalise
+from thoughtscope.graphs.graph import Graph, Supernode
 
 _WAYS = ("label",)
 
@@ -48,48 +44,6 @@ def find_supernode(graph: Graph, label: str) -> Supernode:
     raise UnknownFeature(describe_choices(label, [node.label for node in graph.supernodes], what="supernode"))
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class GroupedEdges:
-    """The graph between supernodes and the nodes that belong to none."""
-
-    names: tuple[str, ...]
-    """Label of a supernode, or id of a node by itself."""
-    weights: sp.csr_array
-    """`[target, source]`: the sum of the signed edges from members to members; none from a group to itself."""
-    shares: sp.csr_array
-    """`[target, source]`: the share of what enters the target group from outside, weighted within the group by the
-    members' influence; a row adds up to at most one, the rest was left out."""
-
-
-def grouped_edges(graph: Graph) -> GroupedEdges:
-    """Edges summed over supernodes, and their shares of each group's outside input."""
-    of_group = {member: number for number, node in enumerate(graph.supernodes) for member in node.members}
-    names = [node.label for node in graph.supernodes]
-    place = np.empty(len(graph), dtype=np.int64)
-    for row, node_id in enumerate(graph.node_ids()):
-        if node_id in of_group:
-            place[row] = of_group[node_id]
-        else:
-            place[row] = len(names)
-            names.append(str(node_id))
-    membership = sp.csr_array(
-        (np.ones(len(graph)), (place, np.arange(len(graph)))), shape=(len(names), len(graph))
-    )
-    weights = _without_diagonal(membership @ graph.edges @ membership.T)
-    reached = graph.influence + graph.weights
-    normal = normalise(graph.edges, graph.absent)
-    flow = sp.csr_array(
-        (normal.data * np.repeat(reached, np.diff(normal.indptr)), normal.indices, normal.indptr),
-        normal.shape,
-    )
-    between = membership @ flow @ membership.T
-    has_input = (normal.sum(axis=1) > 0) | (graph.absent > 0)
-    external = membership @ np.where(has_input, reached, 0) - between.diagonal()
-    shares = _without_diagonal(between)
-    shares.data /= np.maximum(np.repeat(external, np.diff(shares.indptr)), 1e-10)
-    return GroupedEdges(names=tuple(names), weights=weights, shares=shares)
-
-
 def _members(graph: Graph, label: str, nodes: Sequence[NodeId | str]) -> tuple[NodeId, ...]:
     if not label.strip():
         raise ThoughtscopeError("A supernode needs a name.")
@@ -105,14 +59,8 @@ def _by_label(graph: Graph, by: str) -> dict[str, list[NodeId]]:
     if by not in _WAYS:
         raise ThoughtscopeError(describe_choices(by, _WAYS, what="way to group"))
     groups: dict[str, list[NodeId]] = {}
-    for node in np.flatnonzero(graph.kind == FEATURE):
+    for node in graph.rows("feature"):
         label = graph.label(int(node))
         if label:
             groups.setdefault(label, []).append(graph.node_id(int(node)))
     return groups
-
-
-def _without_diagonal(matrix: sp.csr_array) -> sp.csr_array:
-    result = sp.csr_array(matrix - sp.diags_array(matrix.diagonal()))
-    result.eliminate_zeros()
-    return result

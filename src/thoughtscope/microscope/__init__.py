@@ -1,4 +1,28 @@
-"""The microscope: a model, the dictionary that fits it and what is known of its features, opened together."""
+"""The microscope: a model, the dictionary that fits it and what is known of its features, opened together.
 
+The verbs here are what the command line, a notebook and the server all call. Nothing heavy is imported before it is
+used.
+"""
+
+from thoughtscope.microscope.features import feature as feature
+from thoughtscope.microscope.features import feature_of_viewer as feature_of_viewer
+from thoughtscope.microscope.features import label as label
+from thoughtscope.microscope.folder import WorkFolder as WorkFolder
+from thoughtscope.microscope.folder import default_folder as default_folder
+from thoughtscope.microscope.folder import slug_of as slug_of
+from thoughtscope.microscope.folder import user_labels as user_labels
+from thoughtscope.microscope.intervening import Change as Change
+from thoughtscope.microscope.intervening import intervene as intervene
+from thoughtscope.microscope.keeping import arrange as arrange
+from thoughtscope.microscope.keeping import intervene_kept as intervene_kept
+from thoughtscope.microscope.keeping import keep as keep
+from thoughtscope.microscope.keeping import keep_file as keep_file
+from thoughtscope.microscope.keeping import keep_query as keep_query
+from thoughtscope.microscope.keeping import kept_file as kept_file
+from thoughtscope.microscope.keeping import kept_graph as kept_graph
+from thoughtscope.microscope.keeping import pin as pin
+from thoughtscope.microscope.keeping import report as report
 from thoughtscope.microscope.opening import Microscope as Microscope
 from thoughtscope.microscope.opening import open_microscope as open_microscope
+from thoughtscope.microscope.tracing import tokens_of as tokens_of
+from thoughtscope.microscope.tracing import trace as trace

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from thoughtscope.core.errors import DictionaryMismatch
+from thoughtscope.core.labels import LabelStore
+from thoughtscope.microscope.folder import user_labels
 
 if TYPE_CHECKING:
     from thoughtscope.dictionaries import Dictionary
@@ -17,10 +19,15 @@ PROMPT_TOKENS = 512
 
 @dataclass(frozen=True, kw_only=True)
 class Microscope:
+    """What is looked at and what with. The verbs of this package take it first."""
+
     model: Model
     dictionary: Dictionary
     bank: Any | None
+    """Examples and automatic labels of the dictionary's features; None where nobody collected any."""
     max_tokens: int
+    labels: LabelStore = field(default_factory=LabelStore)
+    """What people call features; a label in here has its place over an automatic one everywhere."""
 
 
 def open_microscope(
@@ -30,14 +37,18 @@ def open_microscope(
     device: str | None = None,
     dtype: str | None = None,
     max_tokens: int | None = None,
+    labels: LabelStore | None = None,
 ) -> Microscope:
     """Loads a model and a dictionary by name or path; the specimen brings its own dictionary.
 
-    Raises what `load_model` and `load_dictionary` raise, and `DictionaryMismatch` when none is named.
+    `labels` are the user's own unless given. Raises what `load_model` and `load_dictionary` raise, and
+    `DictionaryMismatch` when no dictionary is named.
     """
     if dictionary is None and model != "specimen":
         raise DictionaryMismatch(
-            f'No dictionary was named for the model "{model}". Give --dictionary PATH, or use the specimen.'
+            f'No dictionary was named for the model "{model}". Name one that was trained on it, for example '
+            f"--model {model} --dictionary ./transcoders or --dictionary hf://org/transcoders-for-it; only the "
+            "specimen brings its own."
         )
     from thoughtscope.atlas import bank_of
     from thoughtscope.dictionaries import load_dictionary
@@ -45,5 +56,10 @@ def open_microscope(
 
     loaded = load_model(model, device=device, dtype=dtype)
     fitting = load_dictionary(dictionary or "specimen/clt", loaded)
-    limit = min(loaded.max_positions, max_tokens or PROMPT_TOKENS)
-    return Microscope(model=loaded, dictionary=fitting, bank=bank_of(fitting), max_tokens=limit)
+    return Microscope(
+        model=loaded,
+        dictionary=fitting,
+        bank=bank_of(fitting),
+        max_tokens=min(loaded.max_positions, max_tokens or PROMPT_TOKENS),
+        labels=user_labels() if labels is None else labels,
+    )

@@ -2,129 +2,38 @@
 
 from __future__ import annotations
 
-import json
-import math
-import os
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from thoughtscope.core.errors import InvalidGraph, ThoughtscopeError, UnknownFeature, describe_choices
-from thoughtscope.core.files import atomic_write_text
+import numpy as np
+
+from thoughtscope.core.errors import UnknownFeature
 from thoughtscope.core.ids import NodeId, NodeKind
+from thoughtscope.graphs.names import feature_file_id, feature_key
 
 if TYPE_CHECKING:
     from thoughtscope.atlas import FeatureBank
+    from thoughtscope.core.labels import LabelStore
     from thoughtscope.dictionaries import Dictionary
     from thoughtscope.graphs import Graph
     from thoughtscope.interventions import Outcome
     from thoughtscope.models import Model
 
-FEATURE_TYPE = "cross layer transcoder"
-"""What every viewer's files call a feature, whatever the dictionary's kind."""
-
-
 # --- graphs ----------------------------------------------------------------------------------------------------------
 
 
-def graph_json(graph: Graph, *, slug: str | None = None) -> dict[str, Any]:
-    """The graph file's content."""
-    from thoughtscope.graphs import graph_to_json
-
-    return graph_to_json(graph, slug=slug)
-
-
-def graph_of(file: Any) -> Graph:
-    """The graph that a file's content describes. Raises `InvalidGraph`."""
-    from thoughtscope.graphs import graph_from_json
-
-    return graph_from_json(file)
-
-
-def parse_graph_text(text: bytes | str) -> Any:
-    """JSON without NaN, infinities and bottomless nesting. Raises `InvalidGraph`."""
-    from thoughtscope.graphs.json_read import parse_json
-
-    return parse_json(text)
-
-
-def read_graph_file(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The content of a graph file of any tool, checked. Raises `InvalidGraph` naming the file."""
-    try:
-        file = parse_graph_text(Path(path).read_bytes())
-        check_graph(file)
-    except InvalidGraph as error:
-        raise InvalidGraph(f"{path}: {error}") from None
-    return file
-
-
-def check_graph(file: Any) -> None:
-    """Raises `InvalidGraph` for what cannot be read as a graph, naming the first offending field.
-
-    More lenient than `validate_json`: files of other tools break rules that only matter to yet other tools.
-    """
-    graph_of(file)
-
-
-def write_graph_file(graph: Graph, path: str | os.PathLike[str]) -> None:
-    """Writes the graph file; its slug is the file's name."""
-    from thoughtscope.graphs import write_json
-
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    write_json(graph, path)
-
-
-GRAPH_FLAVOURS = ("thoughtscope", "circuit-tracer", "neuronpedia", "anthropic")
-"""All of them take the same file; the last three without what only this package writes into it."""
-_OURS = ("value", "bias", "absent")
-
-
-def convert_graph(
-    source: str | os.PathLike[str],
-    target: str | os.PathLike[str],
-    *,
-    flavour: str,
-    scan: str | None,
-    slug: str | None,
-) -> None:
-    """Rewrites a graph file of any tool for another. `scan` names the model (for Neuronpedia) or the dictionary (for
-    circuit-tracer) as the other place knows it. Raises `InvalidGraph`, and `ThoughtscopeError` for an unknown flavour.
-    """
-    from thoughtscope.graphs import graph_to_json, read_json, validate_json
-
-    if flavour not in GRAPH_FLAVOURS:
-        raise ThoughtscopeError(describe_choices(flavour, GRAPH_FLAVOURS, what="graph format"))
-    before = read_graph_file(source)
-    kept = before["metadata"]
-    file = graph_to_json(
-        read_json(source), slug=slug or _plain(kept.get("slug")), scan=scan or _plain(kept.get("scan"))
-    )
-    if flavour != "thoughtscope":
-        del file["metadata"]["thoughtscope"]
-        file["nodes"] = [
-            {key: value for key, value in node.items() if key not in _OURS} for node in file["nodes"]
-        ]
-    validate_json(file)
-    Path(target).parent.mkdir(parents=True, exist_ok=True)
-    atomic_write_text(target, json.dumps(file, ensure_ascii=False, allow_nan=False, separators=(",", ":")))
-
-
-def _plain(name: Any) -> str | None:
-    return name if isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9_.-]{1,100}", name) else None
-
-
-def scan_of(file: Mapping[str, Any]) -> str:
-    """The dictionary whose features a file shows: under this name people's labels are kept."""
+def source_of(file: Mapping[str, Any]) -> tuple[str, str]:
+    """The dictionary whose features a graph file shows, and its scan: what people's labels are kept under."""
     metadata = file.get("metadata", {})
     about = metadata.get("thoughtscope")
-    own = about.get("scan") if isinstance(about, Mapping) else None
-    return str(own or metadata.get("scan") or "")
+    own = about if isinstance(about, Mapping) else {}
+    scan = str(own.get("scan") or metadata.get("scan") or "")
+    return str(own.get("dictionary") or scan), scan
 
 
 def relabelled(file: Mapping[str, Any], labels: Mapping[str, str]) -> dict[str, Any]:
-    """The file with people's labels (`layer/index` → text) in place of its own."""
+    """The file with people's labels (by `layer/index`) in place of its own."""
     if not labels:
         return dict(file)
     nodes = []
@@ -134,41 +43,93 @@ def relabelled(file: Mapping[str, Any], labels: Mapping[str, str]) -> dict[str, 
     return {**file, "nodes": nodes}
 
 
-def feature_key(node: Mapping[str, Any]) -> str | None:
-    """`layer/index` of a feature node in a graph file; None for other nodes."""
-    if node.get("feature_type") != FEATURE_TYPE:
-        return None
-    place = feature_of_file_id(str(node.get("node_id", "")))
-    return None if place is None else f"{place[0]}/{place[1]}"
+def labelled(graph: Graph, *, bank: FeatureBank | None, labels: LabelStore | None) -> Graph:
+    """The graph with people's labels in place of its own, and with the bank's where nothing has a name."""
+    given = {} if labels is None else labels.all()
+    found: dict[str, str] = {}
+    renamed = set()
+    for row in range(len(graph)):
+        feature = graph.feature_id(row)
+        if feature is None:
+            continue
+        if str(feature) in given:
+            found[str(feature)] = given[str(feature)]
+            renamed.add(str(graph.node_id(row)))
+        elif bank is not None and graph.label(row) is None:
+            guess = bank.auto_label(int(graph.layer[row]), int(graph.index[row]))
+            if guess:
+                found[str(feature)] = guess
+    kept = {name: text for name, text in graph.labels.items() if name not in renamed}
+    return replace(graph, labels={**kept, **found})
 
 
-def feature_of_file_id(name: str) -> tuple[int, int, int] | None:
-    """`2_310_9` → layer 2, index 310, position 9; None for another kind of name."""
-    match = re.fullmatch(r"([0-9]{1,4})_([0-9]{1,9})_([0-9]{1,7})", name)
-    return None if match is None else (int(match[1]), int(match[2]), int(match[3]))
+PAGE_ONLY = ("score_curve", "edge_influence", "outcomes")
+"""What stands in the page's graph beside a graph file's own content."""
 
 
-def node_of_file_id(name: str, graph: Graph) -> NodeId:
-    """The feature that a graph file's node name means. Raises `UnknownFeature`."""
-    place = feature_of_file_id(name)
-    if place is None or place[0] >= graph.n_layers:
-        raise UnknownFeature(
-            f'"{name}" does not name a feature of this graph; features are named LAYER_INDEX_POSITION.'
-        )
-    layer, index, position = place
-    return NodeId(NodeKind.FEATURE, position, layer, index)
+def for_page(file: Mapping[str, Any], known: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """A graph file as the page gets it: every node with an id of its own, and what only the page needs.
+
+    - `score_curve`: scores and sizes at each stop of the influence slider; see `graphs.score_curve`.
+    - `edge_influence`: by link, how much influence it carries to the targets, in the order of `links`.
+
+    `known` is `page_facts` of the same file, if somebody has kept them. Raises `InvalidGraph`.
+    """
+    whole = distinct_content(file)
+    facts = dict(page_facts(file) if known is None else known)
+    influence = facts.pop("influence", None)
+    if influence is not None:
+        rows = zip(whole["nodes"], influence, strict=True)
+        whole = {**whole, "nodes": [{**node, "influence": value} for node, value in rows]}
+    return {**whole, **facts}
 
 
-def file_id_of_node(node: NodeId) -> str:
-    """The inverse of `node_of_file_id`."""
-    return f"{node.layer}_{node.index}_{node.position}"
+def page_facts(file: Mapping[str, Any]) -> dict[str, Any]:
+    """What `for_page` adds, which follows from the nodes and links of a file alone.
+
+    `influence` is among it where the file states none: the running total by node, by which the slider works.
+    """
+    from thoughtscope.graphs import score_curve
+    from thoughtscope.graphs.influence import cumulative_influence
+    from thoughtscope.graphs.json_read import graph_and_rows
+
+    graph, row_of = graph_and_rows(dict(file))
+    whole = distinct_content(file)
+    total = np.full(len(graph), np.nan)
+    for node in whole["nodes"]:
+        if node.get("influence") is not None and node["node_id"] in row_of:
+            total[row_of[node["node_id"]]] = node["influence"]
+    facts: dict[str, Any] = {}
+    if np.isnan(total).all():
+        total = cumulative_influence(graph)
+        total[graph.mask("logit")] = np.nan
+        numbers = [None if np.isnan(value) else round(float(value), 6) for value in total]
+        rows = [row_of.get(node["node_id"]) for node in whole["nodes"]]
+        facts["influence"] = [None if row is None else numbers[row] for row in rows]
+    facts["score_curve"] = score_curve(graph, total).to_json()
+    facts["edge_influence"] = _influence_of_links(graph, row_of, whole["links"])
+    return facts
 
 
-def cantor_unpair(number: int) -> tuple[int, int]:
-    """The layer and index whose Cantor number this is: `number = (l + i)(l + i + 1)/2 + i`."""
-    diagonal = (math.isqrt(8 * number + 1) - 1) // 2
-    index = number - diagonal * (diagonal + 1) // 2
-    return diagonal - index, index
+def distinct_content(file: Mapping[str, Any]) -> dict[str, Any]:
+    """The file's content with an id of its own for every node."""
+    from thoughtscope.graphs.clashes import distinct
+    from thoughtscope.graphs.json_read import checked
+
+    return distinct(checked(dict(file)))
+
+
+def _influence_of_links(
+    graph: Graph, row_of: Mapping[str, int], links: Sequence[Mapping[str, Any]]
+) -> list[float]:
+    """As `graphs.edge_influence`, by link of the file: what comes from a bias carries none."""
+    incoming = np.maximum(abs(graph.edges).sum(axis=1, dtype=np.float64) + graph.absent, 1e-10)
+    per_weight = (graph.influence + graph.weights) / incoming
+    carried = [
+        abs(link["weight"]) * per_weight[row_of[link["target"]]] if link["source"] in row_of else 0.0
+        for link in links
+    ]
+    return [float(f"{value:.4g}") for value in carried]
 
 
 def with_names(file: Mapping[str, Any], model: Model | None, dictionary: Dictionary | None) -> dict[str, Any]:
@@ -182,26 +143,6 @@ def with_names(file: Mapping[str, Any], model: Model | None, dictionary: Diction
 
 
 # --- features --------------------------------------------------------------------------------------------------------
-
-
-def with_bank_labels(graph: Graph, bank: FeatureBank | None) -> Graph:
-    """The graph with the bank's labels for features that have none."""
-    if bank is None:
-        return graph
-    labels = {}
-    for node in range(len(graph)):
-        name = graph.node_id(node)
-        if name.kind == NodeKind.FEATURE and graph.label(node) is None:
-            assert name.layer is not None and name.index is not None
-            label = bank_label(bank, name.layer, name.index)
-            if label:
-                labels[f"{graph.dictionary_name}/{name.layer}/{name.index}"] = label
-    return replace(graph, labels={**labels, **graph.labels})
-
-
-def bank_label(bank: FeatureBank, layer: int, index: int) -> str | None:
-    """A person's label for the feature, else the bank's own."""
-    return bank.label(layer, index) or bank.auto_label(layer, index)
 
 
 def feature_json(
@@ -219,12 +160,13 @@ def feature_json(
     if bank is not None:
         detail.update(bank.detail(layer, index))
         auto = bank.auto_label(layer, index)
-        label = label or bank.label(layer, index)
     return {**detail, "layer": layer, "index": index, "label": label or "", "auto_label": auto or ""}
 
 
-def features_of(file: Mapping[str, Any], bank: FeatureBank | None) -> dict[str, Any]:
-    """Every feature of a graph file that the bank knows, by `layer/index`."""
+def features_of(
+    file: Mapping[str, Any], bank: FeatureBank | None, labels: Mapping[str, str]
+) -> dict[str, Any]:
+    """Every feature of a graph file that the bank knows, by `layer/index`, as are people's `labels`."""
     if bank is None:
         return {}
     keys = dict.fromkeys(key for key in map(feature_key, file["nodes"]) if key is not None)
@@ -232,7 +174,7 @@ def features_of(file: Mapping[str, Any], bank: FeatureBank | None) -> dict[str, 
     for key in keys:
         layer, index = map(int, key.split("/"))
         try:
-            found[key] = feature_json(bank, layer, index)
+            found[key] = feature_json(bank, layer, index, label=labels.get(key))
         except UnknownFeature:
             continue  # a graph of another dictionary: its features are not in this bank
     return found
@@ -256,13 +198,13 @@ def outcome_json(
 
     def change(row: Any) -> dict[str, Any]:
         node = NodeId(NodeKind.FEATURE, row.position, int(row.part), row.index)
-        label = (labels or {}).get(f"{row.part}/{row.index}")
+        label = (labels or {}).get(f"{int(row.part)}/{row.index}")
         if label is None and graph is not None and node in present:
             label = graph.label(graph.find(node))
         if label is None and bank is not None:
-            label = bank_label(bank, int(row.part), row.index)
+            label = bank.auto_label(int(row.part), row.index)
         return {
-            "node_id": file_id_of_node(node) if node in present else None,
+            "node_id": feature_file_id(node) if node in present else None,
             "layer": int(row.part),
             "index": row.index,
             "position": row.position,

@@ -13,16 +13,18 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import thoughtscope
 from thoughtscope.core.errors import ThoughtscopeError
 from thoughtscope.core.files import atomic_write_text
+from thoughtscope.graphs.json_write import graph_to_json
 from thoughtscope.reports import payload
 from thoughtscope.reports.bundle import bundle
 
 if TYPE_CHECKING:
     from thoughtscope.atlas import FeatureBank
+    from thoughtscope.core.labels import LabelStore
     from thoughtscope.dictionaries import Dictionary
     from thoughtscope.graphs import Graph
     from thoughtscope.interventions import Outcome
@@ -63,31 +65,36 @@ def build_report(
     model: Model | None = None,
     dictionary: Dictionary | None = None,
     bank: FeatureBank | None = None,
-    outcomes: Sequence[Outcome] = (),
+    labels: LabelStore | None = None,
+    outcomes: Sequence[Outcome | Mapping[str, Any]] = (),
     title: str | None = None,
 ) -> Report:
     """A report on one graph (or the content of a graph file), with what the bank knows of its features.
 
-    `model` and `dictionary` are named in the page's head; `bank` gives examples and labels, by default the one that
-    lies with the dictionary; `outcomes` are shown as interventions.
+    `model` and `dictionary` are named in the page's head; `bank` gives examples and automatic labels, by default the
+    one that lies with the dictionary; `labels` are people's and have their place over all others; `outcomes` are
+    shown as interventions: nouns, or what the page got of them before.
     """
     if bank is None and dictionary is not None:
         from thoughtscope.atlas import bank_of
 
         bank = bank_of(dictionary)
-    file = (
-        dict(graph)
-        if isinstance(graph, Mapping)
-        else payload.graph_json(payload.with_bank_labels(graph, bank))
-    )
-    shown = graph if not isinstance(graph, Mapping) else None
+    shown = None if isinstance(graph, Mapping) else payload.labelled(graph, bank=bank, labels=labels)
+    file = graph_to_json(shown) if shown is not None else dict(cast("Mapping[str, Any]", graph))
+    own = {} if labels is None else labels.of(payload.source_of(file)[0])
+    file = payload.relabelled(file, own)
     heading = title or str(file["metadata"].get("prompt", ""))
     data = {
         "version": thoughtscope.__version__,
         "title": heading,
-        "graph": payload.with_names(file, model, dictionary),
-        "features": payload.features_of(file, bank),
-        "outcomes": [payload.outcome_json(outcome, shown, bank=bank) for outcome in outcomes],
+        "graph": payload.with_names(payload.for_page(file), model, dictionary),
+        "features": payload.features_of(file, bank, own),
+        "outcomes": [
+            dict(outcome)
+            if isinstance(outcome, Mapping)
+            else payload.outcome_json(outcome, shown, bank=bank, labels=own)
+            for outcome in outcomes
+        ],
     }
     return Report(title=heading, data=data)
 

@@ -16,9 +16,10 @@ from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Streamin
 from starlette.exceptions import HTTPException
 
 import thoughtscope
+from thoughtscope import microscope
 from thoughtscope.core.errors import PathOutsideRoot, ThoughtscopeError
 from thoughtscope.core.progress import Progress
-from thoughtscope.server import verbs
+from thoughtscope.microscope import Change, Microscope
 from thoughtscope.server.errors import Stopped, error_body, error_of
 from thoughtscope.server.security import Access, Gate
 from thoughtscope.server.session import Session
@@ -84,27 +85,27 @@ def _add_graph_routes(app: FastAPI, session: Session) -> None:
     @app.get("/api/graphs/{slug}")
     async def read_graph(slug: str) -> JSONResponse:
         await session.settled(slug)
-        return JSONResponse(await asyncio.to_thread(verbs.graph_with_labels, session.folder, slug))
+        return JSONResponse(await asyncio.to_thread(microscope.kept_file, session.folder, slug))
 
     @app.post("/api/graphs")
     async def keep_graph(request: Request) -> dict[str, str]:
         body = await request.body()
-        return {"slug": await asyncio.to_thread(verbs.keep_graph, session.folder, body)}
+        return {"slug": await asyncio.to_thread(microscope.keep_file, session.folder, body)}
 
     @app.put("/api/graphs/{slug}/supernodes")
     async def keep_supernodes(slug: str, body: SupernodesRequest) -> dict[str, Any]:
-        await asyncio.to_thread(verbs.keep_supernodes, session.folder, slug, body.supernodes)
+        await asyncio.to_thread(microscope.arrange, session.folder, slug, body.supernodes)
         return {"supernodes": body.supernodes}
 
     @app.put("/api/graphs/{slug}/pins")
     async def keep_pins(slug: str, body: PinsRequest) -> dict[str, Any]:
-        await asyncio.to_thread(verbs.keep_pins, session.folder, slug, body.pins)
+        await asyncio.to_thread(microscope.pin, session.folder, slug, body.pins)
         return {"pins": body.pins}
 
     @app.get("/api/reports/{slug}")
     async def report(slug: str) -> HTMLResponse:
-        microscope = await session.microscope() if session.loading else None
-        html = await asyncio.to_thread(verbs.report_page, session.folder, slug, microscope)
+        opened = await session.microscope() if session.loading else None
+        html = await asyncio.to_thread(microscope.report, session.folder, slug, opened)
         # A file for the disk: its one inline script is allowed by its own hash, here it is only ever downloaded.
         return HTMLResponse(html, headers={"Content-Disposition": f'attachment; filename="{slug}.html"'})
 
@@ -115,10 +116,19 @@ def _add_graph_routes(app: FastAPI, session: Session) -> None:
 def _add_model_routes(app: FastAPI, session: Session) -> None:
     @app.post("/api/trace", response_class=StreamingResponse)
     async def trace(body: TraceRequest) -> StreamingResponse:
-        tokens = await session.run(lambda microscope: verbs.tokens_of(microscope, body.prompt))
+        # A prompt that is too long is refused with a status of its own, before the stream starts.
+        tokens = await session.run(lambda opened: microscope.tokens_of(opened, body.prompt))
 
-        def verb(report: Progress) -> Callable[[Any], str]:
-            return lambda microscope: verbs.trace(microscope, session.folder, tokens, body, progress=report)
+        def verb(opened: Microscope, progress: Progress) -> str:
+            graph = microscope.trace(
+                opened,
+                tokens,
+                node_mass=body.node_mass,
+                edge_mass=body.edge_mass,
+                max_nodes=body.max_nodes,
+                progress=progress,
+            )
+            return microscope.keep(session.folder, graph)
 
         return StreamingResponse(
             _events(session, verb), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
@@ -126,37 +136,45 @@ def _add_model_routes(app: FastAPI, session: Session) -> None:
 
     @app.post("/api/intervene")
     async def intervene(body: InterveneRequest) -> dict[str, Any]:
-        return await session.run(lambda microscope: verbs.intervene(microscope, session.folder, body))
+        changes = [Change(nodes=edit.nodes, op=edit.op, value=edit.value) for edit in body.edits]
+        return await session.run(
+            lambda opened: microscope.intervene_kept(
+                opened,
+                session.folder,
+                body.slug,
+                changes,
+                attention=body.attention,
+                max_new_tokens=body.max_new_tokens,
+            )
+        )
 
     @app.get("/api/features/{layer}/{index}")
     async def feature(layer: Number, index: Number) -> JSONResponse:
-        microscope = await session.microscope()
-        return JSONResponse(await asyncio.to_thread(verbs.feature, microscope, session.folder, layer, index))
+        opened = await session.microscope()
+        return JSONResponse(await asyncio.to_thread(microscope.feature, opened, layer, index))
 
     @app.put("/api/labels/{layer}/{index}")
     async def label(layer: Number, index: Number, body: LabelRequest) -> dict[str, str]:
-        microscope = await session.microscope()
-        kept = await asyncio.to_thread(verbs.keep_label, microscope, session.folder, layer, index, body.label)
-        return {"label": kept}
+        opened = await session.microscope()
+        return {"label": await asyncio.to_thread(microscope.label, opened, layer, index, body.label)}
 
 
-async def _events(session: Session, verb: Callable[[Progress], Callable[[Any], str]]) -> AsyncIterator[str]:
+async def _events(session: Session, verb: Callable[[Microscope, Progress], str]) -> AsyncIterator[str]:
     """Server-sent events of one trace: `progress` …, then `graph` or `error`. A client that leaves stops the work."""
     loop = asyncio.get_running_loop()
     queue: asyncio.Queue[tuple[str, dict[str, Any]]] = asyncio.Queue()
     gone = False
 
-    def report(stage: str, done: int, total: int | None, **figures: float) -> None:
+    def progress(stage: str, done: int, total: int | None, **figures: float) -> None:
         session.check_open()
         if gone:
             raise Stopped("The client went away.")
-        loop.call_soon_threadsafe(
-            queue.put_nowait, ("progress", {"stage": stage, "done": done, "total": total})
-        )
+        said = {"stage": stage, "done": done, "total": total} | ({"figures": figures} if figures else {})
+        loop.call_soon_threadsafe(queue.put_nowait, ("progress", said))
 
     async def work() -> None:
         try:
-            slug = await session.run(verb(report))
+            slug = await session.run(lambda opened: verb(opened, progress))
             queue.put_nowait(("graph", {"slug": slug}))
         except Exception as error:
             _, code, message = error_of(error)
@@ -191,20 +209,18 @@ def _add_viewer_routes(app: FastAPI, session: Session) -> None:
     @app.get("/graph_data/{slug}.json")
     async def graph_data(slug: str) -> JSONResponse:
         await session.settled(slug)
-        return JSONResponse(await asyncio.to_thread(verbs.graph_with_labels, session.folder, slug))
+        return JSONResponse(await asyncio.to_thread(microscope.kept_file, session.folder, slug))
 
     @app.post("/save_graph/{slug}")
     async def save_graph(slug: str, request: Request) -> dict[str, str]:
         body = await request.body()
-        await asyncio.to_thread(verbs.keep_query, session.folder, slug, body)
+        await asyncio.to_thread(microscope.keep_query, session.folder, slug, body)
         return {"status": "success"}
 
     @app.get("/features/{scan}/{number}.json")
     async def feature_of_viewer(scan: str, number: Number) -> JSONResponse:
-        microscope = await session.microscope()
-        return JSONResponse(
-            await asyncio.to_thread(verbs.viewer_feature, microscope, session.folder, scan, number)
-        )
+        opened = await session.microscope()
+        return JSONResponse(await asyncio.to_thread(microscope.feature_of_viewer, opened, scan, number))
 
 
 def _add_page(app: FastAPI, page: Path) -> None:

@@ -21,18 +21,6 @@ _STATUS = {
 }
 
 
-class UnknownGraph(ThoughtscopeError):
-    """A slug under which no graph is kept."""
-
-    code = "unknown_graph"
-
-
-class NoModel(ThoughtscopeError):
-    """The request needs a model and its dictionary, and there is none, or another one than the graph's."""
-
-    code = "no_model"
-
-
 class Busy(ThoughtscopeError):
     """More requests wait for the model than the queue holds."""
 

@@ -6,12 +6,13 @@ import asyncio
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import thoughtscope
-from thoughtscope.microscope import Microscope
-from thoughtscope.server.errors import Busy, NoModel, Stopped
-from thoughtscope.server.folder import WorkFolder
+from thoughtscope.core.errors import NoModel
+from thoughtscope.microscope import Microscope, WorkFolder, keep, trace
+from thoughtscope.server.errors import Busy, Stopped
 
 T = TypeVar("T")
 MAX_WAITING = 32
@@ -29,7 +30,7 @@ class Session:
     """Runs verbs on the model one after the other, in one worker thread, so that no request sees another's edits.
 
     `load` is called once, in that thread, at once: the server answers while the model still loads. None serves graph
-    files only.
+    files only. What people call features is kept in `folder`, whatever labels the microscope came with.
     """
 
     def __init__(
@@ -45,7 +46,16 @@ class Session:
         self._waiting = threading.Semaphore(MAX_WAITING)
         self._closed = threading.Event()
         self._pending: dict[str, Future[str]] = {}
-        self.loading: Future[Microscope] | None = None if load is None else self._pool.submit(load)
+        self.loading: Future[Microscope] | None = (
+            None if load is None else self._pool.submit(self._opened, load)
+        )
+
+    def _opened(self, load: Callable[[], Microscope]) -> Microscope:
+        microscope = load()
+        self.folder.labels_of(
+            microscope.dictionary.name, microscope.dictionary.scan
+        )  # older files move in first
+        return replace(microscope, labels=self.folder.labels)
 
     @property
     def ready(self) -> bool:
@@ -77,23 +87,13 @@ class Session:
 
     def trace_at_start(self, prompt: str, slug: str) -> None:
         """Queues a trace behind the loading; a request for the graph `slug` waits for it."""
-        from thoughtscope.server import verbs
-        from thoughtscope.server.wire import TraceRequest
 
-        request = TraceRequest(prompt=prompt)
+        def progress(stage: str, done: int, total: int | None, **figures: float) -> None:
+            self.check_open()
 
-        def verb(microscope: Microscope) -> str:
-            tokens = verbs.tokens_of(microscope, prompt)
-            return verbs.trace(
-                microscope,
-                self.folder,
-                tokens,
-                request,
-                slug=slug,
-                progress=lambda *_, **figures: self.check_open(),
-            )
-
-        self._pending[slug] = self.submit(verb)
+        self._pending[slug] = self.submit(
+            lambda microscope: keep(self.folder, trace(microscope, prompt, progress=progress), slug)
+        )
 
     async def settled(self, slug: str) -> None:
         """Waits until the graph `slug` is no longer being made. Raises what its trace raised."""

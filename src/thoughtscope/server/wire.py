@@ -6,8 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat
 
+from thoughtscope.core.labels import MAX_LABEL, is_plain_line
+from thoughtscope.microscope.keeping import MAX_MEMBERS, MAX_PINS, MAX_SUPERNODES
+from thoughtscope.microscope.tracing import EDGE_MASS, NODE_MASS
+
 MAX_PROMPT_CHARACTERS = 20_000
-MAX_LABEL_CHARACTERS = 200
 
 
 def _well_formed(text: str) -> str:
@@ -23,22 +26,14 @@ def _well_formed(text: str) -> str:
 
 def _one_line(text: str) -> str:
     """A label is one line of visible text: control characters and direction overrides could disguise it."""
-    hidden = {
-        *range(0x20),
-        *range(0x7F, 0xA0),
-        *range(0x202A, 0x202F),
-        *range(0x2066, 0x206A),
-        0x2028,
-        0x2029,
-    }
-    if any(ord(character) in hidden for character in text):
+    if not is_plain_line(text):
         raise ValueError("A label is one line without control or text-direction characters.")
     return text.strip()
 
 
 Text = Annotated[str, AfterValidator(_well_formed)]
 Prompt = Annotated[Text, Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS)]
-Label = Annotated[Text, Field(max_length=MAX_LABEL_CHARACTERS), AfterValidator(_one_line)]
+Label = Annotated[Text, Field(max_length=MAX_LABEL), AfterValidator(_one_line)]
 NodeName = Annotated[str, Field(min_length=1, max_length=100)]
 Share = Annotated[FiniteFloat, Field(gt=0, le=1)]
 
@@ -49,8 +44,8 @@ class Wire(BaseModel):
 
 class TraceRequest(Wire):
     prompt: Prompt
-    node_mass: Share = 0.8
-    edge_mass: Share = 0.98
+    node_mass: Share = NODE_MASS
+    edge_mass: Share = EDGE_MASS
     max_nodes: Annotated[int, Field(ge=1, le=100_000)] | None = None
 
 
@@ -59,14 +54,15 @@ class LabelRequest(Wire):
 
 
 class PinsRequest(Wire):
-    pins: Annotated[list[NodeName], Field(max_length=200)]
+    pins: Annotated[list[NodeName], Field(max_length=MAX_PINS)]
 
 
 class SupernodesRequest(Wire):
     """Each supernode as the graph file writes it: its label, then the ids of its nodes."""
 
     supernodes: Annotated[
-        list[Annotated[list[Label], Field(min_length=2, max_length=500)]], Field(max_length=200)
+        list[Annotated[list[Label], Field(min_length=2, max_length=MAX_MEMBERS)]],
+        Field(max_length=MAX_SUPERNODES),
     ]
 
 

@@ -1,4 +1,10 @@
-"""The work folder: graphs and labels as plain JSON files, each saved as a whole or not at all."""
+"""The work folder: graphs, what was tried on them and labels, as plain JSON files, each saved as a whole or not at all.
+
+graphs/SLUG.json           the graph file, with pins, groups and card positions in its `qParams`
+outcomes/SLUG/NUMBER.json  interventions on it, in the order in which they were made
+trash/SLUG/                what was removed, until the next graph of that name is
+labels.json                people's names for features
+"""
 
 from __future__ import annotations
 
@@ -12,34 +18,36 @@ import time
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from thoughtscope.core.errors import (
     CorruptArtefact,
     LimitExceeded,
     PathOutsideRoot,
     ThoughtscopeError,
+    UnknownGraph,
     describe_choices,
 )
 from thoughtscope.core.files import atomic_write_text, strict_json
-from thoughtscope.server.errors import UnknownGraph
-
-if TYPE_CHECKING:
-    from thoughtscope.atlas import LabelStore
+from thoughtscope.core.labels import LabelStore, read_labels
 
 SLUG = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 MAX_GRAPHS = 10_000
+MAX_OUTCOMES = 500
+"""Kept interventions of one graph."""
+LABELS = "labels.json"
 
 
 def default_folder() -> Path:
     """The per-user data folder of this platform."""
     if sys.platform == "darwin":
-        base = Path.home() / "Library" / "Application Support"
-    elif sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    else:
-        base = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
-    return base / "thoughtscope"
+        return Path.home() / "Library" / "Application Support" / "thoughtscope"
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "thoughtscope"
+
+
+def user_labels() -> LabelStore:
+    """The labels in the user's data folder."""
+    return LabelStore(default_folder() / LABELS)
 
 
 def slug_of(prompt: str) -> str:
@@ -50,7 +58,7 @@ def slug_of(prompt: str) -> str:
 
 
 class WorkFolder:
-    """Graphs under `graphs/{slug}.json`, people's labels under `labels/`. Safe to use from several threads.
+    """Everything that is kept between sessions. Safe to use from several threads.
 
     Raises `PathOutsideRoot` for a slug that is not a plain name and `UnknownGraph` for one that is not there.
     """
@@ -65,17 +73,21 @@ class WorkFolder:
                 f"The work folder {self.root} cannot be made: {error.strerror}. Give --folder."
             ) from None
         self._summaries: dict[str, tuple[int, dict[str, Any]]] = {}
+        self.labels = LabelStore(self.root / LABELS)
 
     # --- graphs ----------------------------------------------------------------------------------------------------
 
     def graph_path(self, slug: str) -> Path:
         """Where the graph lies. The name is checked first, then the resolved path, links included."""
+        return self._inside("graphs", slug, ".json")
+
+    def _inside(self, part: str, slug: str, suffix: str = "") -> Path:
         if not SLUG.fullmatch(slug) or slug.startswith("."):
             raise PathOutsideRoot(
                 f"{slug!r} cannot name a graph: use 1 to 100 of letters, digits, _, - and . only."
             )
-        folder = self.root.resolve() / "graphs"
-        path = (folder / f"{slug}.json").resolve()
+        folder = self.root.resolve() / part
+        path = (folder / f"{slug}{suffix}").resolve()
         if not path.is_relative_to(folder):
             raise PathOutsideRoot(f"The graph {slug!r} lies outside the work folder.")
         return path
@@ -139,24 +151,19 @@ class WorkFolder:
 
     # --- labels ----------------------------------------------------------------------------------------------------
 
-    def labels(self, scan: str) -> dict[str, str]:
-        """The labels that people gave to one dictionary's features, by `layer/index`."""
-        if not self._label_path(scan).exists():
-            return {}
-        return self._label_store(scan).all()
+    def labels_of(self, dictionary: str, scan: str) -> dict[str, str]:
+        """The labels that people gave to one dictionary's features, by `part/index`.
 
-    def write_label(self, scan: str, layer: int, index: int, label: str) -> str:
-        """Keeps a label, an empty one removes it. Returns what is kept."""
+        Older versions kept them in a file for each `scan`; what such a file holds moves into `labels` first.
+        """
+        old = self._old_labels(scan)
         with self._lock:
-            return self._label_store(scan).set(layer, index, label)
+            if old.exists():
+                self.labels.adopt(dictionary, read_labels(old))
+                os.replace(old, old.with_suffix(".json.moved"))
+        return self.labels.of(dictionary)
 
-    def _label_store(self, scan: str) -> LabelStore:
-        from thoughtscope.atlas.labels import LabelStore
-
-        return LabelStore(self._label_path(scan))
-
-    def _label_path(self, scan: str) -> Path:
-        """A file of its own for each dictionary; the hash keeps apart names that look alike as file names."""
+    def _old_labels(self, scan: str) -> Path:
         plain = re.sub(r"[^A-Za-z0-9_-]+", "-", scan)[:60].strip("-")
         return self.root / "labels" / f"{plain}-{hashlib.sha256(scan.encode()).hexdigest()[:8]}.json"
 

@@ -1,0 +1,53 @@
+"""`trace`: a prompt's graph, pruned and labelled."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from thoughtscope.core.errors import LimitExceeded
+from thoughtscope.core.progress import Progress, silent
+from thoughtscope.microscope.opening import Microscope
+
+if TYPE_CHECKING:
+    from thoughtscope.graphs import Graph
+    from thoughtscope.models import Tokens
+
+NODE_MASS = 0.8
+EDGE_MASS = 0.98
+
+
+def tokens_of(microscope: Microscope, prompt: str) -> Tokens:
+    """Tokenizes within the microscope's limit. Raises `LimitExceeded` before anything large is allocated."""
+    from thoughtscope.models import tokenize
+
+    # No tokenizer makes fewer tokens than this from so many characters; the check spares it absurd inputs.
+    if len(prompt) > 200 * microscope.max_tokens:
+        raise LimitExceeded(
+            f"The prompt has {len(prompt):,} characters; {microscope.max_tokens} tokens are the limit."
+        )
+    return tokenize(microscope.model, prompt, max_tokens=microscope.max_tokens)
+
+
+def trace(
+    microscope: Microscope,
+    prompt: str | Tokens,
+    *,
+    node_mass: float | None = NODE_MASS,
+    edge_mass: float = EDGE_MASS,
+    max_nodes: int | None = None,
+    progress: Progress = silent,
+) -> Graph:
+    """A prompt's pruned graph, with what people call its features, and else what the feature bank does.
+
+    `node_mass=None` gives the whole graph, with people's labels alone: a bank takes long to name all its features.
+    Raises `LimitExceeded` for a prompt over the microscope's limit, and what `attribute` and `prune` raise.
+    """
+    from thoughtscope.graphs import attribute, prune
+    from thoughtscope.reports.payload import labelled
+
+    tokens = tokens_of(microscope, prompt) if isinstance(prompt, str) else prompt
+    graph = attribute(microscope.model, microscope.dictionary, tokens, max_nodes=max_nodes, progress=progress)
+    if node_mass is None:
+        return labelled(graph, bank=None, labels=microscope.labels)
+    small = prune(graph, node_mass=node_mass, edge_mass=edge_mass)
+    return labelled(small, bank=microscope.bank, labels=microscope.labels)
