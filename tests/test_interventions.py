@@ -327,7 +327,7 @@ def test_generation_with_a_cache_equals_generation_without(label, attention, con
             FeatureEdit(layer=0, index=1, op="add", value=1.5, start=4),
             FeatureEdit(layer=1, index=2, op="scale", value=-3.0),
             DirectionEdit(
-                site=Site("resid_post", 0), op="add", vector=torch.ones(model.d_model), start=6, factor=0.3
+                site=Site("resid_post", 0), op="add", vector=torch.ones(model.d_model), start=6, value=0.3
             ),
         ),
         attention=attention,
@@ -373,7 +373,7 @@ def test_padding_on_the_left_changes_nothing(label, attention, constrained) -> N
     edits = (
         *some_edits(dictionary, alone, model),
         FeatureEdit(layer=1, index=2, op="set", value=0.8),
-        DirectionEdit(site=Site("resid_post", 0), op="scale", factor=0.5, positions=(3,)),
+        DirectionEdit(site=Site("resid_post", 0), op="scale", value=0.5, positions=(3,)),
     )
     steered = Plan(edits=edits, attention=attention, constrained=constrained)
     first, second = (
@@ -392,7 +392,7 @@ def test_many_plans_in_one_pass_equal_one_at_a_time(llama) -> None:
     model, dictionary, tokens = llama
     edits = some_edits(dictionary, tokens, model)
     direction = DirectionEdit(
-        site=dictionary.writes[1], op="add", vector=torch.ones(model.d_model), factor=0.5
+        site=dictionary.writes[1], op="add", vector=torch.ones(model.d_model), value=0.5
     )
     plans = [
         Plan(),
@@ -542,7 +542,7 @@ def test_refusals_name_the_fault(llama) -> None:
     with pytest.raises(InvalidPlan, match="one prompt"):
         intervene(model, dictionary, tokens_from_ids(model, [IDS, IDS]), fine)
     with pytest.raises(InvalidPlan, match="smaller values"):
-        infinite = DirectionEdit(site=Site("resid_post", 2), op="scale", factor=1e38)
+        infinite = DirectionEdit(site=Site("resid_post", 2), op="scale", value=1e38)
         intervene(model, dictionary, tokens, Plan(edits=(infinite, infinite)))
     with pytest.raises(LimitExceeded):
         intervene(model, dictionary, tokens, fine, max_new_tokens=1000)

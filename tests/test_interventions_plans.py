@@ -184,11 +184,11 @@ def test_a_plan_survives_json_exactly(fields, attention, constrained, label) -> 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_a_direction_survives_json_bit_for_bit(dtype) -> None:
     vector = torch.randn(16).to(dtype)
-    edit = DirectionEdit(site=Site("mlp_out", 2), op="add", vector=vector, factor=0.1, start=3)
+    edit = DirectionEdit(site=Site("mlp_out", 2), op="add", vector=vector, value=0.1, start=3)
     (back,) = Plan.from_json(json.dumps(Plan(edits=(edit,)).to_json())).edits
     assert isinstance(back, DirectionEdit) and back.vector is not None
     assert back.vector.dtype == dtype and torch.equal(back.vector, vector)
-    assert back.to_dict() == edit.to_dict()
+    assert back.to_json() == edit.to_json()
 
 
 def test_an_outcome_survives_json_exactly(world) -> None:
@@ -326,7 +326,7 @@ def test_a_control_is_as_strong_at_the_same_places_with_other_features(world, am
 def test_a_control_of_a_direction_has_its_norm(world) -> None:
     _, dictionary, _, _ = world
     direction = DirectionEdit(
-        site=Site("mlp_out", 1), op="add", vector=torch.arange(16.0), factor=0.2, positions=(2,)
+        site=Site("mlp_out", 1), op="add", vector=torch.arange(16.0), value=0.2, positions=(2,)
     )
     (control,) = random_control(dictionary, Plan(edits=(direction,)), encoded(world), seed=0).direction_edits
     assert control.vector is not None and direction.vector is not None

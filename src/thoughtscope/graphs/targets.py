@@ -13,6 +13,7 @@ from thoughtscope.core.errors import ThoughtscopeError, UnknownFeature
 from thoughtscope.core.ids import NodeId, NodeKind
 from thoughtscope.graphs.linear import Linearised
 from thoughtscope.models.model import Model
+from thoughtscope.models.tokens import token_text
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def _token(
     unembed, bias = model.family.unembed.detach(), model.family.unembed_bias
     probability = float(frozen.logits[position].softmax(-1)[token])
     return LogitTarget(
-        text=_text(model, token),
+        text=token_text(model, token),
         vocab_id=token,
         index=token,
         probability=probability,
@@ -149,7 +150,3 @@ def _difference(
         vector=a.vector - b.vector,
         bias=a.bias - b.bias,
     )
-
-
-def _text(model: Model, token: int) -> str:
-    return f"#{token}" if model.tokenizer is None else model.tokenizer.decode([token])
