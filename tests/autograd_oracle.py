@@ -47,13 +47,18 @@ def find_modules(module: nn.Module) -> Modules:
         else getattr(module, "gpt_neox", None) or module.model
     )
     blocks = list(inner.h if hasattr(inner, "h") else inner.layers)
-    gemma = hasattr(blocks[0], "pre_feedforward_layernorm")
+    after = hasattr(
+        blocks[0], "post_feedforward_layernorm"
+    )  # Gemma and OLMo 2 have norms after each sublayer
+    before = hasattr(blocks[0], "ln_1") or hasattr(
+        blocks[0], "input_layernorm"
+    )  # all but OLMo 2 have them before
     attn_norm = "ln_1" if hasattr(blocks[0], "ln_1") else "input_layernorm"
     mlp_norm = (
         "ln_2"
         if attn_norm == "ln_1"
         else "pre_feedforward_layernorm"
-        if gemma
+        if after
         else "post_attention_layernorm"
     )
     final = next(
@@ -63,12 +68,12 @@ def find_modules(module: nn.Module) -> Modules:
         blocks=blocks,
         final_norm=final,
         unembed=getattr(module, "embed_out", None) or module.lm_head,
-        attn_norms=[getattr(block, attn_norm) for block in blocks],
-        mlp_norms=[getattr(block, mlp_norm) for block in blocks],
+        attn_norms=[getattr(block, attn_norm) for block in blocks if before],
+        mlp_norms=[getattr(block, mlp_norm) for block in blocks if before],
         post_norms=[
-            n for b in blocks if gemma for n in (b.post_attention_layernorm, b.post_feedforward_layernorm)
+            n for b in blocks if after for n in (b.post_attention_layernorm, b.post_feedforward_layernorm)
         ],
-        mlp_post_norms=[block.post_feedforward_layernorm if gemma else None for block in blocks],
+        mlp_post_norms=[block.post_feedforward_layernorm if after else None for block in blocks],
         mlps=[block.mlp for block in blocks],
     )
 
@@ -206,9 +211,11 @@ def replaced(
 def _note_read(parts: Modules, site: Site, key: str, note):  # type: ignore[no-untyped-def]
     layer = site.layer or 0
     if site.kind == "resid_pre":
-        return parts.attn_norms[layer].register_forward_pre_hook(lambda m, args: note(key, args[0]))
+        return parts.blocks[layer].register_forward_pre_hook(lambda m, args: note(key, args[0]))
     if site.kind == "resid_mid":
         return parts.mlp_norms[layer].register_forward_pre_hook(lambda m, args: note(key, args[0]))
+    if site.kind == "mlp_in" and not parts.mlp_norms:
+        return parts.mlps[layer].register_forward_pre_hook(lambda m, args: note(key, args[0]))
     norm = (parts.mlp_norms if site.kind.startswith("mlp") else parts.attn_norms)[layer]
     if site.kind.endswith("_in"):
         return norm.register_forward_hook(lambda m, args, out: note(key, out))
@@ -257,7 +264,11 @@ def random_dictionary(
     activation: str = "topk",
     seed: int = 0,
 ) -> Dictionary:
-    """A dictionary of random weights and biases; a few features are active at each position."""
+    """A dictionary of random weights and biases; a few features are active at each position.
+
+    On a family without a norm there, one that would read `mlp_norm` reads `mlp_in`.
+    """
+    read = "mlp_in" if read in model.family.missing else read
     generator = torch.Generator().manual_seed(seed)
     d, n_layers = model.d_model, model.n_layers
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -18,9 +19,9 @@ KINDS = ["default", "eager"]
 
 
 def every_site(model: Model) -> list[Site]:
-    kinds = [kind for kind in LAYER_KINDS if kind not in model.family.missing]
-    return [Site(kind, layer) for layer in range(model.n_layers) for kind in kinds] + [
-        Site(kind) for kind in GLOBAL_KINDS
+    has = lambda kind: kind not in model.family.missing
+    return [Site(kind, layer) for layer in range(model.n_layers) for kind in LAYER_KINDS if has(kind)] + [
+        Site(kind) for kind in GLOBAL_KINDS if has(kind)
     ]
 
 
@@ -46,6 +47,30 @@ def run_with(
     with torch.no_grad():
         forward(model, tokens, writes=writes, reads=reads)
     return found
+
+
+def rotated_scores(model: Model, layer: int, q, k, positions) -> torch.Tensor:
+    """Scores before the mask by the library's own attention modules and rotation, not by our facts."""
+    block = model.family.blocks[layer]
+    attn = block.attn
+    library = sys.modules[type(attn).__module__]
+    for name, x in (("q_norm", q), ("k_norm", k)):
+        norm = getattr(attn, name, None)
+        if norm is None:
+            continue
+        per_head = norm.weight.shape[0] == x.shape[-1]
+        new = norm(x) if per_head else norm(x.flatten(-2)).view(x.shape)
+        q, k = (new, k) if name == "q_norm" else (q, new)
+    q, k = q.transpose(1, 2), k.transpose(1, 2)  # (batch, head, pos, d_head), as the library has them
+    body = getattr(model.module, "model", None) or getattr(model.module, "gpt_neox", None)
+    if body is not None:
+        kind = (attn.layer_type,) if model.family.name == "gemma3" else ()
+        q, k = library.apply_rotary_pos_emb(q, k, *body.rotary_emb(q, positions, *kind))
+    scores = q @ k.repeat_interleave(q.shape[1] // k.shape[1], dim=1).transpose(2, 3) * attn.scaling
+    if model.family.name == "gemma2":
+        cap = model.family.config.attn_logit_softcapping
+        scores = cap * torch.tanh(scores / cap)
+    return scores
 
 
 def hooks_left(model: Model) -> int:
@@ -109,7 +134,16 @@ def test_shapes_and_relations_of_the_captured_tensors(label: str) -> None:
     batch, pos = tokens.ids.shape
     heads, kv_heads, d_head = model.n_heads, model.n_kv_heads, model.d_head
     assert found["z.1"].shape == (batch, pos, heads, d_head)
-    assert found["v.1"].shape == (batch, pos, kv_heads, d_head)
+    assert found["q.1"].shape == (batch, pos, heads, d_head)
+    assert found["v.1"].shape == found["k.1"].shape == (batch, pos, kv_heads, d_head)
+    assert found["mlp_act.1"].shape == (batch, pos, 32)
+    for site in every_site(model):
+        if site.row.is_vector:
+            assert found[site].shape == (batch, pos, *model.shape(site))
+            assert found[site][0, 0].numel() == model.width(site)
+        else:
+            with pytest.raises(UnknownSite, match=r"no vector a position"):
+                model.width(site)
     assert found["pattern.1"].shape == found["scores.1"].shape == (batch, heads, pos, pos)
     assert found["logits"].shape == (batch, pos, model.vocab_size)
     real = tokens.mask
@@ -145,10 +179,8 @@ def test_writes_to_norm_and_head_sites_agree_with_the_algebra(label: str) -> Non
     model = build(label, dtype=torch.float64)
     block = model.family.blocks[1]
     tokens, other = tokens_from_ids(model, IDS[:1]), tokens_from_ids(model, [IDS[0][::-1]])
-    sites = [
-        f"{kind}.1"
-        for kind in ("attn_norm", "attn_in", "v", "z", "pattern", "scores", "attn_raw", "resid_post")
-    ]
+    kinds = "attn_norm attn_in q k v z pattern scores attn_raw mlp_act mlp_raw resid_post".split()
+    sites = [f"{kind}.1" for kind in kinds if kind not in model.family.missing]
     clean, donor = capture(model, tokens, sites), capture(model, other, sites)
 
     def after(site: str, value: torch.Tensor, read: str) -> torch.Tensor:
@@ -158,12 +190,21 @@ def test_writes_to_norm_and_head_sites_agree_with_the_algebra(label: str) -> Non
         return torch.einsum("bhqk,bkhd->bqhd", pattern, v.repeat_interleave(block.group, dim=2))
 
     close = lambda a, b: torch.allclose(a, b, atol=1e-9)
-    assert close(after("attn_norm.1", donor["attn_norm.1"], "attn_in.1"), donor["attn_in.1"])
+    if block.attn_norm is not None:
+        assert close(after("attn_norm.1", donor["attn_norm.1"], "attn_in.1"), donor["attn_in.1"])
     assert close(after("attn_in.1", donor["attn_in.1"], "attn_raw.1"), donor["attn_raw.1"])
     assert close(after("pattern.1", donor["pattern.1"], "z.1"), mixed(donor["pattern.1"], clean["v.1"]))
     assert close(after("v.1", donor["v.1"], "z.1"), mixed(clean["pattern.1"], donor["v.1"]))
     assert close(after("scores.1", donor["scores.1"], "pattern.1"), donor["pattern.1"])
     assert close(after("z.1", donor["z.1"], "attn_raw.1"), donor["attn_raw.1"])
+    assert close(after("mlp_act.1", donor["mlp_act.1"], "mlp_raw.1"), donor["mlp_raw.1"])
+    # looser: rotary angles are float32 whatever the model's precision
+    visible = block.sees(tokens.ids.shape[1])
+    for name, q, k in (("q", donor["q.1"], clean["k.1"]), ("k", clean["q.1"], donor["k.1"])):
+        written = after(f"{name}.1", donor[f"{name}.1"], "scores.1")
+        want = rotated_scores(model, 1, q, k, tokens.positions)
+        assert torch.allclose(written[:, :, visible], want[:, :, visible], atol=1e-5), name
+        assert not torch.allclose(written[:, :, visible], clean["scores.1"][:, :, visible], atol=1e-3), name
     if not block.parallel:
         mid = capture(model, other, ["resid_mid.1"])["resid_mid.1"]
         assert close(after("resid_mid.1", mid, "resid_post.1"), donor["resid_post.1"])
@@ -176,7 +217,9 @@ def test_with_patterns_and_scales_frozen_attention_is_affine(label: str) -> None
     tokens = tokens_from_ids(model, IDS[:1])
     block = model.family.blocks[1]
     clean = capture(model, tokens, ["resid_pre.1", "pattern.1", "attn_raw.1"])
-    scales = {Site("attn_norm", 1): block.attn_norm.scale(clean["resid_pre.1"])}
+    scales = {}
+    if block.attn_norm is not None:
+        scales[Site("attn_norm", 1)] = block.attn_norm.scale(clean["resid_pre.1"])
     if block.attn_post_norm is not None:
         scales[Site("attn_out", 1)] = block.attn_post_norm.scale(clean["attn_raw.1"])
 
@@ -276,7 +319,21 @@ def _ways_to_fail() -> Iterator[type[BaseException]]:
 
 
 @pytest.mark.parametrize(
-    "kind", ["embed", "resid_pre", "attn_in", "v", "scores", "pattern", "z", "mlp_out", "logits"]
+    "kind",
+    [
+        "embed",
+        "resid_pre",
+        "attn_in",
+        "q",
+        "k",
+        "v",
+        "mlp_act",
+        "scores",
+        "pattern",
+        "z",
+        "mlp_out",
+        "logits",
+    ],
 )
 def test_an_exception_anywhere_leaves_no_hook_and_the_attention_as_it_was(kind: str) -> None:
     model = build("qwen3")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
 from tests.tiny_models import VARIANTS, tiny_variant
 from thoughtscope.core.errors import InvalidPlan, LimitExceeded, UnknownSite
-from thoughtscope.core.site import Site
+from thoughtscope.core.site import SITE_KINDS, Site
 from thoughtscope.models import Edit, capture, forward, generate, hold, hold_pattern, hooked, tokens_from_ids
 from thoughtscope.models.edits import writes_of
 
@@ -25,9 +26,14 @@ def mixed_edits(label: str) -> list[Edit]:
     """One of each operation, at several sites: everywhere, at prompt positions, and from a position on."""
     mid = "resid_post.0" if label == "gpt_neox" else "resid_mid.0"
     return [
-        Edit(site=Site.parse(mid), op="add", vector=vector(1), factor=0.7),
-        Edit(site=Site("mlp_out", 1), op="scale", factor=-1.5, start=4),
-        Edit(site=Site("attn_norm", 1), op="replace", vector=vector(2), positions=(2, 5, 12)),
+        Edit(site=Site.parse(mid), op="add", vector=vector(1), value=0.7),
+        Edit(site=Site("mlp_out", 1), op="scale", value=-1.5, start=4),
+        Edit(
+            site=Site("attn_in" if label == "olmo2" else "attn_norm", 1),
+            op="set",
+            vector=vector(2),
+            positions=(2, 5, 12),
+        ),
         Edit(site=Site("attn_raw", 0), op="ablate", start=12),
         Edit(site=Site("resid_post", 1), op="add", vector=vector(3), start=9),
     ]
@@ -44,7 +50,7 @@ def test_cached_and_uncached_generation_agree_under_edits(label: str) -> None:
     free = generate(model, tokens, max_new_tokens=LONG)
     assert not torch.equal(free.ids, cached.ids)
     # an edit that only touches generated positions must leave the first generated token alone
-    late = [Edit(site=Site("resid_post", 1), op="replace", vector=vector(4, 9.0), start=len(IDS[0]))]
+    late = [Edit(site=Site("resid_post", 1), op="set", vector=vector(4, 9.0), start=len(IDS[0]))]
     later = generate(model, tokens, max_new_tokens=6, edits=late)
     assert later.ids[0, 10] == free.ids[0, 10] and not torch.equal(later.ids[0, 10:], free.ids[0, 10:16])
 
@@ -66,10 +72,13 @@ def test_values_patterns_and_scales_hold_their_meaning_under_the_cache(label: st
     model = tiny_variant(label)
     block = model.family.blocks[1]
     tokens = tokens_from_ids(model, IDS[:1])
-    other = capture(model, tokens_from_ids(model, [IDS[0][::-1]]), ["pattern.1", "v.0", "resid_pre.1"])
+    other = capture(
+        model, tokens_from_ids(model, [IDS[0][::-1]]), ["pattern.1", "v.0", "resid_pre.1", "attn_raw.1"]
+    )
+    made, read = ("attn_norm", "resid_pre.1") if block.attn_norm is not None else ("attn_out", "attn_raw.1")
     arguments = {
         "writes": {Site("v", 0): hold(other["v.0"]), Site("pattern", 1): hold_pattern(other["pattern.1"])},
-        "norm_scales": {Site("attn_norm", 1): block.attn_norm.scale(other["resid_pre.1"]) * 3},
+        "norm_scales": {Site(made, 1): model.family.norms[Site(made, 1)][1].scale(other[read]) * 3},
     }
     cached = generate(model, tokens, max_new_tokens=LONG, **arguments)
     whole = generate(model, tokens, max_new_tokens=LONG, cache=False, **arguments)
@@ -101,13 +110,13 @@ def test_each_operation_does_what_it_says_where_it_says() -> None:
     cases = [
         (Edit(site=Site("resid_pre", 1), op="add", vector=vector()), clean + vector(), everywhere),
         (
-            Edit(site=Site("resid_pre", 1), op="add", vector=vector(), factor=-2.0),
+            Edit(site=Site("resid_pre", 1), op="add", vector=vector(), value=-2.0),
             clean - 2 * vector(),
             everywhere,
         ),
-        (Edit(site=Site("resid_pre", 1), op="scale", factor=0.5, positions=(0, 6)), clean * 0.5, chosen),
+        (Edit(site=Site("resid_pre", 1), op="scale", value=0.5, positions=(0, 6)), clean * 0.5, chosen),
         (
-            Edit(site=Site("resid_pre", 1), op="replace", vector=vector(), start=5),
+            Edit(site=Site("resid_pre", 1), op="set", vector=vector(), start=5),
             vector().expand_as(clean),
             from_five,
         ),
@@ -127,9 +136,16 @@ def test_an_edit_of_strength_zero_and_an_empty_plan_change_no_bit() -> None:
         tokens = tokens_from_ids(model, IDS)
         with torch.no_grad():
             before = forward(model, tokens)
-            sites = [Site("resid_post", 0), Site("mlp_in", 1), Site("attn_norm", 1), Site("final_norm")]
-            idle = [Edit(site=site, op="add", vector=vector(), factor=0.0) for site in sites]
-            idle += [Edit(site=site, op="scale", factor=1.0) for site in sites]
+            vectors = [kind for kind, row in SITE_KINDS.items() if row.is_vector]
+            sites = [
+                Site(kind, 1 if SITE_KINDS[kind].per_layer else None)
+                for kind in vectors
+                if kind not in model.family.missing
+            ]
+            idle = [
+                Edit(site=site, op="add", vector=torch.randn(model.width(site)), value=0.0) for site in sites
+            ]
+            idle += [Edit(site=site, op="scale", value=1.0) for site in sites]
             idle += [Edit(site=site, op="ablate", positions=(99,)) for site in sites]
             assert torch.equal(before, forward(model, tokens, writes=writes_of(model, idle)))
             assert torch.equal(before, forward(model, tokens, writes={}))
@@ -150,23 +166,64 @@ def test_generation_stops_at_the_end_token_and_at_the_models_positions() -> None
         generate(model, tokens, max_new_tokens=247)
 
 
-def test_edits_come_back_from_json_and_a_tensor() -> None:
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_edits_come_back_from_json_bit_for_bit(dtype: torch.dtype) -> None:
     for edit in mixed_edits("llama"):
-        back = Edit.from_dict(json.loads(json.dumps(edit.to_dict())), edit.vector)
-        assert back.to_dict() == edit.to_dict() and back.vector is edit.vector
-    with pytest.raises(InvalidPlan, match=r'"strength" is not a field of an edit'):
-        Edit.from_dict({"site": "resid_pre.0", "op": "ablate", "strength": 2})
-    with pytest.raises(InvalidPlan, match=r'"remove" is not a kind of edit'):
-        Edit.from_dict({"site": "resid_pre.0", "op": "remove"})
+        edit = edit if edit.vector is None else replace(edit, vector=edit.vector.to(dtype) / 3)
+        back = Edit.from_json(json.loads(json.dumps(edit.to_json(), allow_nan=False)))
+        assert back.to_json() == edit.to_json()
+        assert {name: getattr(back, name) for name in ("site", "op", "value", "positions", "start")} == {
+            name: getattr(edit, name) for name in ("site", "op", "value", "positions", "start")
+        }
+        if edit.vector is not None:
+            assert back.vector.dtype == dtype and torch.equal(back.vector, edit.vector)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"site": "resid_pre.0", "op": "ablate", "strength": 2}, '"strength" is not a field of an edit'),
+        ({"site": "resid_pre.0", "op": "remove"}, '"remove" is not a kind of edit'),
+        ({"site": "resid_pre.0"}, '"None" is not a kind of edit'),
+        ({"site": "resid_pre.0", "op": "set", "vector": {"dtype": "int4", "values": [1]}}, "int4"),
+        ({"site": "resid_pre.0", "op": "set", "vector": {"values": [1]}}, "cannot be read"),
+        ({"site": "resid_pre.0", "op": "set", "vector": [1.0]}, "cannot be read"),
+        ({"site": "resid_pre.0", "op": "ablate", "positions": 3}, "cannot be read"),
+    ],
+)
+def test_json_that_is_no_edit_is_refused(data: object, message: str) -> None:
+    with pytest.raises(InvalidPlan, match=message):
+        Edit.from_json(data)
+
+
+@pytest.mark.parametrize("kind", ["z", "q", "k", "v", "mlp_act"])
+@pytest.mark.parametrize("label", ["gpt2", "gpt_neox", "llama", "qwen3", "olmo2"])
+def test_a_direction_of_heads_or_neurons_is_added_where_it_lies(label: str, kind: str) -> None:
+    """The vector is that of all heads one after another; one head's part moves that head alone."""
+    model = tiny_variant(label)
+    tokens = tokens_from_ids(model, IDS)
+    site = Site(kind, 1)
+    shape = model.shape(site)
+    part = torch.zeros(shape)
+    part[-1] = torch.randn(shape[1:])  # the last head, or the last neuron
+    clean = capture(model, tokens, [site, "logits"])
+    for op in ("add", "set"):
+        edit = Edit(site=site, op=op, vector=part.flatten(), positions=(2, 4))
+        found = capture(model, tokens, [site, "logits"], edits=[edit])
+        where = (tokens.positions == 2) | (tokens.positions == 4)
+        assert torch.equal(found[site][~where], clean[site][~where])
+        want = clean[site][where] + part if op == "add" else part.expand_as(clean[site][where])
+        assert torch.equal(found[site][where], want)
+        assert not torch.allclose(found["logits"], clean["logits"], atol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
         ({"op": "add"}, "needs a vector"),
-        ({"op": "scale"}, "needs a factor"),
-        ({"op": "ablate", "factor": 2.0}, "takes no factor"),
-        ({"op": "scale", "factor": 2.0, "vector": torch.zeros(16)}, "takes no vector"),
+        ({"op": "scale"}, "needs a value"),
+        ({"op": "ablate", "value": 2.0}, "takes no value"),
+        ({"op": "scale", "value": 2.0, "vector": torch.zeros(16)}, "takes no vector"),
         ({"op": "ablate", "positions": (1,), "start": 1}, "not both"),
         ({"op": "ablate", "positions": (0, -1)}, "count from 0"),
         ({"op": "ablate", "start": -1}, "count from 0"),
@@ -182,7 +239,7 @@ def test_an_edit_that_means_nothing_is_refused(fields: dict, message: str) -> No
 def test_an_edit_that_does_not_fit_the_model_is_refused() -> None:
     model = tiny_variant("gpt_neox")
     tokens = tokens_from_ids(model, IDS)
-    with pytest.raises(InvalidPlan, match=r"shape \(8,\), but random-gpt_neox is 16 wide"):
+    with pytest.raises(InvalidPlan, match=r"shape \(8,\), but there random-gpt_neox is 16 wide"):
         capture(model, tokens, ["logits"], edits=[Edit(site=Site("embed"), op="add", vector=torch.zeros(8))])
     with pytest.raises(UnknownSite, match=r"parallel residual"):
         generate(model, tokens, max_new_tokens=1, edits=[Edit(site=Site("resid_mid", 0), op="ablate")])

@@ -190,7 +190,7 @@ def test_a_direction_survives_json_bit_for_bit(dtype) -> None:
     (back,) = Plan.from_json(json.dumps(Plan(edits=(edit,)).to_json())).edits
     assert isinstance(back, DirectionEdit) and back.vector is not None
     assert back.vector.dtype == dtype and torch.equal(back.vector, vector)
-    assert back.to_dict() == edit.to_dict()
+    assert back.to_json() == edit.to_json()
 
 
 def test_an_outcome_survives_json_exactly(world) -> None:

@@ -15,7 +15,7 @@ import transformers
 
 from tests.tiny_models import FAMILIES, tiny_model
 from thoughtscope.core.errors import CorruptArtefact, ThoughtscopeError, UnknownModel, UnsupportedModel
-from thoughtscope.models import checkpoints, forward, load_model, tokenize, tokens_from_ids
+from thoughtscope.models import checkpoints, forward, load_model, model_from, tokenize, tokens_from_ids
 
 
 def save(folder: Path, family: str = "llama", **options) -> Path:
@@ -138,6 +138,91 @@ def test_a_tensor_that_is_not_in_the_file_is_never_left_random(saved: Path) -> N
     save_file(tensors, path, metadata={"format": "pt"})
     with pytest.raises(CorruptArtefact, match=r"lacks 1 of the model's tensors.*layers\.1\.mlp\.up_proj"):
         load_model(str(saved))
+
+
+def _with_config(folder: Path, **fields) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+@pytest.mark.parametrize(
+    ("field", "named"), [("attention_bias", "self_attn.k_proj.bias"), ("mlp_bias", "mlp.down_proj.bias")]
+)
+def test_tensors_that_the_configuration_does_not_use_are_named(
+    tmp_path: Path, field: str, named: str
+) -> None:
+    """Dropped without a word, they would leave a model with other logits."""
+    model = tiny_model("llama", **{field: True})
+    model.module.save_pretrained(tmp_path)
+    model.tokenizer.save_pretrained(tmp_path)
+    load_model(str(tmp_path))
+    _with_config(tmp_path, **{field: False})
+    with pytest.raises(UnsupportedModel, match=rf'holds \d tensors.*{named}.*Set "{field}": true'):
+        load_model(str(tmp_path))
+
+
+def test_a_layer_too_many_is_named_and_buffers_of_old_checkpoints_are_not(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = save(tmp_path, "gpt2")
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    before = forward(load_model(str(folder)), tokens_from_ids(tiny_model("gpt2"), [1, 2]))
+    masks = {
+        f"transformer.h.{n}.attn.{name}": torch.ones(1, 1, 4, 4)
+        for n in (0, 1)
+        for name in ("bias", "masked_bias")
+    }
+    save_file({**tensors, **masks}, path, metadata={"format": "pt"})
+    after = forward(load_model(str(folder)), tokens_from_ids(tiny_model("gpt2"), [1, 2]))
+    assert torch.equal(before, after)
+    _with_config(folder, n_layer=1)
+    with pytest.raises(UnsupportedModel, match=r"transformer\.h\.1\..*config.json that belongs to it"):
+        load_model(str(folder))
+
+
+def test_modules_whose_weights_cannot_be_read_are_refused_with_the_way_out(saved: Path) -> None:
+    module = tiny_model("llama").module
+    with pytest.raises(
+        UnsupportedModel, match=r"DataParallel wraps a LlamaForCausalLM.*model_from\(module\.module"
+    ):
+        model_from(torch.nn.DataParallel(module), name="parallel")
+    with pytest.raises(UnsupportedModel, match=r"wraps a LlamaForCausalLM.*module\._orig_mod"):
+        model_from(torch.compile(module, backend="eager"), name="compiled")
+    with pytest.raises(UnsupportedModel, match=r'model\.embed_tokens\.weight is on the "meta" device'):
+        model_from(tiny_model("llama").module.to("meta"), name="empty")
+    with pytest.raises(UnsupportedModel, match=r'"meta" device holds shapes.*Allowed: cpu'):
+        load_model(str(saved), device="meta")
+    changed = tiny_model("llama").module
+    changed.model.layers[1].self_attn.q_proj = torch.nn.Identity()
+    with pytest.raises(UnsupportedModel, match=r"not built as its class builds it.*no attribute .weight"):
+        model_from(changed, name="changed")
+    packed = tiny_model("llama").module
+    weight = packed.model.layers[0].mlp.up_proj.weight
+    packed.model.layers[0].mlp.up_proj.weight = torch.nn.Parameter(weight.to(torch.int8), requires_grad=False)
+    with pytest.raises(UnsupportedModel, match=r"mlp\.up_proj\.weight is stored as int8"):
+        model_from(packed, name="packed")
+    with pytest.raises(UnsupportedModel, match=r"A Linear has no configuration"):
+        model_from(torch.nn.Linear(2, 2), name="linear")
+
+
+@pytest.mark.filterwarnings("ignore")  # the library's own, about its future
+def test_a_dynamically_quantised_module_is_refused() -> None:
+    quantised = torch.ao.quantization.quantize_dynamic(tiny_model("llama").module, {torch.nn.Linear})
+    with pytest.raises(UnsupportedModel, match=r"q_proj is a quantised Linear.*before quantisation"):
+        model_from(quantised, name="quantised")
+
+
+def test_without_a_device_it_is_a_gpu_or_the_cpu(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from thoughtscope.models import loading
+
+    assert loading._device(None).type == ("cuda" if torch.cuda.is_available() else "cpu")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(ThoughtscopeError, match=r'"mps" is not a device on this machine. Allowed: cpu'):
+        load_model(str(saved), device="mps")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert loading._device("mps") == torch.device("mps")
+    assert loading._device(None).type != "mps"
 
 
 def test_a_pickle_only_checkpoint_is_refused_and_never_opened(saved: Path) -> None:

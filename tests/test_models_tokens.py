@@ -13,7 +13,18 @@ from transformers import PreTrainedTokenizerFast
 
 from tests.tiny_models import tiny_model
 from thoughtscope.core.errors import LimitExceeded, ThoughtscopeError, UnsupportedModel
-from thoughtscope.models import Model, generate, model_from, tokenize, tokens_from_ids
+from thoughtscope.models import (
+    MissingBos,
+    Model,
+    generate,
+    load_model,
+    model_from,
+    pad_left,
+    token_text,
+    tokenize,
+    tokens_from_ids,
+    wants_bos,
+)
 from thoughtscope.models.pieces import decode, show
 
 TEXTS = [
@@ -167,6 +178,74 @@ def test_special_tokens_are_optional_and_have_no_place_in_the_text() -> None:
     written = tokenize(model, "a<|end|>b", special_tokens=False)
     assert written.pieces == (("a", "<|end|>", "b"),)
     assert written.offsets == (((0, 1), (1, 8), (8, 9)),)
+
+
+def _without_template(model: Model) -> Model:
+    """The same tokenizer, but one that puts no beginning-of-text token by itself, as GPT-2's and SmolLM2's."""
+    model.tokenizer.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    return model
+
+
+def test_a_missing_beginning_token_is_said_and_put_when_asked() -> None:
+    model = _without_template(tiny_model("gpt2"))
+    with pytest.warns(MissingBos, match=r"begins with 'a', without random-gpt2's.*<\|begin\|>.*bos=True"):
+        bare = tokenize(model, ["ab", "abc"])
+    assert (bare.ids[0] != 256).all()
+    assert "without" in wants_bos(model, bare)
+    asked = tokenize(model, ["ab", "abc"], bos=True)
+    assert torch.equal(asked.ids, tokenize(tiny_model("gpt2"), ["ab", "abc"]).ids)
+    assert asked.pieces[0] == ("<|begin|>", "a", "b") and asked.offsets[0] == ((0, 0), (0, 1), (1, 2))
+    assert wants_bos(model, asked) is None
+    assert torch.equal(tokenize(model, ["ab", "abc"], bos=False).ids, bare.ids)  # said, so no warning
+    written = tokenize(model, "<|begin|>ab")  # typed into the prompt
+    assert written.ids.tolist() == [[256, 97, 98]]
+    assert torch.equal(tokenize(model, "<|begin|>ab", bos=True).ids, written.ids)
+    assert tokenize(model, "ab", special_tokens=False).ids.tolist() == [[97, 98]]  # said in another way
+
+
+def test_a_tokenizer_that_puts_the_token_itself_puts_it_once_and_leaves_it_out_when_asked() -> None:
+    model = tiny_model("gpt2")
+    assert (
+        tokenize(model, "ab", bos=True).ids.tolist() == [[256, 97, 98]] == tokenize(model, "ab").ids.tolist()
+    )
+    assert tokenize(model, "ab", bos=False).ids.tolist() == [[97, 98]]
+    assert tokenize(model, "<|begin|>ab", bos=False, special_tokens=False).ids.tolist() == [[256, 97, 98]]
+
+
+def test_a_tokenizer_without_such_a_token_is_left_in_peace() -> None:
+    model = _without_template(tiny_model("gpt2"))
+    model.tokenizer.bos_token = None
+    assert wants_bos(model, tokenize(model, "ab")) is None
+    with pytest.raises(ThoughtscopeError, match=r"names no beginning-of-text token"):
+        tokenize(model, "ab", bos=True)
+    assert wants_bos(tiny_model("llama", vocab_size=50), tokens_from_ids(model, [1, 2])) is None
+
+
+def test_the_specimens_prompts_begin_as_it_was_trained() -> None:
+    model = load_model("specimen")
+    assert wants_bos(model, tokenize(model, "Fact: the capital")) is None
+
+
+def test_nothing_is_written_onto_the_users_tokenizer() -> None:
+    model = tiny_model("llama")
+    before = set(vars(model.tokenizer))
+    tokenize(model, "ab")
+    assert set(vars(model.tokenizer)) == before
+
+
+def test_one_text_for_a_token_everywhere() -> None:
+    model = tiny_model("llama")
+    tokens = tokenize(model, "aé ", special_tokens=False)
+    assert tuple(token_text(model, token) for token in tokens.ids[0].tolist()) == tokens.pieces[0]
+    assert token_text(model, 0xE4) == "<0xE4>" and token_text(model, 256) == "<|begin|>"
+    assert token_text(tiny_model("llama", vocab_size=50), 7) == "⟨7⟩"
+
+
+def test_rows_of_ids_are_padded_on_the_left() -> None:
+    tokens = pad_left([[5, 6, 7], [8]], filler=2)
+    assert tokens.ids.tolist() == [[5, 6, 7], [2, 2, 8]]
+    assert tokens.mask.tolist() == [[True] * 3, [False, False, True]]
+    assert tokens.texts == ("", "") and tokens.pieces == ((), ())
 
 
 def test_chat_templates_are_applied_once_and_without_a_second_begin_token() -> None:

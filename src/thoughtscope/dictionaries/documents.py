@@ -52,6 +52,8 @@ def numbered_batches(
     model: Model, documents: Iterable[Document], *, context: int = 128, batch_tokens: int = 4096
 ) -> Iterator[tuple[list[int], Tokens]]:
     """`document_batches` with the number of each row's document, counted from 0 as they came."""
+    from thoughtscope.models.tokens import pad_left
+
     stream = iter(documents)
     start = 0
     while pool := list(islice(stream, POOL)):
@@ -70,7 +72,7 @@ def numbered_batches(
         # Not from short to long: whoever stops early should have seen both.
         Random(start).shuffle(batches)
         for batch in batches:
-            yield [start + n for n in batch], _padded([encoded[n] for n in batch])
+            yield [start + n for n in batch], pad_left([encoded[n] for n in batch])
         start += len(pool)
 
 
@@ -83,19 +85,6 @@ def _encoded(model: Model, pool: list[Document], context: int) -> list[list[int]
     if model.tokenizer is None:
         raise ThoughtscopeError(f"{model.name} has no tokenizer: give documents as lists of token ids.")
     return model.tokenizer(texts, truncation=True, max_length=context, verbose=False)["input_ids"]
-
-
-def _padded(sequences: Sequence[Sequence[int]]) -> Tokens:
-    from thoughtscope.models import Tokens
-
-    longest = max(map(len, sequences))
-    ids = torch.full((len(sequences), longest), 0)
-    mask = torch.zeros(len(sequences), longest, dtype=torch.bool)
-    for row, sequence in enumerate(sequences):
-        ids[row, longest - len(sequence) :] = torch.tensor(sequence)
-        mask[row, longest - len(sequence) :] = True
-    nothing = tuple(() for _ in sequences)
-    return Tokens(ids=ids, mask=mask, texts=("",) * len(sequences), pieces=nothing, offsets=nothing)
 
 
 def counted(mask: Bool[Tensor, "batch pos"], *, skip_first: bool) -> Bool[Tensor, "batch pos"]:

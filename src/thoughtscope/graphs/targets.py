@@ -22,6 +22,7 @@ from thoughtscope.dictionaries.features import flat
 from thoughtscope.graphs.linear import Linearised
 from thoughtscope.models.capture import Activations
 from thoughtscope.models.model import Model
+from thoughtscope.models.tokens import token_text
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ class _CentredUnembedding:
         vector = self.model.family.unembed.detach()[token].float() - self.mean
         constant = 0.0 if bias is None else float(bias[token].float() - bias.float().mean())
         return ReadTarget(
-            text=_text(self.model, token),
+            text=token_text(self.model, token),
             vocab_id=token,
             index=token,
             probability=probability,
@@ -217,7 +218,3 @@ def _feature(item: FeatureTarget, activations: Activations, *, index: int) -> Re
         bias=float(part.encoder_bias(which)),
         value=float(part.preactivations(held)[item.index]),
     )
-
-
-def _text(model: Model, token: int) -> str:
-    return f"#{token}" if model.tokenizer is None else model.tokenizer.decode([token])

@@ -16,7 +16,7 @@ from thoughtscope.interventions.outcome import Distribution, FeatureChange, Outc
 from thoughtscope.interventions.patch import Patch
 from thoughtscope.interventions.plans import Plan
 from thoughtscope.models.model import Model
-from thoughtscope.models.tokens import describe
+from thoughtscope.models.tokens import token_text
 
 _CELLS = 1 << 25
 """Activations held at once when features are compared: 128 MiB in float32."""
@@ -45,7 +45,7 @@ def measure(
         before=_distribution(model, before, shown),
         after=_distribution(model, after, shown),
         kl=max(float((before.exp() * (before - after)).sum()), 0.0),
-        answer=_text(model, chosen),
+        answer=token_text(model, chosen),
         answer_id=chosen,
         rank_before=1 + int((before > before[chosen]).sum()),
         rank_after=1 + int((after > after[chosen]).sum()),
@@ -127,11 +127,7 @@ def _centred(model: Model, logits: Float[Tensor, " vocab"]) -> Float[Tensor, " v
 def _distribution(model: Model, log_probabilities: Float[Tensor, " vocab"], ids: list[int]) -> Distribution:
     ordered = sorted(ids, key=lambda token: (-float(log_probabilities[token]), token))
     return Distribution(
-        tokens=tuple(_text(model, token) for token in ordered),
+        tokens=tuple(token_text(model, token) for token in ordered),
         ids=tuple(ordered),
         probabilities=tuple(float(log_probabilities[token].exp()) for token in ordered),
     )
-
-
-def _text(model: Model, token: int) -> str:
-    return describe(model, [token])[1][0]

@@ -82,7 +82,7 @@ def _from_hub(name: str, revision: str | None) -> tuple[Path, str]:
         folder = snapshot(local_files_only=False)
     except (OSError, ValueError) as error:  # every error of the hub client is one of these
         raise UnknownModel(
-            f'The model hub does not give "{name}"{_at(revision)}: {_first_line(error)}. {_ALLOWED}'
+            f'The model hub does not give "{name}"{_at(revision)}: {first_line(error)}. {_ALLOWED}'
         ) from error
     if not any(folder.glob("*.safetensors")):
         raise UnsupportedModel(
@@ -216,5 +216,6 @@ def _at(revision: str | None) -> str:
     return "" if revision is None else f" at revision {revision}"
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or its name where it has none: foreign errors can run over pages."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -107,8 +107,6 @@ class Edit:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Edit:
         """Reads what `to_json` wrote. Raises `InvalidPlan` for anything else."""
-        if not isinstance(data, Mapping):
-            raise InvalidPlan(f"An edit is an object with named fields; got {type(data).__name__}.")
         allowed = tuple(cls.__dataclass_fields__)
         for key in data:
             if key not in allowed:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ from typing import Any
 import torch
 
 from thoughtscope.core.errors import CorruptArtefact, ThoughtscopeError, UnsupportedModel, describe_choices
-from thoughtscope.models.checkpoints import check_files, locate
+from thoughtscope.models.checkpoints import check_files, first_line, locate
 from thoughtscope.models.families import FAMILIES, bind
 from thoughtscope.models.model import Model
 from thoughtscope.models.proofs import prove
 
+# Tensors that older checkpoints hold and that are computed instead: rotary frequencies, masks of attention.
+_HARMLESS = [r"rotary_emb\.inv_freq$", r"(attn|attention)\.(masked_)?bias$", r"(^|\.)position_ids$"]
 _DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -34,16 +37,19 @@ def load_model(
     """Loads a causal language model unmodified, and proves the site table on it.
 
     `name_or_path` is "specimen", a folder, or a name on the Hugging Face hub; local files first, and without network
-    the answer comes at once. `device` defaults to a GPU where there is one; `dtype` to the checkpoint's own. The
+    the answer comes at once. `device` is "cpu", "cuda", "cuda:1" or "mps"; without one it is CUDA where there is a GPU
+    and the CPU elsewhere (MPS, which has no float64, only when asked for). `dtype` is the checkpoint's own. The
     attention implementation is the library's default, so logits are those that the same module gives elsewhere.
     Raises `UnknownModel` for a name that leads nowhere, `UnsupportedModel` for another architecture, a pickle-only
-    checkpoint or a failed probe, `CorruptArtefact` for a missing or damaged file, naming it.
+    checkpoint, tensors that the configuration does not use, or a failed probe, `CorruptArtefact` for a missing or
+    damaged file, naming it.
     """
+    place = _device(device)
     folder, found = locate(name_or_path, revision=revision)
     check_files(folder)
     config = _config(folder, name_or_path, trust_remote_code)
     module = _module(folder, config, _dtype(dtype), trust_remote_code)
-    module.to(_device(device))
+    module.to(place)
     tokenizer = _tokenizer(folder, name_or_path, trust_remote_code)
     return model_from(module, tokenizer, name=name_or_path, revision=found)
 
@@ -54,10 +60,12 @@ def model_from(
     """Binds an already loaded module and proves the site table on it with a few random tokens.
 
     The module is put in eval mode and is otherwise left as it is.
-    Raises `UnsupportedModel` for an unknown architecture, or with the probe that failed and by how much.
+    Raises `UnsupportedModel` for an unknown architecture, for weights that cannot be read (quantised, on the meta
+    device, wrapped in DataParallel), or with the identity that failed and by how much.
     """
+    family = bind(module)
     module.eval()
-    model = Model(module=module, tokenizer=tokenizer, family=bind(module), name=name, revision=revision)
+    model = Model(module=module, tokenizer=tokenizer, family=family, name=name, revision=revision)
     if prove_sites:
         prove(model)
     return model
@@ -71,7 +79,7 @@ def _config(folder: Path, name: str, trust_remote_code: bool) -> Any:
             folder, trust_remote_code=trust_remote_code, local_files_only=True
         )
     except (ValueError, KeyError, OSError) as error:
-        raise UnsupportedModel(f"The configuration of {name} cannot be used: {_first_line(error)}") from error
+        raise UnsupportedModel(f"The configuration of {name} cannot be used: {first_line(error)}") from error
     declared = config.architectures or []
     if not any(architecture in FAMILIES for architecture in declared):
         raise UnsupportedModel(
@@ -99,9 +107,7 @@ def _module(folder: Path, config: Any, dtype: torch.dtype | str, trust_remote_co
                 output_loading_info=True,
             )
         except (RuntimeError, OSError, ValueError, ImportError) as error:
-            raise CorruptArtefact(
-                f"The weights in {folder} cannot be loaded: {_first_line(error)}"
-            ) from error
+            raise CorruptArtefact(f"The weights in {folder} cannot be loaded: {first_line(error)}") from error
     module, report = loaded
     missing = sorted(report["missing_keys"])
     if missing:
@@ -109,7 +115,30 @@ def _module(folder: Path, config: Any, dtype: torch.dtype | str, trust_remote_co
             f"{folder} lacks {len(missing)} of the model's tensors, the first is {missing[0]}. "
             f"Download or copy the whole checkpoint again."
         )
+    _refuse_unused(folder, report["unexpected_keys"], tied=bool(config.tie_word_embeddings))
     return module
+
+
+def _refuse_unused(folder: Path, names: Collection[str], *, tied: bool) -> None:
+    """A tensor of the checkpoint that the configuration has no place for would be dropped, and the logits be wrong."""
+    harmless = [*_HARMLESS, r"(^|\.)lm_head\.weight$"] if tied else _HARMLESS
+    unused = sorted(name for name in names if not any(re.search(pattern, name) for pattern in harmless))
+    if not unused:
+        return
+    biases = {"attention_bias": "attn", "mlp_bias": "mlp"}
+    fields = [
+        field
+        for field, part in biases.items()
+        if all(name.endswith("bias") and part in name for name in unused)
+    ]
+    fix = (
+        f'Set "{fields[0]}": true in its config.json' if fields else "Use the config.json that belongs to it"
+    )
+    raise UnsupportedModel(
+        f"{folder} holds {len(unused)} tensors that its configuration has no place for, the first are "
+        f"{', '.join(unused[:3])}. Without them the model would give other logits. {fix}, or remove them if they are "
+        f"not the model's."
+    )
 
 
 def _tokenizer(folder: Path, name: str, trust_remote_code: bool) -> Any:
@@ -120,7 +149,7 @@ def _tokenizer(folder: Path, name: str, trust_remote_code: bool) -> Any:
             folder, trust_remote_code=trust_remote_code, local_files_only=True
         )
     except Exception as error:  # a tokenizer file is read by a foreign parser that raises bare Exception
-        raise CorruptArtefact(f"The tokenizer in {folder} cannot be loaded: {_first_line(error)}") from error
+        raise CorruptArtefact(f"The tokenizer in {folder} cannot be loaded: {first_line(error)}") from error
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         raise UnsupportedModel(
             f"{name} has only a slow tokenizer ({type(tokenizer).__name__}), which keeps no exact offsets. "
@@ -140,14 +169,22 @@ def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | str:
 
 
 def _device(device: torch.device | str | None) -> torch.device:
+    """The device asked for, if this machine has it; CUDA or else the CPU if none was."""
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    available = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    available += ["mps"] if torch.backends.mps.is_available() else []
     try:
         chosen = torch.device(device)
     except RuntimeError:
-        chosen = None
-    if chosen is None or (chosen.type == "cuda" and not torch.cuda.is_available()):
-        available = ["cpu"] + [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+        chosen = torch.device("meta")
+    if chosen.type == "meta" and str(device) == "meta":
+        raise UnsupportedModel(
+            'The "meta" device holds shapes but no numbers, so nothing can be computed on it. '
+            f"Allowed: {', '.join(available)}."
+        )
+    named = f"{chosen.type}:{chosen.index or 0}" if chosen.type == "cuda" else chosen.type
+    if named not in available:
         raise ThoughtscopeError(describe_choices(device, available, what="device on this machine"))
     return chosen
 
@@ -166,7 +203,3 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

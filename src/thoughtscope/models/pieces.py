@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 PieceBytes = Callable[[int], bytes]
 
 _CACHE: WeakKeyDictionary[Any, PieceBytes] = WeakKeyDictionary()
+_LONGEST: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
 
 
 def piece_bytes(tokenizer: Any) -> PieceBytes:
@@ -23,6 +24,15 @@ def piece_bytes(tokenizer: Any) -> PieceBytes:
     if tokenizer not in _CACHE:
         _CACHE[tokenizer] = _build(tokenizer)
     return _CACHE[tokenizer]
+
+
+def longest_piece(tokenizer: Any) -> int:
+    """An upper bound on the bytes of text that one token can stand for."""
+    if tokenizer not in _LONGEST:
+        # normalisation (NFKC, stripped accents) may shorten text before it is matched, by a small factor only
+        longest = max((len(piece.encode()) for piece in tokenizer.get_vocab()), default=1)
+        _LONGEST[tokenizer] = 8 * longest
+    return _LONGEST[tokenizer]
 
 
 def show(data: bytes) -> str:

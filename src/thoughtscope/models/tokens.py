@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Int
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from thoughtscope.core.errors import LimitExceeded, ThoughtscopeError, UnsupportedModel
 from thoughtscope.models.model import Model
-from thoughtscope.models.pieces import decode, piece_bytes, show
+from thoughtscope.models.pieces import decode, longest_piece, piece_bytes, show
 
 Offsets = tuple[tuple[int, int], ...]
 
@@ -60,6 +61,7 @@ def tokenize(
     text: str | Sequence[str] | Sequence[dict[str, Any]],
     *,
     special_tokens: bool = True,
+    bos: bool | None = None,
     chat: bool = False,
     max_tokens: int | None = None,
 ) -> Tokens:
@@ -67,9 +69,12 @@ def tokenize(
 
     With `chat`, each text is one user message put through the model's chat template, ready for the answer; a list of
     `{"role": ..., "content": ...}` is one conversation. `special_tokens` adds what the tokenizer adds by itself
-    (a template already holds them). The limit is `max_tokens` or the model's own positions, whichever is less.
+    (a template already holds them). `bos=True` puts the tokenizer's beginning-of-text token first where it is not there
+    already, `bos=False` leaves it out; with neither, what the tokenizer does by itself stands, and a text that then
+    begins without the token warns with `MissingBos` (see `wants_bos`). The limit is `max_tokens` or the model's own
+    positions, whichever is less.
     Raises `LimitExceeded` over the limit, `UnsupportedModel` without a fast tokenizer, `ThoughtscopeError` for an
-    empty prompt or a missing chat template.
+    empty prompt, a missing chat template, or `bos=True` for a tokenizer that has no such token.
     """
     _require_tokenizer(model)
     texts, templated = _texts(model, text, chat)
@@ -77,9 +82,39 @@ def tokenize(
     rows = []
     for each in texts:
         _check_text(model, each, limit)
-        rows.append(_encode(model, each, special_tokens and not templated))
-        _check_length(len(rows[-1][0]), limit, model)
-    return _pad(model, texts, rows)
+        rows.append(_with_bos(model, _encode(model, each, special_tokens and not templated), bos))
+        _check_length(len(rows[-1].ids), limit, model)
+    tokens = _pad(model, texts, rows)
+    if bos is None and special_tokens and not templated and (why := wants_bos(model, tokens)) is not None:
+        warnings.warn(
+            f"{why} Ask for it with tokenize(..., bos=True), or say bos=False.", MissingBos, stacklevel=2
+        )
+    return tokens
+
+
+class MissingBos(UserWarning):
+    """A prompt begins without the beginning-of-text token that its tokenizer has."""
+
+
+def wants_bos(model: Model, tokens: Tokens) -> str | None:
+    """What is lost because a row begins without the tokenizer's beginning-of-text token; None where nothing is.
+
+    Models are trained on texts that begin with the token where the tokenizer has one, and keep a large constant
+    activation at position 0. Without it the first word stands there: dictionaries leave that position out or explain it
+    badly. A tokenizer that names no such token (Qwen) says that its model needs none.
+    """
+    bos = getattr(model.tokenizer, "bos_token_id", None)
+    if bos is None or not 0 <= bos < model.vocab_size:
+        return None
+    first = tokens.mask.long().argmax(-1, keepdim=True)  # column of each row's first real token
+    without = (tokens.ids.gather(1, first)[:, 0] != bos).nonzero()[:, 0].tolist()
+    if not without:
+        return None
+    word = tokens.pieces[without[0]][0]
+    return (
+        f"The prompt begins with {word!r}, without {model.name}'s beginning-of-text token {token_text(model, bos)!r}: "
+        f"{word!r} takes the place of that token, where dictionaries have no features or do not fit."
+    )
 
 
 def tokens_from_ids(model: Model, ids: Tensor | Sequence[int] | Sequence[Sequence[int]]) -> Tokens:
@@ -103,7 +138,30 @@ def tokens_from_ids(model: Model, ids: Tensor | Sequence[int] | Sequence[Sequenc
             )
     described = [describe(model, row) for row in rows]
     texts = [text for text, _, _ in described]
-    return _pad(model, texts, [(row, p, o) for row, (_, p, o) in zip(rows, described, strict=True)])
+    return _pad(model, texts, [_Row(row, p, o) for row, (_, p, o) in zip(rows, described, strict=True)])
+
+
+def pad_left(sequences: Sequence[Sequence[int]], *, filler: int = 0) -> Tokens:
+    """Token ids of several rows as one batch, padded on the left; texts and pieces stay empty.
+
+    For runs over many documents, where nobody reads the tokens. `filler` is the id at padded places.
+    """
+    longest = max(map(len, sequences))
+    ids = torch.full((len(sequences), longest), filler, dtype=torch.long)
+    mask = torch.zeros(len(sequences), longest, dtype=torch.bool)
+    for row, sequence in enumerate(sequences):
+        ids[row, longest - len(sequence) :] = torch.tensor(sequence, dtype=torch.long)
+        mask[row, longest - len(sequence) :] = True
+    nothing = tuple(() for _ in sequences)
+    return Tokens(ids=ids, mask=mask, texts=("",) * len(sequences), pieces=nothing, offsets=nothing)
+
+
+def token_text(model: Model, token: int) -> str:
+    """A token as it is shown everywhere: its text with its space, `<0xE4>` for a byte of a partial character.
+
+    Without a tokenizer it is `⟨id⟩`.
+    """
+    return describe(model, [token])[1][0]
 
 
 def describe(model: Model, ids: Sequence[int]) -> tuple[str, list[str], list[tuple[int, int]]]:
@@ -192,7 +250,7 @@ def _check_text(model: Model, text: str, limit: int) -> None:
         raise ThoughtscopeError(
             f"The prompt holds half of a surrogate pair at character {error.start}: not valid Unicode. Remove it."
         ) from None
-    longest = _longest_piece(model.tokenizer)
+    longest = longest_piece(model.tokenizer)
     if size > limit * longest:
         raise LimitExceeded(
             f"The prompt has {size:,} bytes, over {size // longest:,} tokens; "
@@ -200,24 +258,37 @@ def _check_text(model: Model, text: str, limit: int) -> None:
         )
 
 
-def _longest_piece(tokenizer: Any) -> int:
-    """An upper bound on the bytes of text that one token can stand for."""
-    longest: int | None = getattr(tokenizer, "_thoughtscope_longest_piece", None)
-    if longest is None:
-        # normalisation (NFKC, stripped accents) may shorten text before it is matched, by a small factor only
-        longest = 8 * max((len(piece.encode()) for piece in tokenizer.get_vocab()), default=1)
-        tokenizer._thoughtscope_longest_piece = longest
-    return longest
-
-
 def _check_length(length: int, limit: int, model: Model) -> None:
     if length > limit:
         raise LimitExceeded(f"The prompt has {length:,} tokens; {model.name} allows {limit:,}. Shorten it.")
 
 
-def _encode(
-    model: Model, text: str, special_tokens: bool
-) -> tuple[list[int], list[str], list[tuple[int, int]]]:
+class _Row(NamedTuple):
+    """One encoded text, a token each."""
+
+    ids: list[int]
+    pieces: list[str]
+    offsets: list[tuple[int, int]]
+
+
+def _with_bos(model: Model, row: _Row, bos: bool | None) -> _Row:
+    """The row with or without its beginning-of-text token, as asked."""
+    token = getattr(model.tokenizer, "bos_token_id", None)
+    if token is None:
+        if bos:
+            raise ThoughtscopeError(
+                f"The tokenizer of {model.name} names no beginning-of-text token. Call tokenize without bos=True."
+            )
+        return row
+    if bos and row.ids[0] != token:
+        return _Row([token, *row.ids], [token_text(model, token), *row.pieces], [(0, 0), *row.offsets])
+    # only one that the tokenizer added is left out: it has no place in the text
+    if bos is False and row.ids[0] == token and row.offsets[0] == (0, 0) and len(row.ids) > 1:
+        return _Row(row.ids[1:], row.pieces[1:], row.offsets[1:])
+    return row
+
+
+def _encode(model: Model, text: str, special_tokens: bool) -> _Row:
     """Ids, pieces and byte offsets of one text."""
     encoded = model.tokenizer(
         text,
@@ -234,7 +305,7 @@ def _encode(
     data = [bytes_of(token) for token in ids]
     added = [bool(flag) for flag in encoded["special_tokens_mask"]]
     offsets = byte_offsets(text, data, encoded["offset_mapping"], added)
-    return ids, [show(piece) for piece in data], offsets
+    return _Row(ids, [show(piece) for piece in data], offsets)
 
 
 def byte_offsets(
@@ -277,20 +348,15 @@ def _laid_along(encoded: bytes, data: Sequence[bytes], added: Sequence[bool]) ->
     return ranges if at == len(encoded) else None
 
 
-def _pad(model: Model, texts: Sequence[str], rows: Sequence[tuple[Any, Any, Any]]) -> Tokens:
-    """Rows of ids as one batch, padded on the left."""
-    width = max(len(ids) for ids, _, _ in rows)
+def _pad(model: Model, texts: Sequence[str], rows: Sequence[_Row]) -> Tokens:
+    """Rows as one batch on the model's device, with what each token covers of its text."""
     filler = getattr(model.tokenizer, "pad_token_id", None)
     filler = filler if filler is not None and filler < model.vocab_size else 0
-    ids = torch.full((len(rows), width), filler, dtype=torch.long)
-    mask = torch.zeros(len(rows), width, dtype=torch.bool)
-    for row, (tokens, _, _) in enumerate(rows):
-        ids[row, width - len(tokens) :] = torch.tensor(tokens, dtype=torch.long)
-        mask[row, width - len(tokens) :] = True
+    padded = pad_left([row.ids for row in rows], filler=filler)
     return Tokens(
-        ids=ids.to(model.device),
-        mask=mask.to(model.device),
+        ids=padded.ids.to(model.device),
+        mask=padded.mask.to(model.device),
         texts=tuple(texts),
-        pieces=tuple(tuple(pieces) for _, pieces, _ in rows),
-        offsets=tuple(tuple(offsets) for _, _, offsets in rows),
+        pieces=tuple(tuple(row.pieces) for row in rows),
+        offsets=tuple(tuple(row.offsets) for row in rows),
     )

@@ -73,7 +73,7 @@ def _refuse_unreadable(module: nn.Module) -> None:
             raise UnsupportedModel(
                 f'{name} is on the "meta" device, which holds shapes but no numbers. Load the model on "cpu" or "cuda".'
             )
-        if not parameter.is_floating_point():
+        if not parameter.is_floating_point() or parameter.dtype.itemsize < 2:
             raise UnsupportedModel(
                 f"{name} is stored as {str(parameter.dtype).removeprefix('torch.')}: a quantised weight. "
                 f"Load the model without quantisation, in float32, bfloat16 or float16."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from thoughtscope.models.families.facts import (
     BlockFacts,
@@ -65,7 +65,7 @@ def attention(attn: Any, angles: Callable[..., Any], norm: Norm) -> dict[str, An
     d_head, o_proj = attn.head_dim, attn.o_proj
     heads = o_proj.weight.shape[1] // d_head
 
-    def projection(part: nn.Linear, qk_norm: Any = None) -> HeadProjection:
+    def projection(part: Any, qk_norm: Any = None) -> HeadProjection:
         return HeadProjection(
             weight=part.weight.unflatten(0, (-1, d_head)).transpose(1, 2),  # rows are head by head
             bias=None if part.bias is None else part.bias.unflatten(0, (-1, d_head)),
