@@ -194,6 +194,96 @@ def test_an_uploaded_graph_gets_a_slug_of_its_own(client: TestClient, graph: dic
     assert third.startswith("hello-b-there-b-e-")
 
 
+def test_a_page_gets_what_only_a_page_needs(client: TestClient, slug: str, folder: WorkFolder) -> None:
+    from thoughtscope.graphs import edge_influence, graph_from_json, score_curve
+
+    shown = client.get(f"/api/graphs/{slug}").json()
+    graph = graph_from_json(folder.read_graph(slug))
+    curve = score_curve(graph)
+    assert (
+        shown["score_curve"]["stops"] == list(curve.stops)
+        and shown["score_curve"]["edges"][-1] == graph.edges.nnz
+    )
+    assert shown["score_curve"]["replacement"][-1] == pytest.approx(graph.scores.replacement, abs=1e-5)
+    assert sorted(shown["edge_influence"]) == pytest.approx(
+        sorted(edge_influence(graph).tolist()), rel=1e-3, abs=1e-9
+    )
+    assert len(shown["edge_influence"]) == len(shown["links"]) and shown["outcomes"] == []
+    for path in (f"/graph_data/{slug}.json",):  # what other viewers get is the published file
+        assert not {"score_curve", "edge_influence", "outcomes"} & set(client.get(path).json())
+    again = client.post("/api/graphs", json=shown).json()["slug"]
+    assert not {"score_curve", "edge_influence", "outcomes"} & set(folder.read_graph(again))
+
+
+def test_nodes_that_share_an_id_are_all_there(client: TestClient, folder: WorkFolder) -> None:
+    from tests.test_graph_json import circuit_tracer_file
+
+    file = circuit_tracer_file()
+    assert len({node["node_id"] for node in file["nodes"]}) < len(file["nodes"])
+    folder.write_graph("by-hand", file)
+    for slug in ("by-hand", client.post("/api/graphs", json=file).json()["slug"]):
+        shown = client.get(f"/api/graphs/{slug}").json()
+        ids = [node["node_id"] for node in shown["nodes"]]
+        assert len(set(ids)) == len(file["nodes"]) and "1_-1_2" in ids
+        assert {link["source"] for link in shown["links"]} | {
+            link["target"] for link in shown["links"]
+        } <= set(ids)
+        assert client.put(f"/api/graphs/{slug}/pins", json={"pins": ["1_-1_2", "0_1_2"]}).status_code == 200
+        assert client.get(f"/api/graphs/{slug}").json()["qParams"]["pinnedIds"] == ["1_-1_2", "0_1_2"]
+
+
+def test_a_graph_is_renamed_removed_and_brought_back(client: TestClient) -> None:
+    slug = trace(client, "to be kept")
+    node = features_of(client.get(f"/api/graphs/{slug}").json())[0]["node_id"]
+    edit = {"slug": slug, "edits": [{"nodes": [node], "op": "ablate"}]}
+    client.post("/api/intervene", json=edit)
+    rows = lambda: {row["slug"]: row for row in client.get("/api/session").json()["graphs"]}
+    assert client.patch(f"/api/graphs/{slug}", json={"title": " mine "}).json() == {"title": "mine"}
+    assert rows()[slug]["title"] == "mine" and rows()[slug]["prompt"] == "to be kept"
+    layout = {"layout": {node: [3.5, -7], "a group": [0, 1]}}
+    assert client.put(f"/api/graphs/{slug}/layout", json=layout).json() == layout
+    before = client.get(f"/api/graphs/{slug}").json()
+    assert before["qParams"]["layout"] == {node: [3.5, -7.0], "a group": [0.0, 1.0]}
+    assert client.delete(f"/api/graphs/{slug}").json() == {"removed": slug}
+    assert slug not in rows() and client.get(f"/api/graphs/{slug}").status_code == 404
+    assert error(client.delete(f"/api/graphs/{slug}"))[:2] == (404, "unknown_graph")
+    assert client.post(f"/api/graphs/{slug}/restore").json() == {"slug": slug}
+    assert client.get(f"/api/graphs/{slug}").json() == before and len(before["outcomes"]) == 1
+    assert client.post(f"/api/graphs/{slug}/restore").status_code == 404
+    assert client.patch(f"/api/graphs/{slug}", json={"title": ""}).status_code == 200
+    assert rows()[slug]["title"] == ""
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status"),
+    [
+        ("PATCH", "", {"title": "two\nlines"}, 422),
+        ("PATCH", "", {"title": "x" * 201}, 422),
+        ("PATCH", "x", {"title": "a"}, 404),
+        ("DELETE", "x", None, 404),
+        ("POST", "/restore", None, 404),
+        ("PUT", "/layout", {"layout": {"a": [1, 2, 3]}}, 422),
+        ("PUT", "/layout", {"layout": {"a": [1, 1e9]}}, 422),
+        ("DELETE", "/outcomes/999", None, 404),
+    ],
+)
+def test_wrong_changes_of_a_kept_graph_are_refused(
+    client: TestClient, slug: str, method: str, path: str, body: Any, status: int
+) -> None:
+    assert error(client.request(method, f"/api/graphs/{slug}{path}", json=body))[0] == status
+
+
+def test_the_same_prompt_traced_twice_makes_two_rows(client: TestClient) -> None:
+    slugs = [trace(client, "twice") for _ in range(2)]
+    rows = {row["slug"]: row for row in client.get("/api/session").json()["graphs"]}
+    assert [rows[slug]["number"] for slug in slugs] == [1, 2]
+    assert rows[slugs[0]]["created"] < rows[slugs[1]]["created"]
+    client.put(f"/api/graphs/{slugs[0]}/pins", json={"pins": []})  # a change does not make it newer
+    client.patch(f"/api/graphs/{slugs[1]}", json={"title": "second"})
+    rows = {row["slug"]: row for row in client.get("/api/session").json()["graphs"]}
+    assert [rows[slug]["number"] for slug in slugs] == [None, None]
+
+
 # --- features and labels ---------------------------------------------------------------------------------------------
 
 
@@ -246,6 +336,30 @@ def test_an_intervention_reports_before_and_after(
     present = {node["node_id"] for node in graph["nodes"]}
     assert all(row["node_id"] is None or row["node_id"] in present for row in outcome["feature_changes"])
     assert isinstance(outcome["generation_after"], str)
+
+
+def test_what_was_tried_stays_with_the_graph(client: TestClient, folder: WorkFolder) -> None:
+    slug = trace(client, "tried out")
+    names = [node["node_id"] for node in features_of(client.get(f"/api/graphs/{slug}").json())[:2]]
+    body = {"slug": slug, "edits": [{"nodes": names, "op": "scale", "value": -1.5}], "max_new_tokens": 2}
+    first, second = (client.post("/api/intervene", json=body).json() for _ in range(2))
+    passing = client.post("/api/intervene", json={**body, "keep": False}).json()
+    assert passing["id"] is None and (first["id"], second["id"]) == (1, 2)
+    kept = client.get(f"/api/graphs/{slug}").json()["outcomes"]
+    assert kept == [first, second]
+    assert kept[0]["changes"] == [{"nodes": names, "op": "scale", "value": -1.5}] and kept[0][
+        "created"
+    ].endswith("Z")
+    layer, index, _ = names[0].split("_")
+    client.put(f"/api/labels/{layer}/{index}", json={"label": "named since"})
+    assert WorkFolder(folder.root).outcomes(slug)[0][1]["outcome"]["kl"] == first["kl"]
+    page = client.get(f"/api/reports/{slug}").text
+    data = json.loads(page.split('id="thoughtscope-data">')[1].split("</script>")[0])
+    assert [row["id"] for row in data["outcomes"]] == [1, 2] and "score_curve" in data["graph"]
+    assert client.delete(f"/api/graphs/{slug}/outcomes/1").json() == {"removed": 1}
+    (folder.root / "outcomes" / slug / "7.json").write_text('{"outcome": {"of": "another version"}}')
+    assert [row["id"] for row in client.get(f"/api/graphs/{slug}").json()["outcomes"]] == [2]
+    client.put(f"/api/labels/{layer}/{index}", json={"label": ""})
 
 
 def test_no_edit_changes_nothing(client: TestClient, slug: str) -> None:
@@ -318,7 +432,12 @@ def test_interleaved_requests_never_see_each_others_edits(
         thread.start()
     for thread in threads:
         thread.join()
-    assert [together[k] for k in range(len(threads))] == alone * 3
+    told = [
+        {key: row[key] for key in row if key not in ("id", "created")} for row in (*together.values(), *alone)
+    ]
+    first = {k: told[list(together).index(k)] for k in together}
+    assert [first[k] for k in range(len(threads))] == told[-len(alone) :] * 3
+    assert len({row["id"] for row in (*together.values(), *alone)}) == len(threads) + len(alone)
 
 
 # --- other viewers ---------------------------------------------------------------------------------------------------

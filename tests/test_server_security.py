@@ -79,6 +79,10 @@ ROUTES = [
     ("GET", "/features/scan/0.json"),
     ("GET", "/openapi.json"),
     ("DELETE", "/api/graphs/a"),
+    ("PATCH", "/api/graphs/a"),
+    ("POST", "/api/graphs/a/restore"),
+    ("PUT", "/api/graphs/a/layout"),
+    ("DELETE", "/api/graphs/a/outcomes/0"),
 ]
 
 
@@ -95,7 +99,8 @@ def test_the_list_of_routes_is_complete(session: Session) -> None:
         return path
 
     described = create_app(session).openapi()["paths"]
-    assert {plain(path) for path in described} <= {path for _, path in ROUTES}
+    methods = {(method.upper(), plain(path)) for path, answers in described.items() for method in answers}
+    assert methods <= set(ROUTES)
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
@@ -361,7 +366,7 @@ def test_errors_are_json_even_when_a_verb_breaks(
     def broken(*_: object) -> None:
         raise RuntimeError("a defect with a /secret/path in its text")
 
-    monkeypatch.setattr("thoughtscope.microscope.kept_file", broken)
+    monkeypatch.setattr("thoughtscope.microscope.page_graph", broken)
     client = TestClient(create_app(session, page=page), base_url=HOST)
     answer = client.get("/api/graphs/a")
     assert (answer.status_code, error_code(answer)) == (500, "internal")

@@ -20,6 +20,8 @@ from thoughtscope.microscope.keeping import keep_file as keep_file
 from thoughtscope.microscope.keeping import keep_query as keep_query
 from thoughtscope.microscope.keeping import kept_file as kept_file
 from thoughtscope.microscope.keeping import kept_graph as kept_graph
+from thoughtscope.microscope.keeping import lay_out as lay_out
+from thoughtscope.microscope.keeping import page_graph as page_graph
 from thoughtscope.microscope.keeping import pin as pin
 from thoughtscope.microscope.keeping import report as report
 from thoughtscope.microscope.opening import Microscope as Microscope

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from thoughtscope.core.errors import InvalidGraph, LimitExceeded, UnknownFeature
+from thoughtscope.core.errors import InvalidGraph, LimitExceeded, ThoughtscopeError, UnknownFeature
 from thoughtscope.core.labels import is_plain_line
 from thoughtscope.microscope.folder import SLUG, WorkFolder, slug_of
 from thoughtscope.microscope.intervening import Attention, Change, intervene
@@ -31,9 +33,11 @@ def keep(folder: WorkFolder, graph: Graph, slug: str | None = None) -> str:
 def keep_file(folder: WorkFolder, content: bytes | Mapping[str, Any]) -> str:
     """Checks a graph file of any tool and keeps it under its own slug, or a free one like it. Raises `InvalidGraph`."""
     from thoughtscope.graphs import graph_from_json
+    from thoughtscope.reports.payload import PAGE_ONLY, distinct_content
 
     file = _object(content) if isinstance(content, bytes) else dict(content)
     graph_from_json(file)
+    file = {key: value for key, value in distinct_content(file).items() if key not in PAGE_ONLY}
     metadata = file["metadata"]
     wanted = str(metadata.get("slug") or "")
     plain = SLUG.fullmatch(wanted) and not wanted.startswith(".")
@@ -52,6 +56,35 @@ def kept_file(folder: WorkFolder, slug: str) -> dict[str, Any]:
 
     file = folder.read_graph(slug)
     return payload.relabelled(file, folder.labels_of(*payload.source_of(file)))
+
+
+def page_graph(folder: WorkFolder, slug: str) -> dict[str, Any]:
+    """A kept graph as the page gets it: see `reports.payload.for_page`; with `outcomes`, what was tried on it."""
+    from thoughtscope.reports import payload
+
+    known = folder.remembered(slug, payload.page_facts)
+    file = payload.for_page(kept_file(folder, slug), known)
+    return {**file, "outcomes": page_outcomes(folder, slug)}
+
+
+def page_outcomes(folder: WorkFolder, slug: str) -> list[dict[str, Any]]:
+    """What was tried on a kept graph, as the page shows it, oldest first."""
+    records = folder.outcomes(slug)
+    if not records:
+        return []
+    from thoughtscope.interventions import Outcome
+    from thoughtscope.reports.payload import outcome_json
+
+    graph, shown = kept_graph(folder, slug), []
+    labels = folder.labels_of(graph.dictionary_name, graph.scan)
+    for number, record in records:
+        try:
+            outcome = Outcome.from_json(record["outcome"])
+        except (ThoughtscopeError, KeyError, TypeError):
+            continue  # of another version: it hides no other
+        more = {key: record.get(key) for key in ("created", "changes", "max_new_tokens")}
+        shown.append({**outcome_json(outcome, graph, labels=labels), "id": number, **more})
+    return shown
 
 
 def kept_graph(folder: WorkFolder, slug: str) -> Graph:
@@ -101,6 +134,14 @@ def keep_query(folder: WorkFolder, slug: str, content: bytes) -> None:
         pin(folder, slug, pins)
 
 
+def lay_out(folder: WorkFolder, slug: str, layout: Mapping[str, Sequence[float]]) -> None:
+    """Keeps where a person has put cards, `[x, y]` by the id of a node or a group."""
+    places = {name: [float(x), float(y)] for name, (x, y) in layout.items()}
+    if not all(math.isfinite(number) for place in places.values() for number in place):
+        raise InvalidGraph("layout: a place is two finite numbers.")
+    folder.change_query(slug, {"layout": places})
+
+
 def intervene_kept(
     microscope: Microscope,
     folder: WorkFolder,
@@ -109,22 +150,37 @@ def intervene_kept(
     *,
     attention: Attention = "frozen",
     max_new_tokens: int = 0,
+    keep: bool = True,
 ) -> dict[str, Any]:
-    """`intervene` on a kept graph; what happened, as the page shows it."""
+    """`intervene` on a kept graph, kept beside it; what happened, as the page shows it.
+
+    `id` is its number among the graph's outcomes; None where it was not kept, as for no change at all.
+    """
     from thoughtscope.reports.payload import outcome_json
 
     graph = kept_graph(folder, slug)
     outcome = intervene(microscope, graph, changes, attention=attention, max_new_tokens=max_new_tokens)
     labels = microscope.labels.of(microscope.dictionary.name)
-    return outcome_json(outcome, graph, bank=microscope.bank, labels=labels)
+    record = {
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "changes": [{"nodes": list(c.nodes), "op": c.op, "value": c.value} for c in changes],
+        "max_new_tokens": max_new_tokens,
+    }
+    number = None
+    if keep and changes:
+        number = folder.keep_outcome(slug, {**record, "outcome": outcome.to_json()})
+    shown = outcome_json(outcome, graph, bank=microscope.bank, labels=labels)
+    return {**shown, "id": number, **record}
 
 
 def report(folder: WorkFolder, slug: str, microscope: Microscope | None) -> str:
-    """One self-contained HTML page of a kept graph."""
+    """One self-contained HTML page of a kept graph, with what was tried on it."""
     from thoughtscope.reports import build_report
 
+    file, outcomes = kept_file(folder, slug), page_outcomes(folder, slug)
     bank = None if microscope is None else microscope.bank
-    return build_report(kept_file(folder, slug), bank=bank, labels=folder.labels).html
+    title = str(file["metadata"].get("title") or "") or None
+    return build_report(file, bank=bank, labels=folder.labels, outcomes=outcomes, title=title).html
 
 
 def _check_names(names: Any, where: str, limit: int) -> None:
@@ -145,8 +201,10 @@ def _object(content: bytes) -> dict[str, Any]:
     return value
 
 
-def _require_nodes(graph: Mapping[str, Any], names: Sequence[str]) -> None:
-    present = {str(node.get("node_id")) for node in graph.get("nodes", [])}
+def _require_nodes(graph: dict[str, Any], names: Sequence[str]) -> None:
+    from thoughtscope.reports.payload import distinct_content
+
+    present = {node["node_id"] for node in distinct_content(graph)["nodes"]}
     for name in names:
         if name not in present:
             raise UnknownFeature(f'The graph has no node "{name}".')

@@ -24,8 +24,10 @@ from thoughtscope.server.errors import Stopped, error_body, error_of
 from thoughtscope.server.security import Access, Gate
 from thoughtscope.server.session import Session
 from thoughtscope.server.wire import (
+    GraphRequest,
     InterveneRequest,
     LabelRequest,
+    LayoutRequest,
     PinsRequest,
     SupernodesRequest,
     TraceRequest,
@@ -85,7 +87,32 @@ def _add_graph_routes(app: FastAPI, session: Session) -> None:
     @app.get("/api/graphs/{slug}")
     async def read_graph(slug: str) -> JSONResponse:
         await session.settled(slug)
-        return JSONResponse(await asyncio.to_thread(microscope.kept_file, session.folder, slug))
+        return JSONResponse(await asyncio.to_thread(microscope.page_graph, session.folder, slug))
+
+    @app.patch("/api/graphs/{slug}")
+    async def rename(slug: str, body: GraphRequest) -> dict[str, str]:
+        await asyncio.to_thread(session.folder.rename, slug, body.title)
+        return {"title": body.title}
+
+    @app.delete("/api/graphs/{slug}")
+    async def remove(slug: str) -> dict[str, str]:
+        await asyncio.to_thread(session.folder.remove, slug)
+        return {"removed": slug}
+
+    @app.post("/api/graphs/{slug}/restore")
+    async def restore(slug: str) -> dict[str, str]:
+        await asyncio.to_thread(session.folder.restore, slug)
+        return {"slug": slug}
+
+    @app.delete("/api/graphs/{slug}/outcomes/{number}")
+    async def drop_outcome(slug: str, number: Number) -> dict[str, int]:
+        await asyncio.to_thread(session.folder.drop_outcome, slug, number)
+        return {"removed": number}
+
+    @app.put("/api/graphs/{slug}/layout")
+    async def keep_layout(slug: str, body: LayoutRequest) -> dict[str, Any]:
+        await asyncio.to_thread(microscope.lay_out, session.folder, slug, body.layout)
+        return {"layout": body.layout}
 
     @app.post("/api/graphs")
     async def keep_graph(request: Request) -> dict[str, str]:
@@ -145,6 +172,7 @@ def _add_model_routes(app: FastAPI, session: Session) -> None:
                 changes,
                 attention=body.attention,
                 max_new_tokens=body.max_new_tokens,
+                keep=body.keep,
             )
         )
 

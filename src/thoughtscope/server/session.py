@@ -117,7 +117,9 @@ class Session:
         if self.loading is not None:
             about.update(describe_microscope(await self.microscope()))
         summaries = await asyncio.to_thread(self.folder.summaries)
-        graphs = [{key: row[key] for key in ("slug", "prompt", "created")} for row in summaries]
+        graphs = [
+            {key: row[key] for key in ("slug", "prompt", "title", "number", "created")} for row in summaries
+        ]
         prompts = list(self.example_prompts) if self.loading is not None else []
         return {**about, "graphs": graphs, "example_prompts": prompts, "read_only": read_only}
 

@@ -35,6 +35,7 @@ Text = Annotated[str, AfterValidator(_well_formed)]
 Prompt = Annotated[Text, Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS)]
 Label = Annotated[Text, Field(max_length=MAX_LABEL), AfterValidator(_one_line)]
 NodeName = Annotated[str, Field(min_length=1, max_length=100)]
+Coordinate = Annotated[FiniteFloat, Field(ge=-1e6, le=1e6)]
 Share = Annotated[FiniteFloat, Field(gt=0, le=1)]
 
 
@@ -66,6 +67,18 @@ class SupernodesRequest(Wire):
     ]
 
 
+class LayoutRequest(Wire):
+    """Where cards stand: x and y by the id of a node or a group."""
+
+    layout: Annotated[dict[Label, tuple[Coordinate, Coordinate]], Field(max_length=2000)]
+
+
+class GraphRequest(Wire):
+    """What of a kept graph can be changed."""
+
+    title: Label
+
+
 class EditRequest(Wire):
     nodes: Annotated[list[NodeName], Field(min_length=1, max_length=500)]
     op: Literal["scale", "set", "add", "ablate"]
@@ -77,3 +90,5 @@ class InterveneRequest(Wire):
     edits: Annotated[list[EditRequest], Field(max_length=100)]
     attention: Literal["frozen", "free"] = "frozen"
     max_new_tokens: Annotated[int, Field(ge=0, le=200)] = 0
+    keep: bool = True
+    """Whether the outcome stays with the graph; false for a look in passing, such as one step of a sweep."""
