@@ -8,8 +8,8 @@ derivative is the edge. Everything runs in float64.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, fields
 
@@ -85,11 +85,14 @@ def edges_by_autograd(
     tokens: Tokens,
     logits: list[tuple[int, Tensor]],
     *,
+    reads: Sequence[tuple[Mapping[str, Tensor], float, int]] = (),
+    note: Callable[[nn.Module, dict[str, Tensor]], AbstractContextManager[None]] | None = None,
     wrong: str | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Edges (features then logits, by features, errors and tokens) and each target's value less its bias's part.
+    """Edges (features, then logits, then reads, by features, errors and tokens) and each target's value.
 
-    `logits` are (position, vector over the vocabulary) pairs.
+    `logits` are (position, vector over the vocabulary) pairs; `reads` are vectors by site with a bias and a position,
+    of sites that `note(module, seen)` keeps as (pos, width).
     """
     module = deepcopy(model.module).double()
     for parameter in module.parameters():
@@ -98,7 +101,8 @@ def edges_by_autograd(
     n_active, n_layers, n_pos = len(features), len(dictionary.parts), tokens.ids.shape[1]
     gates = torch.ones(n_active + (n_layers + 1) * n_pos, dtype=torch.float64, requires_grad=True)
     seen: dict[str, Tensor] = {}
-    with frozen(module, parts, wrong), replaced(parts, dictionary, features, gates, seen, wrong):
+    noting = nullcontext() if note is None else note(module, seen)
+    with frozen(module, parts, wrong), replaced(parts, dictionary, features, gates, seen, wrong), noting:
         out = module(input_ids=tokens.ids, use_cache=False)
     assert out.logits is not None
     targets = []
@@ -112,6 +116,8 @@ def edges_by_autograd(
     for position, over_vocab in logits:
         scores = parts.unembed.weight @ final[position] + (0 if bias is None else bias)
         targets.append(over_vocab.double() @ scores)
+    for vectors, constant, position in reads:
+        targets.append(constant + sum(w.double() @ seen[site][position] for site, w in vectors.items()))
     values = torch.stack(targets)
     (edges,) = torch.autograd.grad(
         values, gates, torch.eye(len(values), dtype=values.dtype), is_grads_batched=True

@@ -201,6 +201,8 @@ def _feature(item: FeatureTarget, activations: Activations, *, index: int) -> Re
     position, which = item.position % n_positions, torch.tensor([item.index])
     held = {site: flat(activations[site][0, position], 0).float() for site in part.reads}
     values = part.activations(held)
+    if item.dictionary.skip_first and position == 0:
+        values = torch.zeros_like(values)
     if not float(values[item.index]) > 0:
         active = values.nonzero()[:, 0].tolist()
         raise UnknownFeature(
