@@ -9,4 +9,6 @@ from thoughtscope.core.errors import UnsupportedModel
 from thoughtscope.core.registry import Registry
 from thoughtscope.models.families.facts import Family
 
-FAMILIES: Registry[Callable[[Any], Family]] = Registry("supported model architecture", UnsupportedModel)
+FAMILIES: Registry[Callable[[Any], Family]] = Registry(
+    "supported model architecture", UnsupportedModel, group="thoughtscope.families"
+)
