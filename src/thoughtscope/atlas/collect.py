@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from thoughtscope.atlas.bank import FeatureBank, LayerRecords
 from thoughtscope.core.errors import ThoughtscopeError
+from thoughtscope.core.progress import Progress, silent
 from thoughtscope.dictionaries import Dictionary, check_fits, resident
 from thoughtscope.dictionaries.documents import Document, counted, document_batches
 
@@ -45,7 +46,7 @@ def collect_examples(
     n_quantile: int = 3,
     context: int = 128,
     window: tuple[int, int] = (28, 14),
-    progress: Callable[[int], None] | None = None,
+    progress: Progress = silent,
 ) -> FeatureBank:
     """Runs the model over the first `max_tokens` tokens and keeps, of each feature, `n_top` examples, `n_quantile` of
     each quarter of its activations, a histogram, and the tokens that it raises and lowers most.
@@ -87,7 +88,7 @@ def _scan(
     documents: Iterable[Document],
     max_tokens: int,
     context: int,
-    progress: Callable[[int], None] | None,
+    progress: Progress,
 ) -> _Scan:
     from thoughtscope.models import capture
 
@@ -110,8 +111,7 @@ def _scan(
         scan.ids.append(tokens.ids[tokens.mask].numpy().astype(np.int32))
         scan.lengths += tokens.mask.sum(-1).tolist()
         scan.n_tokens += int(tokens.mask.sum())
-        if progress:
-            progress(scan.n_tokens)
+        progress("collect", min(scan.n_tokens, max_tokens), max_tokens)
         if scan.n_tokens >= max_tokens:
             break
     if not scan.n_tokens:
