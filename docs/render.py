@@ -81,6 +81,8 @@ def api_page() -> str:
     parts = [API_INTRODUCTION]
     for name in thoughtscope.__all__:
         function = getattr(thoughtscope, name)
+        if inspect.isclass(function):
+            continue  # the nouns are in architecture.md
         parts += [f"## {name}", f"```python\n{signature(function)}\n```", inspect.getdoc(function) or ""]
     return "\n\n".join(parts) + "\n"
 

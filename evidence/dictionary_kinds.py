@@ -1,8 +1,8 @@
 """Autoencoders and crosscoders against a plain implementation: every verb, every family.
 
 Kinds: an autoencoder on `resid_post` of a middle layer, on `z`, on the neurons, a crosscoder of three sites. Verbs:
-saved and loaded, encoded, decoded, evaluated, spliced in, edited, a feature traced as a target of a graph. The reference
-(`tests/dictionary_oracle.py`) is plain hooks on the Hugging Face module and plain sums; for traces, autograd.
+saved and loaded, encoded, decoded, evaluated, spliced in, edited, a feature traced as a target of a graph. The
+reference (`tests/dictionary_oracle.py`) is plain hooks on the Hugging Face module and plain sums; for traces, autograd.
 """
 
 from __future__ import annotations

@@ -148,6 +148,93 @@ def test_trace_writes_a_graph_that_reads_back(run, tmp_path: Path) -> None:
     assert data["chain"][-1]["kind"] == "logit"
 
 
+def test_a_folder_that_had_to_be_made_is_told(run, tmp_path: Path) -> None:
+    new, old = tmp_path / "new" / "graph.json", tmp_path / "graph.json"
+    assert run("trace", PROMPT, "--out", new, "--json").json["made_folder"] == str(new.parent)
+    assert run("trace", PROMPT, "--out", old, "--json").json["made_folder"] is None
+    assert (
+        f"(made the folder {tmp_path / 'newer'})"
+        in run("report", old, "--out", tmp_path / "newer" / "a.html").out
+    )
+    (tmp_path / "file").write_text("")
+    ran = run("trace", PROMPT, "--out", tmp_path / "file" / "graph.json")
+    assert ran.code == 2 and ran.err.count("\n") == 1 and ran.out == ""
+
+
+def test_influence_is_the_share_that_graph_files_carry(run, tmp_path: Path) -> None:
+    """The page shows the steps of a file's running total; the command line shows the same numbers."""
+    out = tmp_path / "graph.json"
+    told = {
+        row["node"]: row["influence"] for row in run("trace", PROMPT, "--out", out, "--json").json["features"]
+    }
+    file = json.loads(out.read_text(encoding="utf-8"))
+    ranked = sorted(
+        (node for node in file["nodes"] if node["influence"] is not None), key=lambda n: n["influence"]
+    )
+    before, steps = 0.0, {}
+    for node in ranked:
+        steps[node["node_id"]], before = node["influence"] - before, node["influence"]
+    for name, share in told.items():
+        _, layer, position, index = name.split(":")
+        assert steps[f"{layer}_{index}_{position}"] == pytest.approx(share, abs=1e-5)
+
+
+def test_a_persons_label_shows_in_every_command(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dataclasses import replace
+
+    from thoughtscope.microscope import user_labels
+
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    monkeypatch.setattr(
+        "thoughtscope.microscope.open_microscope",
+        lambda *_, **__: replace(tiny_microscope(), labels=user_labels()),
+    )
+    out, page = tmp_path / "graph.json", tmp_path / "page.html"
+    run("trace", PROMPT, "--out", out)  # before it has a name
+    row = run("trace", PROMPT, "--json").json["features"][0]
+    user_labels().set(f"tiny/clt/{row['layer']}/{row['index']}", "my own name")
+    assert run("trace", PROMPT, "--json").json["features"][0]["label"] == "my own name"
+    assert "my own name" in run("trace", PROMPT).out
+    run("report", out, "--out", page)
+    assert "my own name" in page.read_text(encoding="utf-8")
+    other = next(name["node"] for name in run("trace", PROMPT, "--json").json["features"][1:])
+    changed = run("intervene", "--graph", out, "--node", other, "--scale", "-5", "--json").json[
+        "feature_changes"
+    ]
+    labels = {(change["layer"], change["index"]): change["label"] for change in changed}
+    assert labels.get((row["layer"], row["index"]), "my own name") == "my own name"
+    run("trace", PROMPT, "--out", out)
+    assert "my own name" in [node["clerp"] for node in json.loads(out.read_text(encoding="utf-8"))["nodes"]]
+
+
+def test_a_wrong_node_is_answered_with_its_neighbours(run) -> None:
+    node = strongest(run)
+    _, layer, position, _ = node.split(":")
+    message = run("intervene", PROMPT, "--node", f"feature:{layer}:{position}:99", "--json").json["error"][
+        "message"
+    ]
+    nearest = message.split("Nearest: ")[1].split(", ")[0]
+    assert nearest.startswith(f"feature:{layer}:{position}:")
+
+
+def test_hints_end_like_sentences(run) -> None:
+    assert "?. See" not in run("trac").err and "? See: thoughtscope" in run("trac").err
+
+
+def test_serve_opens_a_file(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    served: dict[str, Any] = {}
+    monkeypatch.setattr(
+        "thoughtscope.server.launch.serve_session",
+        lambda session, access, **options: served.update(options, session=session),
+    )
+    out = tmp_path / "my-graph.json"
+    run("trace", PROMPT, "--out", out)
+    assert run("serve", out, "--folder", tmp_path / "work", "--no-model", "--no-browser").code == 0
+    assert served["slug"] == "my-graph" == served["session"].folder.slugs()[0]
+    assert run("serve", out, "--trace", "a", "--folder", tmp_path / "work").code == 2
+    assert run("serve", tmp_path / "missing.json", "--folder", tmp_path / "work").code == 2
+
+
 def test_the_commands_that_trace_names_work(run, tmp_path: Path) -> None:
     import shlex
 
@@ -314,6 +401,7 @@ def test_doctor_lists_every_check_and_fails_when_one_does(run, monkeypatch: pyte
         "packages",
         "device",
         "memory",
+        "plugins",
         "specimen",
     ]
     assert "GiB" in data["checks"][3]["text"]
@@ -324,6 +412,21 @@ def test_doctor_lists_every_check_and_fails_when_one_does(run, monkeypatch: pyte
     monkeypatch.setattr(doctor, "specimen_check", broken)
     ran = run("doctor")
     assert ran.code == 1 and "FAIL" in ran.out and "no weights" in ran.out
+
+
+def test_doctor_says_whether_a_dictionary_fits(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        doctor, "specimen_check", lambda: doctor.Check(name="specimen", verdict="ok", text="fine")
+    )
+    data = run("doctor", "--dictionary", "tiny", "--json").json
+    assert data["checks"][-1]["name"] == "dictionary" and "FVU" in data["checks"][-1]["text"]
+
+    def refused(*_: Any) -> None:
+        raise ThoughtscopeError("It leaves 0.99 of the variance.")
+
+    monkeypatch.setattr("thoughtscope.microscope.open_microscope", refused)
+    ran = run("doctor", "--dictionary", "tiny")
+    assert ran.code == 1 and "FAIL  dictionary It leaves 0.99" in ran.out
 
 
 def test_known_troubles_are_told_by_version() -> None:

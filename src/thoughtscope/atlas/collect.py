@@ -115,7 +115,7 @@ def _scan(
         scan.ids.append(tokens.ids[tokens.mask].numpy().astype(np.int32))
         scan.lengths += tokens.mask.sum(-1).tolist()
         scan.n_tokens += int(tokens.mask.sum())
-        progress("collect", scan.n_tokens, max_tokens)
+        progress("collect", min(scan.n_tokens, max_tokens), max_tokens)
         if scan.n_tokens >= max_tokens:
             break
     if not scan.n_tokens:

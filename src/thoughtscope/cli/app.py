@@ -54,6 +54,7 @@ add(
     "Serve the page on this machine.",
     "Serve the page on this machine. It answers at once, while the model still loads.",
     "serve",
+    "serve dallas.json",
     'serve --trace "calc: 36+59=" --no-browser',
     "serve --model ./gpt2 --dictionary ./transcoders --folder ./work",
     "serve --host 0.0.0.0 --token $(openssl rand -hex 16)",
@@ -94,7 +95,7 @@ add(
     "Check versions, device, memory and the specimen.",
     "Check this machine: versions, device, memory, what will fit, and whether the specimen works.",
     "doctor",
-    "doctor --json",
+    "doctor --model ./gpt2 --dictionary ./transcoders",
 )
 
 
@@ -135,7 +136,8 @@ def run() -> None:
 def _usage_error(error: typer.TyperException) -> int:
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "thoughtscope"
-    message = f"{error.format_message().rstrip('.')}. See: {command} --help"
+    said = error.format_message().strip()
+    message = f"{said if said.endswith(('.', '?', '!')) else said + '.'} See: {command} --help"
     if "--json" in sys.argv:
         emit({"error": {"code": "usage", "message": message}})
     else:

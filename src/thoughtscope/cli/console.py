@@ -8,6 +8,7 @@ import sys
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from thoughtscope.core.errors import ThoughtscopeError
@@ -60,6 +61,20 @@ def reporting(as_json: bool) -> Iterator[None]:
         else:
             print(f"thoughtscope: {printable(' '.join(message.split()))}", file=sys.stderr)
         raise SystemExit(USER_MISTAKE) from None
+
+
+def make_folder(path: Path) -> Path | None:
+    """Makes the folder for a file that is to be written, before any work is done; the folder, if it was not there."""
+    folder = path.absolute().parent
+    if folder.is_dir():
+        return None
+    folder.mkdir(parents=True)
+    return folder
+
+
+def written(path: Path, made: Path | None) -> str:
+    """`Written: PATH`, and which folder was made for it."""
+    return f"Written: {printable(str(path))}" + (f" (made the folder {printable(str(made))})" if made else "")
 
 
 def code_of(error: BaseException) -> str:

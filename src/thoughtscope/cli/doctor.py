@@ -8,11 +8,18 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib import metadata
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
 
 from thoughtscope.cli.console import emit, printable
-from thoughtscope.cli.options import Json
+from thoughtscope.cli.options import DictionaryName, Json
+from thoughtscope.core.errors import ThoughtscopeError
+
+if TYPE_CHECKING:
+    from thoughtscope.core.registry import Registry
 
 Verdict = Literal["ok", "warning", "failed"]
 MARKS: dict[str, str] = {"ok": "ok  ", "warning": "WARN", "failed": "FAIL"}
@@ -51,12 +58,19 @@ class Check:
     text: str
 
 
-def doctor(as_json: Json = False) -> None:
+def doctor(
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Also check this model with --dictionary.")
+    ] = None,
+    dictionary: DictionaryName = None,
+    as_json: Json = False,
+) -> None:
     """Runs every check, prints the table, and exits with 1 if one failed."""
     started = time.perf_counter()
-    checks = [
-        guarded(check) for check in (python_check, package_check, device_check, memory_check, specimen_check)
-    ]
+    wanted = [python_check, package_check, device_check, memory_check, plugin_check, specimen_check]
+    checks = [guarded(check) for check in wanted]
+    if model is not None or dictionary is not None:
+        checks.append(guarded(partial(dictionary_check, model or "specimen", dictionary), "dictionary"))
     seconds = round(time.perf_counter() - started, 2)
     healthy = all(check.verdict != "failed" for check in checks)
     if as_json:
@@ -74,16 +88,13 @@ def doctor(as_json: Json = False) -> None:
         raise SystemExit(1)
 
 
-def guarded(check: Callable[[], Check]) -> Check:
-    """A check that breaks is a finding, not the end."""
+def guarded(check: Callable[[], Check], name: str | None = None) -> Check:
+    """A check that breaks is a finding, not the end; what it says is told plainly if it is a user's mistake."""
     try:
         return check()
     except Exception as error:
-        return Check(
-            name=check.__name__.removesuffix("_check"),
-            verdict="failed",
-            text=f"{type(error).__name__}: {error}",
-        )
+        said = str(error) if isinstance(error, ThoughtscopeError) else f"{type(error).__name__}: {error}"
+        return Check(name=name or check.__name__.removesuffix("_check"), verdict="failed", text=said)
 
 
 def printable_lines(text: str) -> list[str]:
@@ -226,6 +237,32 @@ def specimen_check() -> Check:
     text = f'answers "{answer}" for the capital of Dallas\' state; {size}'
     verdict: Verdict = "ok" if answer.strip() == "Austin" else "warning"
     return Check(name="specimen", verdict=verdict, text=f"{text}; {time.perf_counter() - started:.1f} s")
+
+
+def plugin_check() -> Check:
+    """What installed packages add, and whether it loads."""
+    from thoughtscope.dictionaries.formats import FORMATS
+    from thoughtscope.graphs.formats import GRAPH_FORMATS
+    from thoughtscope.models.families import FAMILIES
+
+    registries: list[Registry[Any]] = [FAMILIES, FORMATS, GRAPH_FORMATS]
+    broken = [sentence for registry in registries for sentence in registry.broken()]
+    added = [name for registry in registries for name in registry.installed()]
+    text = ", ".join(added) or "none installed"
+    return Check(name="plugins", verdict="warning" if broken else "ok", text="\n".join([text, *broken]))
+
+
+def dictionary_check(model: str, dictionary: str | None) -> Check:
+    """Loads both and looks at a few hundred tokens; a dictionary that does not fit fails with its figures."""
+    from thoughtscope.dictionaries.preflight import look
+    from thoughtscope.microscope import open_microscope
+
+    opened = open_microscope(model, dictionary)
+    seen = look(opened.model, opened.dictionary)
+    figures = f"FVU {seen.fvu:.3f}, {seen.l0:.1f} features a token on {seen.n_tokens} tokens"
+    return Check(
+        name="dictionary", verdict="ok", text=f"{opened.dictionary.name} fits {opened.model.name}: {figures}"
+    )
 
 
 def _next_token(model: Any, tokens: Any) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from thoughtscope.cli.console import emit, printable, progress_bar
+from thoughtscope.cli.console import emit, make_folder, printable, progress_bar, written
 from thoughtscope.cli.options import (
     Device,
     DictionaryName,
@@ -43,6 +43,7 @@ def report(
 
     if out.suffix.lower() not in (".html", ".htm"):
         raise ThoughtscopeError(f'A report is an HTML file; "{out}" should end in .html.')
+    made_folder = make_folder(out)
     if source.lower().endswith(".json"):
         made = build_report(checked_file(source), labels=microscope.user_labels(), title=title)
     else:
@@ -69,7 +70,6 @@ def report(
     if as_json:
         emit({"report": str(path), "data": str(data), "bytes": path.stat().st_size})
     else:
-        print(
-            f"Written: {printable(str(path))} ({path.stat().st_size / 1e6:.1f} MB; its data in {printable(data.name)})"
-        )
+        size = f"{path.stat().st_size / 1e6:.1f} MB; its data in {printable(data.name)}"
+        print(f"{written(path, made_folder)}\n{size}")
         print("Open it in any browser; it needs no server and no network.")

@@ -11,6 +11,7 @@ import typer
 
 from thoughtscope.cli.console import emit, printable
 from thoughtscope.cli.options import Device, DictionaryName, DType, Folder, Json, ModelName, NoBrowser, Port
+from thoughtscope.core.errors import ThoughtscopeError
 
 if TYPE_CHECKING:
     from thoughtscope.microscope import Microscope
@@ -19,6 +20,9 @@ DEMO_PROMPT = "Fact: the capital of the state containing Dallas is"
 
 
 def serve(
+    file: Annotated[
+        Path | None, typer.Argument(metavar="GRAPH.json", help="A graph file of any tool to open.")
+    ] = None,
     model: ModelName = "specimen",
     dictionary: DictionaryName = None,
     prompt: Annotated[
@@ -50,7 +54,9 @@ def serve(
     hosts = frozenset(name.lower() for name in allow_host or [])
     access = Access(host=host, token=token, allowed_hosts=hosts)
     load = None if no_model else (lambda: open_microscope(model, dictionary, device=device, dtype=dtype))
-    session, slug = _session(load, folder, prompt)
+    if file is not None and prompt is not None:
+        raise ThoughtscopeError("Give a graph file or --trace, one of the two.")
+    session, slug = _session(load, folder, prompt, file)
     serve_session(session, access, port=port, browser=not no_browser, slug=slug, announce=_announcer(as_json))
 
 
@@ -77,13 +83,18 @@ def serve_traced(
 
 
 def _session(
-    load: Callable[[], Microscope] | None, folder: Path | None, prompt: str | None
+    load: Callable[[], Microscope] | None, folder: Path | None, prompt: str | None, file: Path | None
 ) -> tuple[Any, str | None]:
-    """A session whose first job, after loading, is to trace `prompt` under a slug that is known at once."""
-    from thoughtscope.microscope import WorkFolder, slug_of
+    """A session that opens `file`, or first traces `prompt`, once it is loaded, under a slug that is known at once."""
+    from thoughtscope.microscope import WorkFolder, keep_file, slug_of
     from thoughtscope.server.session import Session
 
     work = WorkFolder(folder)
+    if file is not None:
+        from thoughtscope.graphs import checked_file
+
+        slug = keep_file(work, checked_file(file))
+        return Session(load, folder=work), slug
     session = Session(load, folder=work)
     if prompt is None or load is None:
         return session, None

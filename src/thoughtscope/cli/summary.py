@@ -9,6 +9,7 @@ import numpy as np
 
 from thoughtscope.cli.console import printable, quoted
 from thoughtscope.core.ids import NodeKind
+from thoughtscope.graphs.influence import influence_share, why_unscored
 
 if TYPE_CHECKING:
     from thoughtscope.graphs import Graph
@@ -26,7 +27,10 @@ def summary_data(graph: Graph, *, features: int = 12) -> dict[str, Any]:
             {"text": target.text, "probability": round(float(target.probability), 6)}
             for target in graph.targets
         ],
-        "scores": {name: round(float(value), 6) for name, value in vars(graph.scores).items()},
+        "scores": {name: round(float(value), 6) for name, value in vars(graph.scores).items()}
+        if why_unscored(graph) is None
+        else None,
+        "why_unscored": why_unscored(graph),
         "certificate": None if graph.certificate is None else dict(vars(graph.certificate)),
         "nodes": counts(graph),
         "edges": int(graph.edges.nnz),
@@ -44,17 +48,14 @@ def summary_text(graph: Graph, *, seconds: float | None = None, features: int = 
 
 def counts(graph: Graph) -> dict[str, int]:
     """Nodes by kind."""
-    kinds = [graph.node_id(node).kind for node in range(len(graph))]
-    return {str(kind): kinds.count(kind) for kind in NodeKind}
+    return {str(kind): len(graph.rows(kind)) for kind in NodeKind}
 
 
 def strongest_features(graph: Graph, limit: int) -> list[int]:
     """Rows of the features with the most influence on the answer, strongest first."""
-    order = np.argsort(-graph.influence, kind="stable")
-    kind = NodeKind.FEATURE
-    return [
-        int(node) for node in order if graph.node_id(int(node)).kind == kind and graph.influence[node] > 0
-    ][:limit]
+    rows = graph.rows("feature")
+    order = rows[np.argsort(-graph.influence[rows], kind="stable")]
+    return [int(row) for row in order if graph.influence[row] > 0][:limit]
 
 
 def strongest_chain(graph: Graph) -> list[int]:
@@ -90,7 +91,7 @@ def node_data(graph: Graph, node: int) -> dict[str, Any]:
         "index": name.index,
         "label": graph.label(node),
         "activation": float(graph.value[node]),
-        "influence": float(graph.influence[node]),
+        "influence": float(influence_share(graph)[node]),
     }
 
 
@@ -122,7 +123,9 @@ def _answers(graph: Graph) -> str:
 
 
 def _scores(graph: Graph) -> str:
-    scores = graph.scores
+    scores, reason = graph.scores, why_unscored(graph)
+    if reason is not None:
+        return f"Scores\n  none: {reason}"
     return (
         "Scores\n"
         f"  replacement   {scores.replacement:.2f}  of the influence on the answer runs through features, not errors\n"
@@ -170,11 +173,12 @@ def _features(graph: Graph, limit: int) -> str:
     rows = strongest_features(graph, limit)
     if not rows:
         return "No feature carries influence in this graph."
-    lines = []
+    lines, share = [], influence_share(graph)
     for row in rows:
-        numbers = f"{graph.influence[row]:9.3f}  {graph.value[row]:10.2f}"
+        numbers = f"{share[row]:9.1%}  {graph.value[row]:10.2f}"
         lines.append(f"  {numbers}  {graph.node_id(row)!s:<22} {describe_node(graph, row)}")
-    return (
-        "Features by influence\n  influence  activation  node                   token, layer · what it responds to\n"
-        + "\n".join(lines)
+    head = (
+        "Features by influence, each its share of all influence on the answer\n"
+        "  influence  activation  node                   token, layer · what it responds to\n"
     )
+    return head + "\n".join(lines)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from thoughtscope.cli.console import emit, printable, progress_bar, shell_quoted
+from thoughtscope.cli.console import emit, make_folder, progress_bar, shell_quoted, written
 from thoughtscope.cli.options import (
     Device,
     DictionaryName,
@@ -51,6 +51,7 @@ def trace(
     from thoughtscope.cli.summary import summary_data, summary_text
     from thoughtscope.graphs import write_json
 
+    made = None if out is None else make_folder(out)
     started = time.perf_counter()
     opened = microscope.open_microscope(model, dictionary, device=device, dtype=dtype)
     with progress_bar(quiet=as_json) as progress:
@@ -63,12 +64,17 @@ def trace(
     options = _model_options(model, dictionary)
     commands = next_commands(graph, prompt, options, out)
     if as_json:
-        written = None if out is None else str(out)
-        emit({**summary_data(graph), "seconds": round(seconds, 3), "out": written, "next": commands})
+        told = {
+            "seconds": round(seconds, 3),
+            "out": None if out is None else str(out),
+            "made_folder": None if made is None else str(made),
+            "next": commands,
+        }
+        emit({**summary_data(graph), **told})
     else:
         print(summary_text(graph, seconds=seconds))
         if out is not None:
-            print(f"\nWritten: {printable(str(out))}")
+            print("\n" + written(out, made))
         if not open_page:
             print("\nNext:\n" + "\n".join(f"  {command}" for command in commands))
     if open_page:

@@ -90,10 +90,15 @@ class BrokenPlugin(ThoughtscopeError):
     code = "broken_plugin"
 
 
-def describe_choices(value: object, allowed: Iterable[object], *, what: str, limit: int = 12) -> str:
-    """`"foo" is not a site kind. Allowed: a, b, … Did you mean "fo"?` — one sentence for every lookup error."""
+def describe_choices(
+    value: object, allowed: Iterable[object], *, what: str, limit: int = 12, listed: str = "Allowed"
+) -> str:
+    """`"foo" is not a site kind. Allowed: a, b, … Did you mean "fo"?` — one sentence for every lookup error.
+
+    With `listed="Nearest"` the choices come sorted by their distance, so that no guess has to follow.
+    """
     names = [str(name) for name in allowed]
     shown = ", ".join(names[:limit]) + (f", … ({len(names)} in all)" if len(names) > limit else "")
-    near = get_close_matches(str(value), names, n=1, cutoff=0.6)
+    near = [] if listed == "Nearest" else get_close_matches(str(value), names, n=1, cutoff=0.6)
     hint = f' Did you mean "{near[0]}"?' if near else ""
-    return f'"{value}" is not a {what}. Allowed: {shown or "none"}.{hint}'
+    return f'"{value}" is not a {what}. {listed}: {shown or "none"}.{hint}'

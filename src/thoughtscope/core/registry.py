@@ -84,6 +84,10 @@ class Registry(Generic[T]):
                 sentences.append(str(error))
         return sentences
 
+    def installed(self) -> list[str]:
+        """The names that installed packages add."""
+        return list(self._installed())
+
     def _installed(self) -> dict[str, EntryPoint]:
         if self._group is None or os.environ.get(NO_PLUGINS) == "1":
             return {}

@@ -154,9 +154,18 @@ class Graph:
         node_id = NodeId.parse(node) if isinstance(node, str) else node
         row = self._rows.get(node_id)
         if row is None:
-            same_kind = [name for name in self._rows if name.kind == node_id.kind]
+            near = sorted(
+                (name for name in self._rows if name.kind == node_id.kind),
+                key=lambda name: (
+                    abs(name.position - node_id.position),
+                    abs((name.layer or 0) - (node_id.layer or 0)),
+                    abs((name.index or 0) - (node_id.index or 0)),
+                ),
+            )
             raise UnknownFeature(
-                describe_choices(node_id, same_kind, what=f"{node_id.kind} node of this graph")
+                describe_choices(
+                    node_id, near, what=f"{node_id.kind} node of this graph", limit=6, listed="Nearest"
+                )
             )
         return row
 

@@ -32,7 +32,8 @@ class Change:
     supernode: str | None = None
     """Or the features of a supernode, by its label."""
     at: str | None = None
-    """Or every feature at a token that pruning leaves, by the token's text; spaces around it do not matter."""
+    """Or every feature at a token that pruning leaves, by the token's text; spaces around it do not matter. Where
+    pruning leaves none, every one that can reach the answer."""
     op: Op = "ablate"
     value: float | None = None
 
@@ -103,7 +104,7 @@ def _members(graph: Graph, change: Change) -> str | list[NodeId]:
 
 
 def _features_at(graph: Graph, token: str) -> list[NodeId]:
-    """The features at a token that pruning leaves; a pruned graph is not pruned again."""
+    """The features at a token that pruning leaves; where it leaves none, all that the graph has there."""
     from thoughtscope.graphs import prune
 
     found = {place for place, text in enumerate(graph.tokens) if text.strip() == token.strip()}
@@ -112,12 +113,13 @@ def _features_at(graph: Graph, token: str) -> list[NodeId]:
             describe_choices(token, list(dict.fromkeys(graph.tokens)), what="token of the prompt")
         )
     small = graph if "pruning" in graph.provenance else prune(graph)
-    members = [node for node in small.node_ids() if node.kind == "feature" and node.position in found]
-    if not members:
-        raise UnknownFeature(
-            f'No feature at "{token}" is left in the pruned graph: nothing there moves the answer much.'
-        )
-    return members
+    for each in (small, graph):
+        members = [
+            node for node in map(each.node_id, each.rows("feature").tolist()) if node.position in found
+        ]
+        if members:
+            return members
+    raise UnknownFeature(f'No feature at "{token}" can reach the answer, so there is nothing to change.')
 
 
 def node_of(graph: Graph, name: str) -> NodeId:

@@ -27,15 +27,23 @@ class Format:
     save: Callable[[Dictionary, Path], None]
 
 
-FORMATS: Registry[Format] = Registry("dictionary format", DictionaryMismatch)
+FORMATS: Registry[Format] = Registry(
+    "dictionary format", DictionaryMismatch, group="thoughtscope.dictionary_formats"
+)
 
 
 def detect(folder: Path) -> str:
-    """The name of the layout that `folder` has. Raises `CorruptArtefact` when it has none."""
-    for name in FORMATS:
-        if FORMATS[name].matches(folder):
-            return name
-    raise CorruptArtefact(f"{folder} holds no dictionary in a known layout. Known: {', '.join(FORMATS)}.")
+    """The name of the layout that `folder` has, whatever the order in which layouts were registered.
+
+    Raises `CorruptArtefact` when it has none, `DictionaryMismatch` when several claim it.
+    """
+    found = sorted(name for name, layout in FORMATS.working() if layout.matches(folder))
+    if not found:
+        known = " ".join([f"Known: {', '.join(FORMATS)}.", *FORMATS.broken()])
+        raise CorruptArtefact(f"{folder} holds no dictionary in a known layout. {known}")
+    if len(found) > 1:
+        raise DictionaryMismatch(f"{folder} can be read as {' and as '.join(found)}. Name one with format=.")
+    return found[0]
 
 
 def numbered(paths: Iterable[Path], pattern: str) -> dict[int, list[Path]]:

@@ -25,5 +25,7 @@ class Architecture:
     "None for a class that is not a model to make: one that is refused, or no class of transformers."
 
 
-FAMILIES: Registry[Architecture] = Registry("supported model architecture", UnsupportedModel)
+FAMILIES: Registry[Architecture] = Registry(
+    "supported model architecture", UnsupportedModel, group="thoughtscope.families"
+)
 """By the class name in `config.architectures`."""
