@@ -6,6 +6,7 @@
 #   make evidence     every measured figure again, into docs/evidence.md
 #   make bench        side by side with peers, where they are installed
 #   make docs         links, snippets and figures of the documentation
+#   make mutants      small wrong changes, and which of them the tests notice (20 minutes)
 #   make screenshots  the pictures in docs/screenshots
 #   make specimen     train the specimen and its dictionaries from nothing (hours)
 
@@ -17,20 +18,23 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 PIP := $(RUN) -m pip --disable-pip-version-check --no-input
 PYTEST_FLAGS ?=
+# As many workers as there are cores, each with one thread; `make test WORKERS=0` runs everything in one process.
+WORKERS ?= auto
 DEMO_FLAGS ?=
+MUTANTS_FLAGS ?=
 SPECIMEN := src/thoughtscope/assets/specimen
 # A folder of running text for the specimen; without it, the generator's own grammars.
 TEXT ?=
 TEXT_FLAG := $(if $(TEXT),--text $(TEXT))
 
-.PHONY: demo test check format bench docs evidence screenshots specimen clean
+.PHONY: demo test mutants check format bench docs evidence screenshots specimen clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
 	$(RUN) -m thoughtscope demo $(DEMO_FLAGS)
 
 test: $(READY)
-	$(RUN) -m pytest $(PYTEST_FLAGS)
+	$(RUN) -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadgroup $(PYTEST_FLAGS)
 
 check: $(READY)
 	$(RUN) -m ruff format --check .
@@ -53,6 +57,9 @@ docs: $(READY)
 
 evidence: $(READY)
 	$(RUN) evidence/run_all.py
+
+mutants: $(READY)
+	$(RUN) -m tests.mutants $(MUTANTS_FLAGS)
 
 screenshots: $(READY)
 	$(RUN) -m tests.browser.screenshots
