@@ -8,6 +8,7 @@
 #   make docs         links, snippets and figures of the documentation
 #   make mutants      small wrong changes, and which of them the tests notice (20 minutes)
 #   make screenshots  the pictures in docs/screenshots
+#   make wheel        build, and check the wheel in an environment of its own
 #   make specimen     train the specimen and its dictionaries from nothing (hours)
 
 PYTHON ?= $(shell for v in python3.13 python3.12 python3.11 python3 python; do \
@@ -27,7 +28,7 @@ SPECIMEN := src/thoughtscope/assets/specimen
 TEXT ?=
 TEXT_FLAG := $(if $(TEXT),--text $(TEXT))
 
-.PHONY: demo test mutants check format bench docs evidence screenshots specimen clean
+.PHONY: demo test mutants check format bench docs evidence screenshots specimen wheel version clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -69,6 +70,19 @@ specimen: $(READY)
 	$(RUN) -m specimens.dictionaries --kind clt --out $(SPECIMEN)/clt $(TEXT_FLAG)
 	$(RUN) -m specimens.dictionaries --kind plt --out $(SPECIMEN)/plt $(TEXT_FLAG)
 	$(RUN) -m specimens.score --model $(SPECIMEN) $(TEXT_FLAG)
+
+# The wheel as a user gets it: installed from the file, outside of the checkout.
+wheel: $(READY)
+	rm -rf dist build/wheel build/lib
+	$(PIP) wheel --quiet --no-deps --wheel-dir dist .
+	$(RUN) -m venv build/wheel
+	build/wheel/bin/python -m pip --disable-pip-version-check --no-input install --quiet dist/*.whl
+	cd build/wheel && HF_HUB_OFFLINE=1 bin/thoughtscope trace "Fact: the capital of the state containing Dallas is" --out graph.json
+	cd build/wheel && HF_HUB_OFFLINE=1 bin/thoughtscope report graph.json --out report.html
+	cd dist && $(abspath $(RUN)) -c "import hashlib, pathlib; [print(hashlib.sha256(p.read_bytes()).hexdigest(), p) for p in pathlib.Path().iterdir()]"
+
+version:
+	@sed -n 's/^__version__ = "\(.*\)"/\1/p' src/thoughtscope/__init__.py
 
 # PyTorch first and by itself, at its pinned version: some machines keep that build at hand.
 $(READY): pyproject.toml constraints.txt

@@ -21,7 +21,7 @@ from tests.mutants.hunt import Ground, Verdict, follow, hunt, sample, unchanged
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("graphs", "interventions", "dictionaries", "models")
-CONTROLS = 10
+CONTROLS = 4
 NOTICED = ("noticed", "timed out")
 
 
