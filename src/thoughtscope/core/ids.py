@@ -16,6 +16,9 @@ class FeatureId:
     """A feature of a dictionary: `str` gives `dictionary/layer/index`, `parse` is its exact inverse.
 
     The dictionary's own name may contain slashes (`org/repo`); layer and index are the last two parts.
+
+    >>> FeatureId.parse("org/repo/3/1042")
+    FeatureId(dictionary='org/repo', layer=3, index=1042)
     """
 
     dictionary: str
@@ -59,6 +62,12 @@ class NodeId:
     - feature:  `feature:LAYER:POSITION:INDEX`      an active feature
     - error:    `error:LAYER:POSITION`              what the dictionary misses there
     - logit:    `logit:POSITION:INDEX`              output target number INDEX (a vocabulary id or a virtual id)
+
+    >>> node = NodeId.parse("feature:2:10:644")
+    >>> node.layer, node.position, node.index
+    (2, 10, 644)
+    >>> str(node)
+    'feature:2:10:644'
     """
 
     kind: NodeKind
