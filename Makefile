@@ -5,7 +5,7 @@
 #   make check        format, lint, types, layers, spelling, links
 #   make evidence     every measured figure again, into docs/evidence.md
 #   make bench        side by side with peers, where they are installed
-#   make docs         links, snippets and figures of the documentation
+#   make docs         links, snippets and figures of the documentation; examples and notebooks run
 #   make mutants      small wrong changes, and which of them the tests notice (20 minutes)
 #   make screenshots  the pictures in docs/screenshots
 #   make wheel        build, and check the wheel in an environment of its own
@@ -55,6 +55,7 @@ bench: $(READY)
 docs: $(READY)
 	$(RUN) docs/render.py
 	$(RUN) -m pytest -q -m "not slow" tests/test_docs.py
+	$(RUN) -m pytest -q tests/test_docs_examples.py
 
 evidence: $(READY)
 	$(RUN) evidence/run_all.py

@@ -57,7 +57,9 @@ def test_a_notebook_runs(notebook: Path, tmp_path: Path) -> None:
     script = tmp_path / "notebook.py"
     code = ["".join(cell["source"]) for cell in cells(notebook) if cell["cell_type"] == "code"]
     script.write_text("\n\n".join(code))
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])}
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
+    }
     done = subprocess.run(
         [sys.executable, "-W", "error::UserWarning", str(script)],
         cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=180,
