@@ -5,8 +5,10 @@
 #   make check        format, lint, types, layers, spelling, links
 #   make evidence     every measured figure again, into docs/evidence.md
 #   make bench        side by side with peers, where they are installed
-#   make docs         links, snippets and figures of the documentation
+#   make docs         links, snippets and figures of the documentation; examples and notebooks run
+#   make mutants      small wrong changes, and which of them the tests notice (20 minutes)
 #   make screenshots  the pictures in docs/screenshots
+#   make wheel        build, and check the wheel in an environment of its own
 #   make specimen     train the specimen and its dictionaries from nothing (hours)
 
 PYTHON ?= $(shell for v in python3.13 python3.12 python3.11 python3 python; do \
@@ -17,20 +19,23 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 PIP := $(RUN) -m pip --disable-pip-version-check --no-input
 PYTEST_FLAGS ?=
+# As many workers as there are cores, each with one thread; `make test WORKERS=0` runs everything in one process.
+WORKERS ?= auto
 DEMO_FLAGS ?=
+MUTANTS_FLAGS ?=
 SPECIMEN := src/thoughtscope/assets/specimen
 # A folder of running text for the specimen; without it, the generator's own grammars.
 TEXT ?=
 TEXT_FLAG := $(if $(TEXT),--text $(TEXT))
 
-.PHONY: demo test check format bench docs evidence screenshots specimen clean
+.PHONY: demo test mutants check format bench docs evidence screenshots specimen wheel version clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
 	$(RUN) -m thoughtscope demo $(DEMO_FLAGS)
 
 test: $(READY)
-	$(RUN) -m pytest $(PYTEST_FLAGS)
+	$(RUN) -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadgroup $(PYTEST_FLAGS)
 
 check: $(READY)
 	$(RUN) -m ruff format --check .
@@ -50,9 +55,13 @@ bench: $(READY)
 docs: $(READY)
 	$(RUN) docs/render.py
 	$(RUN) -m pytest -q -m "not slow" tests/test_docs.py
+	$(RUN) -m pytest -q tests/test_docs_examples.py
 
 evidence: $(READY)
 	$(RUN) evidence/run_all.py
+
+mutants: $(READY)
+	$(RUN) -m tests.mutants $(MUTANTS_FLAGS)
 
 screenshots: $(READY)
 	$(RUN) -m tests.browser.screenshots
@@ -63,6 +72,19 @@ specimen: $(READY)
 	$(RUN) -m specimens.dictionaries --kind plt --out $(SPECIMEN)/plt $(TEXT_FLAG)
 	$(RUN) -m specimens.score --model $(SPECIMEN) $(TEXT_FLAG)
 
+# The wheel as a user gets it: installed from the file, outside of the checkout.
+wheel: $(READY)
+	rm -rf dist build/wheel build/lib
+	$(PIP) wheel --quiet --no-deps --wheel-dir dist .
+	$(RUN) -m venv build/wheel
+	build/wheel/bin/python -m pip --disable-pip-version-check --no-input install --quiet dist/*.whl
+	cd build/wheel && HF_HUB_OFFLINE=1 bin/thoughtscope trace "Fact: the capital of the state containing Dallas is" --out graph.json
+	cd build/wheel && HF_HUB_OFFLINE=1 bin/thoughtscope report graph.json --out report.html
+	cd dist && $(abspath $(RUN)) -c "import hashlib, pathlib; [print(hashlib.sha256(p.read_bytes()).hexdigest(), p) for p in pathlib.Path().iterdir()]"
+
+version:
+	@sed -n 's/^__version__ = "\(.*\)"/\1/p' src/thoughtscope/__init__.py
+
 # PyTorch first and by itself, at its pinned version: some machines keep that build at hand.
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "thoughtscope needs Python 3.11 or newer with venv (Debian: apt install python3-venv)"; exit 1; }
@@ -72,4 +94,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) build .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis

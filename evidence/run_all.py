@@ -1,5 +1,6 @@
 """Measures every claim again: `python evidence/run_all.py [NAME…]` writes docs/evidence.json, docs/evidence.md and the
-figures in the pages. With names, only those are measured and the others keep their last result."""
+figures in the pages. With names, only those are measured and the others keep their last result; `mutants` is measured
+only when it is named."""
 
 from __future__ import annotations
 
@@ -18,6 +19,9 @@ from thoughtscope.core.files import atomic_write_text
 from thoughtscope.core.provenance import commit, provenance
 
 HERE = Path(__file__).resolve().parent
+BY_HAND = ("mutants",)
+"""Measured only when named: it takes twenty minutes, and says something of the tests, not of the package."""
+
 INTRODUCTION = """# Evidence
 
 Every figure that these pages state, as measured by `evidence/<name>.py` at the commit given.
@@ -72,7 +76,10 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"which to measure (default all): {', '.join(names())}"
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"which to measure (default all but {', '.join(BY_HAND)}): {', '.join(names())}",
     )
     parser.add_argument("--render", action="store_true", help="measure nothing: only write the pages again")
     chosen = parser.parse_args()
@@ -81,7 +88,8 @@ def main() -> None:
         parser.error(f"unknown: {', '.join(unknown)}. Allowed: {', '.join(names())}")
     measured = {name: result for name, result in results().items() if name in names()}
     failed = []
-    for name in [] if chosen.render else chosen.names or names():
+    usual = [name for name in names() if name not in BY_HAND]
+    for name in [] if chosen.render else chosen.names or usual:
         print(f"{name} …", end=" ", file=sys.stderr, flush=True)
         result = measure(name)
         if result is None:

@@ -44,6 +44,14 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", guarded)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """On several workers (`make test`) all tests that start a browser share one of them: they share a server and a tab."""
+    for item in items:
+        if "browser" in item.path.parts or item.get_closest_marker("browser"):
+            item.add_marker(pytest.mark.xdist_group("browser"))
+
+
 def must_run() -> bool:
     """With THOUGHTSCOPE_NO_SKIPS=1 a skipped test is a failed one: what promised to run here did not."""
     return os.environ.get("THOUGHTSCOPE_NO_SKIPS") == "1"

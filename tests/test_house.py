@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -173,6 +174,74 @@ def test_scripts_parse():
         )
 
 
+def test_habits_run_what_exists():
+    """The forge's workflows call targets of the Makefile; a commit is checked by nothing that `make check` leaves out."""
+    import tomllib
+
+    import yaml
+
+    makefile = (ROOT / "Makefile").read_text()
+    workflows = [
+        yaml.safe_load(path.read_text()) for path in sorted((ROOT / ".github/workflows").glob("*.yml"))
+    ]
+    steps = [step for flow in workflows for job in flow["jobs"].values() for step in job["steps"]]
+    targets = [
+        target for step in steps for target in re.findall(r"\bmake (?:-s )?(\w+)", step.get("run", ""))
+    ]
+    assert {"check", "test", "docs", "wheel"} <= set(targets)
+    assert [target for target in targets if not re.search(rf"^{target}:", makefile, flags=re.MULTILINE)] == []
+    assert all(flow["permissions"] == {"contents": "read"} for flow in workflows)
+    assert "secrets." not in "".join(path.read_text() for path in (ROOT / ".github").rglob("*.yml"))
+    (local,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    check = makefile.partition("\ncheck:")[2].partition("\n\n")[0]
+    for hook in local["hooks"]:
+        tool = re.search(r"(?:-m |bin/)(\w[\w-]*)(?: |$)", hook["entry"].replace("bin/python ", ""))
+        assert tool and tool[1] in check, hook["entry"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert (citation["license"], citation["keywords"]) == (project["license"], project["keywords"])
+
+
+def test_a_worker_has_one_thread():
+    """Several workers with several threads each would wait for one another."""
+    import torch
+
+    assert torch.get_num_threads() == int(os.environ["OMP_NUM_THREADS"])
+
+
+SKIPS = """
+import pytest
+
+def test_passes(): ...
+
+def test_skips():
+    pytest.skip("nothing here")
+
+@pytest.mark.gpu
+def test_may_skip():
+    pytest.skip("no accelerator")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [[], ["-n", "2", "--dist", "loadgroup"]], ids=["one process", "workers"])
+def test_a_skip_fails_where_every_test_must_run(tmp_path, workers):
+    """Also a file that skips itself, and also when the tests run in workers."""
+    (tmp_path / "test_some.py").write_text(SKIPS)
+    (tmp_path / "test_none.py").write_text("import pytest\npytest.importorskip('no_such_module')\n")
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n  gpu\n")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.conftest", *workers, str(tmp_path)]
+    done = {}
+    for strict in ("0", "1"):
+        environment = os.environ | {"THOUGHTSCOPE_NO_SKIPS": strict, "PYTHONPATH": str(ROOT)}
+        done[strict] = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
+        )
+    assert done["0"].returncode == 0 and "1 passed" in done["0"].stdout
+    assert done["1"].returncode != 0 and "was skipped where every test must run" in done["1"].stdout
+    assert re.search(r"1 error", done["1"].stdout), "a file that skips itself"
+
+
 # --- imports -------------------------------------------------------------------------------------------------------
 
 
@@ -212,9 +281,10 @@ def test_one_version():
 
     import thoughtscope
 
-    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    assert declared == thoughtscope.__version__
-    assert f"## {declared}" in (ROOT / "CHANGELOG.md").read_text()
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert settings["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "thoughtscope.__version__"}
+    assert "version" not in settings["project"]
+    assert f"## {thoughtscope.__version__}" in (ROOT / "CHANGELOG.md").read_text()
 
 
 def test_every_dependency_has_a_reason_and_a_pin():

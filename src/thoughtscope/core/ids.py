@@ -16,7 +16,10 @@ class FeatureId:
     """A feature of a dictionary: `str` gives `dictionary/part/index`, `parse` is its exact inverse.
 
     The dictionary's own name may contain slashes (`org/repo`), a part's may not: part and index are the last two. The
-    parts of a set of transcoders are named by their layers, `specimen/clt/3/1042`.
+    parts of a set of transcoders are named by their layers.
+
+    >>> FeatureId.parse("specimen/clt/3/1042")
+    FeatureId(dictionary='specimen/clt', part='3', index=1042)
     """
 
     dictionary: str

@@ -21,6 +21,14 @@ class Activation:
     - relu:      a = max(x, 0)
     - jumprelu:  a = x where x > θ (strictly, θ ≥ 0), else 0            (Rajamanoharan et al. 2024, eq. 5)
     - topk:      a = max(x, 0) for the k largest x of a position, else 0 (Gao et al. 2024, eq. 3)
+
+    >>> pre = torch.tensor([-1.0, 0.5, 2.0])
+    >>> Activation(kind="relu").apply(pre).tolist()
+    [0.0, 0.5, 2.0]
+    >>> Activation(kind="topk", k=1).apply(pre).tolist()
+    [0.0, 0.0, 2.0]
+    >>> Activation(kind="jumprelu").apply(pre, threshold=torch.full((3,), 0.5)).tolist()
+    [0.0, 0.0, 2.0]
     """
 
     kind: Kind

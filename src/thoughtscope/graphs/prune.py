@@ -70,6 +70,9 @@ def mass_threshold(values: Float[np.ndarray, " value"], mass: float) -> float:
 
     A radix search over the bits of float32, which order like the numbers: three histograms, no sort and no copy of
     an index, so that the N² edges of a dense graph cost little more than reading them.
+
+    >>> mass_threshold(np.array([5.0, 3.0, 1.0, 1.0]), 0.8)
+    3.0
     """
     values = np.ascontiguousarray(values, dtype=np.float32)
     values = values[values > 0]

@@ -36,7 +36,11 @@ def longest_piece(tokenizer: Any) -> int:
 
 
 def show(data: bytes) -> str:
-    """Bytes as shown to a person: valid characters as they are, bytes of partial characters as `<0xE4>`."""
+    """Bytes as shown to a person: valid characters as they are, bytes of partial characters as `<0xE4>`.
+
+    >>> show("é".encode()), show("é".encode()[:1])
+    ('é', '<0xC3>')
+    """
     return "".join(text if valid else f"<0x{data[start]:02X}>" for start, text, valid in _characters(data))
 
 
