@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
+NOT_COMPARED = 3
+"""Exit status of a benchmark whose peer cannot be installed on this machine."""
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def take_turns(
@@ -31,29 +38,28 @@ def take_turns(
     return {name: statistics.median(times) for name, times in seconds.items()}, results
 
 
-def absent(*packages: str) -> list[str]:
-    """Those of `packages` that are not installed."""
-    return [package for package in packages if find_spec(package.replace("-", "_")) is None]
-
-
-def arguments(description: str) -> argparse.Namespace:
-    """The options of every benchmark."""
+def arguments(description: str, more: Mapping[str, Mapping[str, Any]] | None = None) -> argparse.Namespace:
+    """The options of every benchmark, and those that one has besides."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--rounds", type=int, default=3, help="measured turns of each side (default 3)")
-    parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch (default 1)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument(
+        "--threads", type=int, default=cores(), help="threads of PyTorch (default: all cores here)"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object for each comparison")
+    for name, settings in (more or {}).items():
+        parser.add_argument(f"--{name}", **settings)
     return parser.parse_args()
 
 
 def show(result: Mapping[str, Any], *, as_json: bool) -> None:
     """Prints a result for people or as JSON."""
     if as_json:
-        print(json.dumps(result))
+        print(json.dumps(result), flush=True)
         return
     print(f"{result['name']}: {result['case']}")
     for side, seconds in result["seconds"].items():
         print(f"  {side:14s} {seconds:9.3f} s")
     print(f"  ratio {result['ratio']:.1f}, {result['rounds']} rounds")
-    print(f"  largest difference {result['difference']:.1e} of the largest value")
+    print(f"  largest difference {result['difference']:.1e} of {result.get('scale', 'the largest value')}")
     for line in result["notes"]:
-        print(f"  {line}")
+        print(f"  {line}", flush=True)

@@ -1,13 +1,18 @@
-"""All edges of a prompt's graph: thoughtscope's explicit linear algebra against one backward pass for each target.
+"""All edges of a prompt's graph: thoughtscope against plain autograd, and against circuit-tracer 0.5.0.
 
-The second side is the implementation that the tests use as an oracle: plain autograd in float64, nothing shared.
+Autograd is the implementation that the tests use as an oracle: one backward pass for each target in float64, nothing
+shared. circuit-tracer runs in an environment of its own, which the first call makes under `runs/`, beside thoughtscope
+on three shapes (`peer/cases.py`), once with every feature expanded and once with the best 1,000. Where it cannot be
+installed this says so and exits with status 3.
 """
 
 from __future__ import annotations
 
+import argparse
+import sys
 from typing import TYPE_CHECKING, Any
 
-from _sides import absent, arguments, show, take_turns
+from _sides import NOT_COMPARED, arguments, show, take_turns
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,12 +56,6 @@ def compare(rounds: int) -> dict[str, Any]:
     difference = np.abs(
         ours[np.ix_(rows[:, 0], columns[:, 0])] - theirs[np.ix_(rows[:, 1], columns[:, 1])]
     ).max()
-    missing = absent("circuit-tracer")
-    notes = (
-        [f"not compared: {', '.join(missing)} (not installed)"]
-        if missing
-        else ["circuit-tracer: no adapter yet"]
-    )
     return {
         "name": "attribution",
         "case": f"{len(features)} features, {tokens.ids.shape[1]} tokens, {len(dictionary.parts)} layers",
@@ -64,7 +63,7 @@ def compare(rounds: int) -> dict[str, Any]:
         "ratio": seconds["autograd"] / seconds["thoughtscope"],
         "difference": float(difference / np.abs(theirs).max()),
         "rounds": rounds,
-        "notes": notes,
+        "notes": [],
     }
 
 
@@ -84,13 +83,57 @@ def shared(graph: Graph, features: Features, n_layers: int, n_pos: int) -> tuple
     return np.array(rows), np.array(columns)
 
 
+def beside_circuit_tracer(chosen: argparse.Namespace) -> bool:
+    """Shows a result for each case and mode; False, with the reason, where the peer cannot be installed."""
+    from bench.peer.cases import CASES
+    from bench.peer.duel import duel
+    from bench.peer.environment import NoPeer
+
+    try:
+        for name in chosen.cases or CASES:
+            for found in duel(CASES[name], rounds=chosen.rounds, threads=chosen.threads):
+                show(found | described(found), as_json=chosen.json)
+    except NoPeer as reason:
+        print(f"not compared: {reason}", file=sys.stderr)
+        return False
+    return True
+
+
+def described(found: dict[str, Any]) -> dict[str, Any]:
+    """A result of `duel` in the words of `show`."""
+    equality, peak, nodes = found["equality"], found["peak_bytes"], found["nodes"]
+    whole = equality["overlap"] == 1
+    return {
+        "name": f"attribution, {found['name']}",
+        "case": f"{found['about']}; {equality['active']:,} active features, {found['tokens']} tokens; "
+        f"{found['mode'].replace('_', ' ')}",
+        "difference": equality["edge_error"],
+        "scale": "the target's largest edge",
+        "notes": [
+            f"ratios of single turns {found['ratio_range'][0]:.1f} to {found['ratio_range'][1]:.1f}",
+            "peak memory " + ", ".join(f"{side} {size / 2**20:,.0f} MiB" for side, size in peak.items())
+            + ("" if found["peak_of"] == "call" else " (since the processes' start)"),
+            "nodes " + ", ".join(f"{side} {number:,}" for side, number in nodes.items())
+            + ("" if whole else f"; {equality['overlap']:.1%} of the features chosen are the same"),
+            f"circuit-tracer's batch size {found['batch_size']}, its fastest of "
+            + ", ".join(f"{batch} ({seconds:.1f} s)" for batch, seconds in found["batch_trial"].items()),
+        ],
+    }  # fmt: skip
+
+
 def main() -> None:
     """Command line."""
-    chosen = arguments(__doc__ or "")
+    from bench.peer.cases import CASES
+
+    chosen = arguments(
+        __doc__ or "", {"cases": {"nargs": "*", "choices": list(CASES), "help": "shapes (default all)"}}
+    )
     import torch
 
     torch.set_num_threads(chosen.threads)
     show(compare(chosen.rounds), as_json=chosen.json)
+    if not beside_circuit_tracer(chosen):
+        sys.exit(NOT_COMPARED)
 
 
 if __name__ == "__main__":
