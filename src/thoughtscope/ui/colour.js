@@ -1,3 +1,4 @@
+// @ts-check
 // Signs and strengths as colours. The same two hues everywhere: blue raises, orange lowers (safe for colour blindness).
 
 /** The value of a style sheet variable, for the canvas. */
