@@ -5,9 +5,9 @@ import { render } from "./vendor/preact.mjs";
 import { useEffect, useState } from "./vendor/hooks.mjs";
 import { useParts, useStore } from "./store.js";
 import { openFile, start } from "./actions/graphs.js";
-import { dismissNotice } from "./actions/notice.js";
 import { canWrite } from "./actions/source.js";
 import { Splitter } from "./components/splitter.js";
+import { Notice } from "./components/notice.js";
 import { nodeSentence } from "./components/describe.js";
 import { listenToKeys } from "./keyboard.js";
 import { nodeLabel } from "./model.js";
@@ -20,7 +20,8 @@ import { Inspector } from "./views/inspector.js";
 import { Start } from "./views/start.js";
 
 function App() {
-  const { session, graph, fatal, theme, dock, loading } = useParts("session", "graph", "fatal", "theme", "dock", "loading");
+  const { session, graph, fatal, theme, dock, loading, dialog } = useParts("session", "graph", "fatal", "theme", "dock",
+    "loading", "dialog");
   useEffect(() => {
     document.documentElement.dataset.theme = theme;
     document.title = graph ? `${plainText(graph.prompt).slice(0, 60)} · thoughtscope` : "thoughtscope";
@@ -32,7 +33,7 @@ function App() {
   return html`<div class=${graph ? `app dock-${dock}` : "app bare"} aria-busy=${loading ? "true" : "false"}>
     <${Header} />
     ${graph ? html`<${Work} graph=${graph} />` : html`<${Start} />`}
-    <${Dialogs} /><${Loading} /><${Notice} /><${DropZone} /><${Spoken} />
+    <${Dialogs} /><${Loading} />${!dialog && html`<${Notice} />`}<${DropZone} /><${Spoken} />
   </div>`;
 }
 
@@ -52,17 +53,6 @@ function Work({ graph }) {
 function Loading() {
   const loading = useStore((s) => s.loading);
   return html`<div class="loading" role="status">${loading && html`<p><i></i>${loading}…</p>`}</div>`;
-}
-
-function Notice() {
-  const notice = useStore((s) => s.notice);
-  const act = () => {
-    dismissNotice();
-    notice.act.run();
-  };
-  return html`<div class="notices" role="status">${notice && html`<p class=${`notice ${notice.kind}`}><span>${notice.text}</span>
-    ${notice.act && html`<button onClick=${act}>${notice.act.name}</button>`}
-    <button class="icon" onClick=${dismissNotice} aria-label="Dismiss">×</button></p>`}</div>`;
 }
 
 function DropZone() {

@@ -52,9 +52,16 @@ export function plainText(text) {
   return [...String(text ?? "")].map((c) => (HIDDEN.test(c) && c !== "\u00a0" ? VISIBLE[c] ?? spelt(c) : c)).join("");
 }
 
-/** Whether the text holds characters that reorder what stands beside them. */
-export function turnsText(text) {
-  return /[\u200e\u200f\u202a-\u202e\u2066-\u2069]/.test(String(text ?? ""));
+const TURNS = /[\u200e\u200f\u202a-\u202e\u2066-\u2069]/gu;
+
+/** A text to be edited: marks that would turn its direction are spelt out in brackets. */
+export function spellTurns(text) {
+  return String(text ?? "").replace(TURNS, spelt);
+}
+
+/** What was meant by an edited text in which marks are spelt out: the inverse of `spellTurns`. */
+export function readTurns(text) {
+  return Object.entries(NAMES).reduce((left, [character, name]) => left.replaceAll(`[${name}]`, character), text);
 }
 
 /** The start of a text, with an ellipsis where something was cut off. */

@@ -32,7 +32,8 @@ export function EdgeCanvas({ layout, jobs, theme, name }) {
     const context = element.getContext("2d");
     context.scale(scale, scale);
     context.beginPath();
-    context.rect(layout.plot.left, 0, layout.plot.right - layout.plot.left + 8, layout.names.y);
+    const { plot, outputs, names } = layout;
+    context.rect(plot.left, outputs.y, plot.right - plot.left + 8, names.y - outputs.y);
     context.clip();
     const colours = { raise: themeColour("--raise"), lower: themeColour("--lower") };
     for (const job of jobs) drawLinks(context, layout, job, colours);

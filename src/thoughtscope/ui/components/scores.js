@@ -17,7 +17,7 @@ function useScores() {
 }
 
 export function Scores() {
-  const hasErrors = useStore((s) => s.graph.hasErrors);
+  const hasErrors = useStore((s) => s.graph?.hasErrors);
   const scores = useScores();
   const known = hasErrors ? scores : { reason: NO_ERRORS };
   return html`<div class="scores" role="group" aria-label="Scores of the part that is shown">

@@ -5,6 +5,7 @@ import { useLayoutEffect, useRef, useState } from "../vendor/hooks.mjs";
 import { setState, useParts, useStore } from "../store.js";
 import { group, groupable } from "../actions/circuit.js";
 import { Library } from "../components/library.js";
+import { Notice } from "../components/notice.js";
 import { nodeLabel } from "../model.js";
 import { plainText } from "../text.js";
 
@@ -28,7 +29,7 @@ function Dialog({ title, children }) {
   }, []);
   return html`<dialog ref=${element} aria-label=${title} onClose=${close} onCancel=${close}
     onClick=${(event) => event.target === element.current && close()}>
-    <header><h2>${title}</h2><button class="icon" onClick=${close} aria-label="Close">×</button></header>${children}</dialog>`;
+    <${Notice} /><header><h2>${title}</h2><button class="icon" onClick=${close} aria-label="Close">×</button></header>${children}</dialog>`;
 }
 
 /** The focus returns to where it was before the dialog, or to the graph where that is gone. */

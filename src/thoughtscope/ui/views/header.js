@@ -12,7 +12,7 @@ import { Progress } from "../components/progress.js";
 import { Scores } from "../components/scores.js";
 import { Search } from "../components/search.js";
 import { useShownNodes } from "../shown.js";
-import { percent, plainText, turnsText } from "../text.js";
+import { percent, plainText, readTurns, spellTurns } from "../text.js";
 
 export function Header() {
   const { session, graph, theme } = useParts("session", "graph", "theme");
@@ -65,13 +65,14 @@ export function PromptBox({ large = false }) {
     event.preventDefault();
     tracePrompt(text);
   };
+  const shown = spellTurns(trace ? trace.prompt : text);
+  const type = ({ target }) => setText(spellTurns(text) === text ? target.value : readTurns(target.value));
   return html`<form class=${large ? "prompt large" : "prompt"} onSubmit=${submit}>
-    <input id=${large ? "prompt-large" : "prompt"} value=${trace ? trace.prompt : text} readonly=${Boolean(trace)}
-      onInput=${(event) => setText(event.target.value)} placeholder="Type a prompt that the model should continue"
+    <input id=${large ? "prompt-large" : "prompt"} value=${shown} readonly=${Boolean(trace)} onInput=${type}
+      placeholder="Type a prompt that the model should continue"
       aria-label="Prompt" autocomplete="off" spellcheck="false" maxlength="20000" />
     ${trace ? html`<${Progress} work=${trace} onCancel=${cancelTrace} />`
       : html`<button class="primary" disabled=${!text.trim()}>Trace</button>`}
-    ${turnsText(text) && html`<p class="prompt-note">Holds marks that turn the reading direction: <bdi>${plainText(text)}</bdi></p>`}
     ${traceError && html`<p class="prompt-error" role="alert">${traceError}
       <button type="button" class="plain" onClick=${() => setState({ traceError: null })} aria-label="Dismiss">×</button></p>`}
   </form>`;
@@ -103,7 +104,7 @@ export function OpenButton() {
 
 export function Toolbar() {
   const { undoable, redoable } = useParts("undoable", "redoable");
-  const hasErrors = useStore((s) => s.graph.hasErrors);
+  const hasErrors = useStore((s) => s.graph?.hasErrors);
   return html`<div class="bar tools" role="toolbar" aria-label="View">
     <${Scores} />
     <${PruneSlider} />

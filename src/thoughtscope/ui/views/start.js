@@ -5,6 +5,7 @@ import { useStore } from "../store.js";
 import { tracePrompt } from "../actions/graphs.js";
 import { canTrace, canWrite } from "../actions/source.js";
 import { Library } from "../components/library.js";
+import { plainText } from "../text.js";
 import { PromptBox, OpenButton } from "./header.js";
 
 export function Start() {
@@ -16,7 +17,8 @@ export function Start() {
       explain, and lets you change them to check.</p>
     ${canTrace() && html`<${PromptBox} large />`}
     ${examples.length > 0 && html`<section><h2>To begin with</h2><ul class="prompts">
-      ${examples.map((prompt) => html`<li key=${prompt}><button onClick=${() => tracePrompt(prompt)}>${prompt}</button></li>`)}
+      ${examples.map((prompt) => html`<li key=${prompt}><button onClick=${() => tracePrompt(prompt)}>
+        <bdi>${plainText(prompt)}</bdi></button></li>`)}
     </ul></section>`}
     ${session.graphs.length > 0 && html`<section><h2>Traced before</h2><${Library} /></section>`}
     ${canWrite() && html`<p class="quiet"><${OpenButton} /> of this or another tool, or drop it anywhere.</p>`}
