@@ -24,7 +24,7 @@ def add_contracted(app: FastAPI, folder: Any) -> None:
         answer = await read_graph(slug)
         if "score_curve" in answer:
             return JSONResponse(answer)
-        graph = {**answer, **kept.get(slug, {})}
+        graph = {**answer, "qParams": {**answer.get("qParams", {}), **kept.get(slug, {})}}
         add_influence(graph)
         add_curve(graph)
         return JSONResponse(graph)
@@ -46,7 +46,7 @@ def add_contracted(app: FastAPI, folder: Any) -> None:
 
         @app.put("/api/graphs/{slug}/layout")
         async def keep_layout(slug: str, body: dict[str, Any]) -> dict[str, Any]:
-            kept.setdefault(slug, {})["layout"] = body["layout"]
+            kept[slug] = body
             return body
 
     if missing("PATCH", "/api/graphs/{slug}"):

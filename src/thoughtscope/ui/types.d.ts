@@ -17,46 +17,37 @@ interface GraphSummary {
   prompt?: string;
   title?: string;
   created?: string | number;
+  /** Counts the graphs that would read alike; null for one that stands alone. */
+  number?: number | null;
 }
 
 /** GET api/graphs/{slug}: a graph file, and what the server adds to it. */
 interface GraphFile {
   metadata: any;
-  qParams?: { pinnedIds?: string[]; supernodes?: string[][] };
+  /** `layout`: where cards were dragged to, as shares of the width and height of their panel. */
+  qParams?: { pinnedIds?: string[]; supernodes?: string[][]; layout?: Record<string, [number, number]> };
   nodes: any[];
-  links: FileLink[];
-  /** Scores and counts by slider stop; see `curve.js`. */
+  links: { source: string; target: string; weight: number }[];
   score_curve?: ScoreCurve | null;
-  /** Share of the influence that the file holds, where its maker cut the rest away. */
-  share_held?: number | null;
-  /** The interventions that were done on this graph, in the order in which they were done. */
+  /** By link, in their order: the share of the influence on the answers that it carries. */
+  edge_influence?: number[] | null;
+  /** The interventions that were done on this graph, oldest first. */
   outcomes?: Outcome[];
-  /** Where cards were dragged to, as shares of the width and height of their panel. */
-  layout?: Record<string, [number, number]>;
 }
 
-interface FileLink {
-  source: string;
-  target: string;
-  weight: number;
-  /** Share of the influence on the answers that this edge carries. */
-  influence?: number | null;
-}
-
+/** Scores and sizes of a graph at each stop of the slider; lists are null where `why_unscored` says why. */
 interface ScoreCurve {
-  /** Why no scores can be given; then the rows hold counts at most. */
-  reason?: string | null;
-  rows: ScoreRow[];
-  /** The same stops without error nodes, where the server tells them apart. */
-  rows_without_errors?: ScoreRow[];
-}
-
-interface ScoreRow {
-  stop: number;
-  nodes?: number | null;
-  replacement?: number | null;
-  completeness?: number | null;
-  mean_path_length?: number | null;
+  stops: number[];
+  replacement: number[] | null;
+  completeness: number[] | null;
+  mean_path_length: number[] | null;
+  nodes?: number[];
+  edges?: number[];
+  error_nodes?: number[];
+  error_edges?: number[];
+  /** Share of all influence that the graph holds at the last stop; null where that is not known. */
+  influence_held: number | null;
+  why_unscored: string | null;
 }
 
 interface Prediction {
@@ -83,7 +74,10 @@ interface Outcome {
   feature_changes?: FeatureChange[];
   generation_before?: string | null;
   generation_after?: string | null;
-  edits?: { nodes: string[]; op: string; value: number | null }[];
+  /** Its number among the graph's outcomes; null where it was not kept. */
+  id?: number | null;
+  created?: string;
+  changes?: { nodes: string[]; op: string; value: number | null }[];
   attention?: string;
   title?: string;
   label?: string;

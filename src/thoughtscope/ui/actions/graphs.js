@@ -74,7 +74,7 @@ export async function openGraph(slug, view = readHash(""), how = "push") {
     graph.slug = slug ?? graph.slug;
     forgetSteps();
     setState({
-      ...EMPTY, graph, loading: null, query: "", labels: {}, traceError: null, cards: placesOf(json.layout),
+      ...EMPTY, graph, loading: null, query: "", labels: {}, traceError: null, cards: placesOf(json.qParams?.layout),
       outcomes: [...(json.outcomes ?? [])].reverse(), outcomeShown: 0, ...knownView(graph, view),
     });
     writeAddress(how === "none" ? "replace" : how);
@@ -184,9 +184,8 @@ export function graphFile() {
     return label ? { ...raw, clerp: label } : raw;
   });
   const groups = supernodes.map((g) => [g.label, ...g.members]);
-  const { score_curve, share_held, outcomes, layout, ...file } = graph.json; // the server's additions are not the file's
-  const links = file.links.map(({ influence, ...link }) => link);
-  return { ...file, nodes, links, qParams: { ...file.qParams, pinnedIds: pins, supernodes: groups } };
+  const { score_curve, edge_influence, outcomes, ...file } = graph.json; // what the server adds is not the file's
+  return { ...file, nodes, qParams: { ...file.qParams, pinnedIds: pins, supernodes: groups } };
 }
 
 export function downloadGraph() {

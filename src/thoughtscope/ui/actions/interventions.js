@@ -35,3 +35,14 @@ export function cancelIntervention() {
 export function showOutcome(number) {
   setState({ outcomeShown: number });
 }
+
+/** Takes an outcome off the list, and off the server where it was kept. */
+export async function removeOutcome(outcome) {
+  const { graph, outcomes } = getState();
+  try {
+    if (Number.isFinite(outcome.id)) await source.removeOutcome(graph?.slug, outcome.id);
+    setState({ outcomes: outcomes.filter((other) => other !== outcome), outcomeShown: 0 });
+  } catch (error) {
+    notify(/** @type {Error} */ (error).message, "error");
+  }
+}

@@ -3,7 +3,7 @@
 import { html } from "../html.js";
 import { useEffect, useState } from "../vendor/hooks.mjs";
 import { useParts, useStore } from "../store.js";
-import { cancelIntervention, runIntervention, showOutcome } from "../actions/interventions.js";
+import { cancelIntervention, removeOutcome, runIntervention, showOutcome } from "../actions/interventions.js";
 import { canWrite, hasFeatures, hasModel } from "../actions/source.js";
 import { nodeLabel } from "../model.js";
 import { Choice } from "./choice.js";
@@ -23,7 +23,8 @@ const ATTENTION = [{ value: "frozen", name: "frozen" }, { value: "free", name: "
 const USUAL = 10; // times a feature's own value: beyond it the model works on inputs that it never saw
 
 export function Bench({ graph }) {
-  const { outcomes, outcomeShown } = useParts("outcomes", "outcomeShown");
+  const { outcomes, outcomeShown, labels, supernodes } = useParts("outcomes", "outcomeShown", "labels", "supernodes");
+  const title = (o) => outcomeTitle(o, { graph, labels, supernodes });
   const outcome = outcomes[outcomeShown];
   const empty = canWrite() ? "Before and after appear here." : "No intervention was recorded with this graph.";
   return html`<section class="bench panel" aria-label="Intervention">
@@ -33,10 +34,12 @@ export function Bench({ graph }) {
         : html`<${Closed} graph=${graph} />`}
     </div>
     <div class="bench-outcome">
-      ${outcomes.length > 0 && html`<select class="picker" aria-label="Outcomes" value=${outcomeShown}
+      ${outcomes.length > 0 && html`<div class="row picked"><select class="picker" aria-label="Outcomes" value=${outcomeShown}
         onChange=${(event) => showOutcome(Number(event.target.value))}>
         ${outcomes.map((o, i) => html`<option key=${outcomes.length - i} value=${i}>
-          ${outcomes.length - i}. ${outcomeTitle(o)}</option>`)}</select>`}
+          ${outcomes.length - i}. ${title(o)}</option>`)}</select>
+        ${canWrite() && html`<button class="icon" aria-label="Remove this outcome" title="Remove this outcome"
+          onClick=${() => removeOutcome(outcome)}>×</button>`}</div>`}
       ${outcome ? html`<${Outcome} outcome=${outcome} />` : html`<p class="quiet empty">${empty}</p>`}
     </div>
   </section>`;

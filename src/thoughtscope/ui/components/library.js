@@ -15,13 +15,15 @@ export function Library({ onDone = () => {}, most = Infinity }) {
     entry=${entry} name=${names.get(entry.slug)} current=${entry.slug === graph?.slug} onDone=${onDone} />`)}</ul>`;
 }
 
-/** What graphs are called: their title or prompt; two of the same name are told apart by when they were made. */
+/** What graphs are called: their title or prompt; those that read alike carry a number or the time they were made. */
 export function graphNames(graphs) {
   const name = (entry) => plainText(entry.title || entry.prompt || entry.slug);
   const times = new Map();
   for (const entry of graphs) times.set(name(entry), (times.get(name(entry)) ?? 0) + 1);
-  const full = (entry) => (times.get(name(entry)) > 1 && when(entry.created, true)
-    ? `${name(entry)} (${when(entry.created, true)})` : name(entry));
+  const full = (entry) => {
+    const mark = entry.number ?? (times.get(name(entry)) > 1 ? when(entry.created, true) : null);
+    return mark ? `${name(entry)} (${mark})` : name(entry);
+  };
   return new Map(graphs.map((entry) => [entry.slug, full(entry)]));
 }
 
@@ -54,8 +56,9 @@ function Rename({ entry, onClose }) {
     onClose();
   };
   return html`<form class="rename" onSubmit=${save}><input autofocus value=${title} maxlength="200" aria-label="Title"
+      placeholder=${entry.prompt || entry.slug}
       onInput=${(event) => setTitle(event.target.value)} onKeyDown=${keys} ref=${(field) => field?.focus()} />
-    <button class="primary" disabled=${!title.trim()}>Save</button>
+    <button class="primary">Save</button>
     <button type="button" class="plain" onClick=${onClose}>Cancel</button></form>`;
 }
 

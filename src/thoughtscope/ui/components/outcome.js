@@ -26,11 +26,15 @@ export function Outcome({ outcome }) {
 }
 
 /** What was done, in words: the title it was given, or else its changes. */
-export function outcomeTitle(outcome) {
+export function outcomeTitle(outcome, { graph, labels, supernodes }) {
   const told = outcome.title ?? outcome.label ?? outcome.plan?.label;
   if (told) return plainText(told);
-  const edits = (outcome.edits ?? []).map((edit) => `${edit.nodes?.length ?? 1} nodes ${changeText(edit)}`);
-  return edits.join(", ") || "Intervention";
+  const whose = (nodes) => {
+    const group = supernodes.find((g) => g.members.length === nodes.length && nodes.every((id) => g.members.includes(id)));
+    const node = nodes.length === 1 ? graph.byId.get(nodes[0]) : null;
+    return plainText(group?.label ?? (node ? nodeLabel(node, labels) : `${nodes.length} features`));
+  };
+  return (outcome.changes ?? []).map((edit) => `${whose(edit.nodes)} ${changeText(edit)}`).join(", ") || "Intervention";
 }
 
 /** A change as a person writes it: "× −1", "ablated", "= 5", "+ 2". */

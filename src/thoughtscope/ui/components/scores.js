@@ -12,8 +12,8 @@ const STEPS = [50, 100, 300, 1000, 3000, 10000];
 const NO_ERRORS = "no error nodes in this file: what its dictionary misses is not known";
 
 function useScores() {
-  const { graph, prune, showErrors } = useParts("graph", "prune", "showErrors");
-  return scoresAt(graph, prune, showErrors);
+  const { graph, prune } = useParts("graph", "prune");
+  return scoresAt(graph, prune);
 }
 
 export function Scores() {
@@ -51,7 +51,8 @@ export function TrustLine({ graph }) {
     <${EdgeLine} graph=${graph} />
     <p>${graph.hasErrors ? explained(scores) : `${capital(NO_ERRORS)}. `}
       ${heldText(graph)}${leftOut(graph.ours?.certificate)}${pruning(graph)}
-      ${prune < 1 || !showErrors ? " What is hidden counts as left out." : ""}</p>
+      ${prune < 1 ? " Hidden nodes count as left out." : ""}
+      ${showErrors || !graph.hasErrors ? "" : " Errors are hidden in the picture, not in the scores."}</p>
   </div>`;
 }
 
