@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.browser.contracted import add_contracted
 from tests.browser.fixture_graph import make_feature, make_graph
 
 FLAGS = (
@@ -79,7 +80,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     session = Session(
         lambda: tiny_microscope(bank=Bank()), folder=WorkFolder(folder), example_prompts=["ab cd", "the sun"]
     )
-    running = uvicorn.Server(uvicorn.Config(create_app(session), port=0, log_level="warning", ws="none"))
+    app = create_app(session)
+    add_contracted(app, folder)
+    running = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", ws="none"))
     thread = threading.Thread(target=running.run, daemon=True)
     thread.start()
     while not running.started:

@@ -210,6 +210,120 @@ def _rank(nodes: list[dict[str, Any]], links: list[dict[str, Any]], layers: int)
         node["influence"] = round(running, 6)
 
 
+def add_influence(graph: dict[str, Any]) -> None:
+    """Adds `edge_influence`: by link, the share of the influence on the answers that it carries."""
+    nodes = {node["node_id"]: node for node in graph["nodes"]}
+    into: dict[str, list[tuple[int, dict[str, Any]]]] = {}
+    onto: dict[str, set[str]] = {}
+    carried = [0.0] * len(graph["links"])
+    for number, link in enumerate(graph["links"]):
+        if link["source"] in nodes and link["target"] in nodes:
+            into.setdefault(link["target"], []).append((number, link))
+            onto.setdefault(link["source"], set()).add(link["target"])
+    mass = {name: node.get("token_prob") or 0.0 for name, node in nodes.items()}
+    whole = sum(mass.values()) or 1.0
+    for name in _downwards(nodes, onto):
+        links = into.get(name, [])
+        total = sum(abs(link["weight"]) for _, link in links) + (nodes[name].get("absent") or 0.0)
+        for number, link in links:
+            share = mass[name] * abs(link["weight"]) / (total or 1.0)
+            carried[number] = share / whole
+            mass[link["source"]] += share
+    graph["edge_influence"] = carried
+
+
+def _downwards(nodes: dict[str, Any], onto: dict[str, set[str]]) -> list[str]:
+    """The nodes, each after everything that it feeds."""
+    order: list[str] = []
+    left = {name: len(onto.get(name, ())) for name in nodes}
+    feeders: dict[str, list[str]] = {}
+    for source, targets in onto.items():
+        for target in targets:
+            feeders.setdefault(target, []).append(source)
+    ready = [name for name, number in left.items() if number == 0]
+    while ready:
+        name = ready.pop()
+        order.append(name)
+        for source in feeders.get(name, ()):
+            left[source] -= 1
+            if left[source] == 0:
+                ready.append(source)
+    return order
+
+
+def add_curve(graph: dict[str, Any]) -> None:
+    """Made-up scores for every stop of the slider, those of the file at the end; a reason where it states none."""
+    stated = graph["metadata"].get("thoughtscope", {}).get("scores")
+    stops = [stop / 100 for stop in range(20, 101)]
+    graph["score_curve"] = {
+        "stops": stops,
+        "replacement": [stated["replacement"] * stop for stop in stops] if stated else None,
+        "completeness": [stated["completeness"] * (0.5 + stop / 2) for stop in stops] if stated else None,
+        "mean_path_length": [2.4 for _ in stops] if stated else None,
+        "influence_held": 1.0 if stated else None,
+        "why_unscored": None if stated else "The file does not say what its maker left out.",
+    }
+
+
+LARGE_TOKENS = 40
+LARGE_LAYERS = 26
+
+
+def make_large_graph(size: int, seed: int = 0, *, links: int = 40_000, tokens: int = LARGE_TOKENS) -> dict[str, Any]:
+    """A graph of `size` nodes as larger models give: many features of layer 0 at one token, ten outputs."""
+    rng = random.Random(seed)
+    words = [" ".join(["", rng.choice(("the", "of", "capital", "a", "continent", "Dallas", ","))]) for _ in range(tokens)]
+    nodes = [
+        _node(f"E_{i}_{i}", "E", i, "embedding", f'Emb: "{word}"', feature=i) for i, word in enumerate(words)
+    ][: max(2, size // 4)]
+    tokens = len(nodes)
+    words = words[:tokens]
+    nodes += [
+        _logit_at(LARGE_LAYERS, k, f" answer{k}", 0.5 / 2**k, k == 0, tokens - 1) for k in range(10)
+    ]
+    inner = size - len(nodes)
+    for k in range(inner):
+        crowded = k % 3 == 0
+        layer = 0 if crowded else rng.randrange(LARGE_LAYERS)
+        position = tokens // 2 if crowded else rng.choice((tokens - 1, tokens - 1, tokens // 2, rng.randrange(tokens)))
+        if k % 10 == 9:
+            name = f"{layer}_error{k}_{position}"
+            nodes.append(_node(name, layer, position, "mlp reconstruction error", "Err: mlp"))
+        else:
+            nodes.append(_feature(layer, k, position, rng.choice(("", "", "places", "say a name")), rng))
+    rows = {node["node_id"]: _row(node, LARGE_LAYERS) for node in nodes}
+    made = _random_links(nodes, rows, links, rng)
+    _rank(nodes, made, LARGE_LAYERS)
+    prompt = "".join(words)
+    metadata = {
+        "slug": f"large-{size}", "scan": "another-model", "prompt": prompt, "prompt_tokens": words,
+        "schema_version": 1, "node_threshold": 0.8,
+    }  # fmt: skip
+    return {"metadata": metadata, "qParams": {}, "nodes": nodes, "links": made}
+
+
+def _logit_at(layers: int, vocab: int, text: str, probability: float, target: bool, position: int) -> dict[str, Any]:
+    clerp = f'Output "{text}" (p={probability:.3f})'
+    name = f"{layers + 1}_{vocab}_{position}"
+    more = {"feature": vocab, "token_prob": probability, "is_target_logit": target}
+    return _node(name, layers + 1, position, "logit", clerp, **more)
+
+
+def _random_links(
+    nodes: list[dict[str, Any]], rows: dict[str, int], most: int, rng: random.Random
+) -> list[dict[str, Any]]:
+    """Up to `most` links upwards and to the right, and at least one into every feature and output."""
+    targets = [node for node in nodes if node["feature_type"] not in ("embedding", "mlp reconstruction error")]
+    sources = [node for node in nodes if node["feature_type"] != "logit"]
+    made: dict[tuple[str, str], float] = {}
+    for target in targets:
+        below = [s for s in sources if rows[s["node_id"]] < rows[target["node_id"]] and s["ctx_idx"] <= target["ctx_idx"]]
+        for source in rng.sample(below, min(len(below), max(1, most // len(targets)))):
+            weight = rng.lognormvariate(-1, 1) * (-1 if rng.random() < 0.25 else 1)
+            made[source["node_id"], target["node_id"]] = round(weight, 5)
+    return [{"source": s, "target": t, "weight": w} for (s, t), w in list(made.items())[:most]]
+
+
 def make_feature(layer: int, index: int) -> dict[str, Any]:
     """What the server says of a feature: a few texts with activations, a histogram, outputs."""
     rng = random.Random(layer * 10007 + index)

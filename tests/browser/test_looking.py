@@ -39,7 +39,7 @@ def test_hover_shows_the_nearest_node(opened: Any, node: Any) -> None:
     x, y = centre(opened, node("Texas"))
     opened.mouse.move(x + 4, y + 3)
     tooltip = opened.locator(".tooltip")
-    assert "Texas" in tooltip.inner_text() and "·Dallas" in tooltip.inner_text()
+    assert "Texas" in tooltip.inner_text() and "at Dallas, token 8" in tooltip.inner_text()
     agree(lambda: opened.locator(".hover-ring").count(), 1)
     assert canvas_ink(opened, "canvas.hover-edges") > 100, "its edges are drawn"
     opened.mouse.move(5, 5)

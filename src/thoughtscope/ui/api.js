@@ -1,3 +1,4 @@
+// @ts-check
 // Where the data comes from: the server, or the element that a report carries inside itself.
 
 export class ApiError extends Error {
@@ -7,46 +8,57 @@ export class ApiError extends Error {
   }
 }
 
-async function request(path, { method = "GET", body } = {}) {
-  let answer;
+const OFFLINE = "The server does not answer. Is thoughtscope still running?";
+
+/** @param {string} path @param {{ method?: string, body?: unknown, signal?: AbortSignal, stream?: boolean }} options */
+async function ask(path, { method = "GET", body, signal, stream = false } = {}) {
+  const headers = body === undefined ? {} : { "Content-Type": "application/json" };
+  if (stream) Object.assign(headers, { Accept: "text/event-stream" });
   try {
-    answer = await fetch(`api/${path}`, {
-      method, body: body === undefined ? undefined : JSON.stringify(body),
-      headers: body === undefined ? {} : { "Content-Type": "application/json" },
+    return await fetch(`api/${path}`, {
+      method, headers, signal, body: body === undefined ? undefined : JSON.stringify(body),
     });
-  } catch {
-    throw new ApiError("offline", "The server does not answer. Is thoughtscope still running?");
+  } catch (error) {
+    if (/** @type {Error} */ (error).name === "AbortError") throw new ApiError("cancelled", "Cancelled.");
+    throw new ApiError("offline", OFFLINE);
   }
-  return readAnswer(answer);
+}
+
+async function request(path, options) {
+  return readAnswer(await ask(path, options));
 }
 
 async function readAnswer(answer) {
   let value = null;
   try {
     value = await answer.json();
-  } catch {
+  } catch (error) {
+    if (/** @type {Error} */ (error).name === "AbortError") throw new ApiError("cancelled", "Cancelled.");
     if (answer.ok) return null;
   }
   if (!answer.ok) {
-    throw new ApiError(value?.error?.code ?? "http", value?.error?.message ?? `The server answered ${answer.status}.`);
+    const { code = "http", message = `The server answered ${answer.status}.` } = value?.error ?? {};
+    throw new ApiError(code, message);
   }
   return value;
 }
 
-/** Sends a prompt and calls `onProgress` for each step; resolves to the new graph's slug. */
-async function traceOnServer(body, onProgress) {
-  const answer = await fetch("api/trace", {
-    method: "POST", headers: { "Content-Type": "application/json", Accept: "text/event-stream" }, body: JSON.stringify(body),
-  }).catch(() => { throw new ApiError("offline", "The server does not answer. Is thoughtscope still running?"); });
-  if (!answer.ok) return readAnswer(answer);
-  let slug = null;
-  for await (const { event, data } of serverEvents(answer.body)) {
-    if (event === "progress") onProgress(data);
-    else if (event === "graph") slug = data.slug;
-    else if (event === "error") throw new ApiError(data.error?.code, data.error?.message ?? "Tracing failed.");
+/** Sends work and calls `onProgress` for each step; resolves to the event called `wanted`, or to a plain JSON answer. */
+async function work(path, body, wanted, { onProgress, signal }) {
+  const answer = await ask(path, { method: "POST", body, signal, stream: true });
+  const streams = answer.headers.get("Content-Type")?.startsWith("text/event-stream");
+  if (!answer.ok || !streams) return readAnswer(answer);
+  try {
+    for await (const { event, data } of serverEvents(answer.body)) {
+      if (event === "progress") onProgress(data);
+      else if (event === wanted) return data;
+      else if (event === "error") throw new ApiError(data.error?.code, data.error?.message ?? "It failed.");
+    }
+  } catch (error) {
+    if (/** @type {Error} */ (error).name === "AbortError") throw new ApiError("cancelled", "Cancelled.");
+    throw error;
   }
-  if (slug === null) throw new ApiError("cut", "The answer broke off before the graph was done.");
-  return slug;
+  throw new ApiError("cut", "The answer broke off before the work was done.");
 }
 
 async function* serverEvents(stream) {
@@ -57,7 +69,7 @@ async function* serverEvents(stream) {
     const { done, value } = await reader.read();
     waiting += decoder.decode(value ?? new Uint8Array(), { stream: !done });
     const parts = waiting.replaceAll("\r\n", "\n").split("\n\n");
-    waiting = parts.pop();
+    waiting = parts.pop() ?? "";
     for (const part of parts) {
       const event = /^event: ?(.*)$/m.exec(part)?.[1] ?? "message";
       const data = [...part.matchAll(/^data: ?(.*)$/gm)].map((match) => match[1]).join("\n");
@@ -68,22 +80,30 @@ async function* serverEvents(stream) {
 }
 
 const slugPath = (slug) => `graphs/${encodeURIComponent(slug)}`;
+const put = (path, body) => request(path, { method: "PUT", body });
 
 const server = {
   kind: "server",
-  session: () => request("session"),
-  graph: (slug) => request(slugPath(slug)),
+  /** @returns {Promise<Session>} */ session: () => request("session"),
+  /** @returns {Promise<GraphFile>} */ graph: (slug) => request(slugPath(slug)),
   feature: (layer, index) => request(`features/${layer}/${index}`),
-  trace: traceOnServer,
+  trace: async (body, how) => (await work("trace", body, "graph", how)).slug,
   upload: (json) => request("graphs", { method: "POST", body: json }),
-  saveSupernodes: (slug, supernodes) => request(`${slugPath(slug)}/supernodes`, { method: "PUT", body: { supernodes } }),
-  savePins: (slug, pins) => request(`${slugPath(slug)}/pins`, { method: "PUT", body: { pins } }),
-  saveLabel: (layer, index, label) => request(`labels/${layer}/${index}`, { method: "PUT", body: { label } }),
-  intervene: (body) => request("intervene", { method: "POST", body }),
+  rename: (slug, title) => request(slugPath(slug), { method: "PATCH", body: { title } }),
+  remove: (slug) => request(slugPath(slug), { method: "DELETE" }),
+  restore: (slug) => request(`${slugPath(slug)}/restore`, { method: "POST" }),
+  saveSupernodes: (slug, supernodes) => put(`${slugPath(slug)}/supernodes`, { supernodes }),
+  savePins: (slug, pins) => put(`${slugPath(slug)}/pins`, { pins }),
+  saveLayout: (slug, layout) => put(`${slugPath(slug)}/layout`, { layout }),
+  saveLabel: (layer, index, label) => put(`labels/${layer}/${index}`, { label }),
+  score: (slug, nodes) => request(`${slugPath(slug)}/score`, { method: "POST", body: { nodes } }),
+  /** @returns {Promise<Outcome>} */ intervene: (body, how) => work("intervene", body, "outcome", how),
+  removeOutcome: (slug, id) => request(`${slugPath(slug)}/outcomes/${id}`, { method: "DELETE" }),
   reportAddress: (slug) => `api/reports/${encodeURIComponent(slug)}`,
 };
 
 const missing = (what) => async () => { throw new ApiError("report", `A report cannot ${what}. Run thoughtscope serve.`); };
+const nothing = async () => null;
 
 /** A report holds one graph, the details of its features and the interventions that were recorded. */
 function embedded(data) {
@@ -91,20 +111,19 @@ function embedded(data) {
   const about = metadata.thoughtscope ?? {};
   return {
     kind: "report",
-    outcomes: data.outcomes ?? [],
     session: async () => ({
-      version: data.version ?? "", model: asModel(about.model ?? metadata.scan), dictionary: asModel(about.dictionary), example_prompts: [],
-      graphs: [{ slug: metadata.slug, prompt: metadata.prompt }], read_only: true,
+      version: data.version ?? "", model: asModel(about.model ?? metadata.scan), dictionary: asModel(about.dictionary),
+      example_prompts: [], graphs: [{ slug: metadata.slug, prompt: metadata.prompt }], read_only: true,
     }),
-    graph: async () => data.graph,
+    graph: async () => ({ outcomes: data.outcomes, ...data.graph }),
     feature: async (layer, index) => {
       const detail = data.features?.[`${layer}/${index}`];
       if (!detail) throw new ApiError("unknown_feature", "This report holds no examples for this feature.");
       return detail;
     },
     trace: missing("trace a prompt"), upload: missing("take a file"), intervene: missing("run the model"),
-    saveSupernodes: async () => null, savePins: async () => null, saveLabel: async () => null,
-    reportAddress: () => null,
+    rename: nothing, remove: nothing, restore: nothing, score: nothing,
+    saveSupernodes: nothing, savePins: nothing, saveLayout: nothing, saveLabel: nothing, removeOutcome: nothing, reportAddress: () => null,
   };
 }
 

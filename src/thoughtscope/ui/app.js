@@ -1,12 +1,16 @@
+// @ts-check
 // The page: header, graph with its panels, and what lies over them.
 import { html } from "./html.js";
 import { render } from "./vendor/preact.mjs";
 import { useEffect, useState } from "./vendor/hooks.mjs";
-import { useStore } from "./store.js";
-import { canWrite, openFile, start } from "./actions.js";
+import { useParts, useStore } from "./store.js";
+import { openFile, start } from "./actions/graphs.js";
+import { canWrite } from "./actions/source.js";
+import { Splitter } from "./components/splitter.js";
+import { Notice } from "./components/notice.js";
+import { nodeSentence } from "./components/describe.js";
 import { listenToKeys } from "./keyboard.js";
 import { nodeLabel } from "./model.js";
-import { nodeSentence } from "./components/describe.js";
 import { plainText } from "./text.js";
 import { Dialogs } from "./views/dialogs.js";
 import { Dock } from "./views/dock.js";
@@ -16,23 +20,39 @@ import { Inspector } from "./views/inspector.js";
 import { Start } from "./views/start.js";
 
 function App() {
-  const { session, graph, fatal, theme, dock, loading } = useStore((s) => s);
+  const { session, graph, fatal, theme, dock, loading, dialog } = useParts("session", "graph", "fatal", "theme", "dock",
+    "loading", "dialog");
   useEffect(() => {
     document.documentElement.dataset.theme = theme;
-    document.title = graph ? `${graph.prompt.slice(0, 60)} · thoughtscope` : "thoughtscope";
+    document.title = graph ? `${plainText(graph.prompt).slice(0, 60)} · thoughtscope` : "thoughtscope";
   }, [theme, graph]);
-  if (fatal) return html`<main class="start"><div class="start-column"><h1>The page cannot start</h1><p class="lead" role="alert">${fatal}</p></div></main>`;
-  if (!session) return html`<main class="start"><div class="start-column"><p class="quiet">Waiting for the model to load…</p></div></main>`;
+  if (fatal) return html`<${Alone}><h1>The page cannot start</h1><p class="lead" role="alert">${fatal}</p><//>`;
+  if (!session) {
+    return html`<${Alone}><h1 class="hidden">thoughtscope</h1><p class="quiet" role="status">Waiting for the model to load…</p><//>`;
+  }
   return html`<div class=${graph ? `app dock-${dock}` : "app bare"} aria-busy=${loading ? "true" : "false"}>
     <${Header} />
-    ${graph ? html`<${Toolbar} /><main class="work"><${GraphView} /><${Inspector} /></main><${Dock} graph=${graph} />` : html`<${Start} />`}
-    <${Dialogs} /><${Notice} /><${DropZone} /><${Spoken} />
+    ${graph ? html`<${Work} graph=${graph} />` : html`<${Start} />`}
+    <${Dialogs} /><${Loading} />${!dialog && html`<${Notice} />`}<${DropZone} /><${Spoken} />
   </div>`;
 }
 
-function Notice() {
-  const notice = useStore((s) => s.notice);
-  return html`<div class="notices" role="status">${notice && html`<p class=${`notice ${notice.kind}`}>${notice.text}</p>`}</div>`;
+function Alone({ children }) {
+  return html`<main class="start"><div class="start-column">${children}</div></main>`;
+}
+
+function Work({ graph }) {
+  return html`<h1 class="hidden">Attribution graph of “${plainText(graph.prompt)}”</h1><${Toolbar} />
+    <main class="work"><${GraphView} />
+      <${Splitter} name="inspector-width" label="Width of the inspector" axis="x" panel=".inspector" least=${260} />
+      <${Inspector} /></main>
+    <${Dock} graph=${graph} />`;
+}
+
+/** Says at once that something is being opened, however long the server takes. */
+function Loading() {
+  const loading = useStore((s) => s.loading);
+  return html`<div class="loading" role="status">${loading && html`<p><i></i>${loading}…</p>`}</div>`;
 }
 
 function DropZone() {
@@ -41,7 +61,11 @@ function DropZone() {
     if (!canWrite()) return undefined;
     const holds = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
     const on = {
-      dragover: (event) => { if (holds(event)) { event.preventDefault(); setOver(true); } },
+      dragover: (event) => {
+        if (!holds(event)) return;
+        event.preventDefault();
+        setOver(true);
+      },
       dragleave: (event) => { if (event.relatedTarget === null) setOver(false); },
       drop: (event) => {
         if (!holds(event)) return;
@@ -58,9 +82,10 @@ function DropZone() {
 
 /** Says the selection aloud to a screen reader. */
 function Spoken() {
-  const { graph, selected, labels } = useStore((s) => s);
+  const { graph, selected, labels } = useParts("graph", "selected", "labels");
   const node = graph?.byId.get(selected);
-  const text = node ? `Selected: ${nodeSentence(node, nodeLabel(node, labels))}` : selected ? `Selected: supernode ${plainText(selected.slice(6))}` : "";
+  const text = node ? `Selected: ${nodeSentence(node, nodeLabel(node, labels))}`
+    : selected ? `Selected: supernode ${plainText(selected.slice(6))}` : "";
   return html`<div class="hidden" aria-live="polite">${text}</div>`;
 }
 

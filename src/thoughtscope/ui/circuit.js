@@ -1,8 +1,9 @@
+// @ts-check
 // The circuit below the graph: pinned nodes and supernodes as cards, their edges added up and laid out in levels.
 import { nodeLabel } from "./model.js";
 
-export const CARD = { width: 138, height: 26 };
-const STEP = 38; // least distance of two levels
+export const CARD = { width: 150, height: 28 };
+const STEP = 42; // least distance of two levels
 const KEEP = 0.01; // edges below this share of a card's input are left out
 
 /** Cards for supernodes and for pinned nodes outside them. */

@@ -1,3 +1,4 @@
+// @ts-check
 // Signs and strengths as colours. The same two hues everywhere: blue raises, orange lowers (safe for colour blindness).
 
 /** The value of a style sheet variable, for the canvas. */
@@ -22,5 +23,5 @@ export function signFill(weight, share) {
 /** The heat behind a token of an example; activation is at most `most`. */
 export function heat(activation, most) {
   if (!(activation > 0) || !(most > 0)) return "transparent";
-  return `color-mix(in srgb, var(--raise) ${Math.round(8 + 62 * Math.min(1, activation / most))}%, transparent)`;
+  return `color-mix(in srgb, var(--raise) ${Math.round(8 + 42 * Math.min(1, activation / most))}%, transparent)`;
 }

@@ -1,8 +1,11 @@
+// @ts-check
 // Keys that work anywhere outside text fields.
 import { getState, setState } from "./store.js";
-import { groupable, hover, redo, select, setShowErrors, toggleMark, togglePin, undo } from "./actions.js";
+import { groupable, toggleMark, togglePin } from "./actions/circuit.js";
+import { fitView, hover, redo, select, setShowErrors, undo, zoom } from "./actions/view.js";
 import { neighbour } from "./layout.js";
-import { currentLayout, focusNode, shownNodes } from "./views/graph.js";
+import { shownNodes } from "./model.js";
+import { focusNode } from "./views/graph.js";
 
 const ARROWS = ["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown"];
 
@@ -23,13 +26,15 @@ function onKey(event) {
   }
   if (event.key === "?") return act(event, () => setState({ dialog: "help" }));
   if (!state.graph) return undefined;
-  if (ARROWS.includes(event.key) && event.target.type !== "range") return act(event, () => move(state, event.key));
+  const ownArrows = event.target.type === "range" || event.target.closest?.("[role=radiogroup], [role=separator], select");
+  if (ARROWS.includes(event.key)) return ownArrows ? undefined : act(event, () => move(state, event.key));
   const at = state.hovered?.id ?? state.selected;
   const onControl = event.target.closest?.("button, a, select");
   if (event.key === "Enter" && !onControl && state.hovered) return act(event, () => select(state.hovered.id));
   const letter = {
     p: () => at && togglePin(at), m: () => at && toggleMark(at), e: () => setShowErrors(!state.showErrors),
     g: () => groupable().length && setState({ dialog: "group" }), "/": () => document.getElementById("search")?.focus(),
+    "+": () => zoom(1.5), "=": () => zoom(1.5), "-": () => zoom(1 / 1.5), 0: fitView,
   }[event.key.toLowerCase()];
   return letter ? act(event, letter) : undefined;
 }
@@ -50,9 +55,9 @@ function escape(target) {
 }
 
 function move(state, direction) {
-  const layout = currentLayout();
   const nodes = shownNodes(state);
   const here = nodes.find((n) => n.id === state.hovered?.id) ?? nodes.find((n) => n.id === state.selected);
-  const next = here ? neighbour(layout, nodes, here, direction) : nodes.find((n) => n.isTarget) ?? nodes.find((n) => n.kind === "logit") ?? nodes[0];
+  const next = here ? neighbour(state.layout, nodes, here, direction)
+    : nodes.find((n) => n.isTarget) ?? nodes.find((n) => n.kind === "logit") ?? nodes[0];
   if (next) focusNode(next.id);
 }

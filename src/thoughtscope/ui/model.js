@@ -1,44 +1,62 @@
+// @ts-check
 // A graph file, as published by this and other tools, made ready to draw: typed nodes, sorted inputs and outputs.
+import { readCurve } from "./curve.js";
+import { tokenWord } from "./text.js";
 
 const MAX_NODES = 20000;
 const MAX_TOKENS = 20000;
 const MAX_LAYERS = 1000;
 
-/** Turns graph JSON into the page's graph; throws an Error with a plain sentence when it cannot be one. */
+/** Turns graph JSON into the page's graph; throws an Error with a plain sentence when it cannot be one.
+ * @param {GraphFile} json @returns {Graph} */
 export function buildGraph(json) {
   const metadata = json?.metadata ?? {};
-  if (!Array.isArray(json?.nodes) || !Array.isArray(json?.links)) throw new Error("This file has no lists of nodes and links.");
-  if (json.nodes.length > MAX_NODES) throw new Error(`This graph has ${json.nodes.length} nodes; the page draws at most ${MAX_NODES}. Prune it first.`);
+  if (!Array.isArray(json?.nodes) || !Array.isArray(json?.links)) {
+    throw new Error("This file has no lists of nodes and links.");
+  }
+  if (json.nodes.length > MAX_NODES) {
+    throw new Error(`This graph has ${json.nodes.length} nodes; the page draws at most ${MAX_NODES}. Prune it first.`);
+  }
   const tokens = (metadata.prompt_tokens ?? []).map(String);
   const nodes = json.nodes.map((raw) => readNode(raw, tokens, metadata));
   nameOutputs(nodes, metadata.thoughtscope?.targets);
+  const sameId = tellApart(nodes);
   const byId = new Map(nodes.map((node) => [node.id, node]));
-  const layers = Math.max(Math.min(1000, Number(metadata.thoughtscope?.n_layers) || 0),
-    1 + most(nodes.filter((n) => n.kind === "feature" || n.kind === "error").map((n) => n.layer), -1));
-  const positions = Math.max(tokens.length, 1 + most(nodes.map((n) => n.position), 0));
-  if (positions > MAX_TOKENS || layers > MAX_LAYERS) throw new Error(`A node stands at token ${positions - 1} or layer ${layers - 1}: too far out to draw.`);
+  const inner = nodes.filter((node) => node.kind === "feature" || node.kind === "error");
+  const stated = Math.min(MAX_LAYERS, Number(metadata.thoughtscope?.n_layers) || 0);
+  const layers = Math.max(stated, 1 + most(inner.map((node) => node.layer), -1));
+  const positions = Math.max(tokens.length, 1 + most(nodes.map((node) => node.position), 0));
+  if (positions > MAX_TOKENS || layers > MAX_LAYERS) {
+    throw new Error(`A node stands at token ${positions - 1} or layer ${layers - 1}: too far out to draw.`);
+  }
   while (tokens.length < positions) tokens.push("");
   for (const node of nodes) node.row = node.kind === "token" ? -1 : node.kind === "logit" ? layers : node.layer;
-  shareInfluence(nodes);
-  const links = readLinks(json.links, byId);
+  const links = readLinks(json.links, json.edge_influence, sameId);
+  const connected = connect(links, byId);
+  const influenceKnown = links.length > 0 && links.every((link) => link.influence !== null);
+  if (influenceKnown) shareInfluence(nodes, connected.outputs);
   return {
     slug: String(metadata.slug ?? ""), prompt: String(metadata.prompt ?? tokens.join("")), scan: metadata.scan,
-    tokens, nodes: [...byId.values()], byId, layers, links, metadata, json,
-    ours: metadata.thoughtscope ?? null,
-    maxWeight: links.reduce((most, link) => Math.max(most, Math.abs(link.weight)), 0) || 1,
-    ...connect(links, byId),
+    tokens, nodes, byId, layers, links, metadata, json, ours: metadata.thoughtscope ?? null, influenceKnown,
+    ranked: influenceKnown ? [...links].sort((a, b) => Number(b.influence) - Number(a.influence)) : links,
+    hasErrors: nodes.some((node) => node.kind === "error"), held: finite(json.score_curve?.influence_held),
+    total: most(nodes.map((node) => node.cumulative ?? 0), 0) || 1, curve: readCurve(json.score_curve), ...connected,
   };
 }
 
+/** @returns {GraphNode} */
 function readNode(raw, tokens, metadata) {
   const type = String(raw.feature_type ?? "");
-  const kind = /logit/.test(type) ? "logit" : /embedding/.test(type) ? "token" : /error|bias/.test(type) ? "error" : "feature";
+  const kind = /logit/.test(type) ? "logit" : /embedding/.test(type) ? "token" : /error|bias/.test(type) ? "error"
+    : "feature";
   const position = Math.max(0, Math.trunc(Number(raw.ctx_idx)) || 0);
   const layer = Math.max(0, Math.trunc(Number(raw.layer)) || 0);
+  /** @type {GraphNode} */
   const node = {
-    id: String(raw.node_id), kind, type, position, layer, index: null, token: tokens[position] ?? "",
-    clerp: String(raw.clerp ?? ""), cumulative: finite(raw.influence), activation: finite(raw.activation),
-    probability: finite(raw.token_prob), isTarget: Boolean(raw.is_target_logit), share: 0, row: 0,
+    id: String(raw.node_id), fileId: String(raw.node_id), kind, type, position, layer, index: null,
+    token: tokens[position] ?? "", clerp: String(raw.clerp ?? ""), topToken: topToken(raw),
+    cumulative: finite(raw.influence), activation: finite(raw.activation), probability: finite(raw.token_prob),
+    isTarget: Boolean(raw.is_target_logit), influence: null, row: 0,
     absent: Math.max(0, finite(raw.absent) ?? 0), // input that the file's maker left out
   };
   if (kind === "feature") node.index = featureIndex(raw, layer, metadata);
@@ -46,10 +64,30 @@ function readNode(raw, tokens, metadata) {
   return node;
 }
 
+function topToken(raw) {
+  const first = (raw.top_logits ?? raw.feature_details?.top_logits)?.[0];
+  const text = typeof first === "string" ? first : first?.text ?? first?.[0];
+  return typeof text === "string" ? text : null;
+}
+
+/** In old files a feature and an error may share an id. Each keeps a node of its own; links follow the order of the
+ * file: a link goes to the node that was not linked with the same partner before. */
+function tellApart(nodes) {
+  const sameId = new Map();
+  for (const node of nodes) {
+    const others = sameId.get(node.fileId) ?? [];
+    if (others.length) node.id = `${node.fileId}~${others.length + 1}`;
+    sameId.set(node.fileId, [...others, node]);
+  }
+  return sameId;
+}
+
 /** Our own files list the outputs exactly; the labels that other tools read have their quotes changed. */
 function nameOutputs(nodes, targets) {
   const texts = new Map((Array.isArray(targets) ? targets : []).map((target) => [String(target?.id), target?.text]));
-  for (const node of nodes) if (node.kind === "logit" && typeof texts.get(node.id) === "string") node.output = texts.get(node.id);
+  for (const node of nodes) {
+    if (node.kind === "logit" && typeof texts.get(node.id) === "string") node.output = texts.get(node.id);
+  }
 }
 
 function most(values, least) {
@@ -71,32 +109,60 @@ function featureIndex(raw, layer, metadata) {
   return value - (sum * (sum + 1)) / 2;
 }
 
+/** `Output "TEXT" (p=0.9)`: the text runs to the last quote before the probability, whatever quotes it holds itself. */
 function readLogit(node, raw) {
-  const written = /"([\s\S]*)"\s*\(p=([\d.eE+-]+)\)/.exec(node.clerp);
-  node.output = written ? written[1].replace(/\\"/g, '"') : node.clerp.replace(/^Output\s*/, "");
-  if (node.probability === null && written) node.probability = finite(Number(written[2]));
+  const end = node.clerp.lastIndexOf('" (p=');
+  const start = node.clerp.indexOf('"');
+  const written = start >= 0 && end > start;
+  node.output = written ? unescaped(node.clerp.slice(start + 1, end)) : node.clerp.replace(/^Output\s*/, "");
+  const probability = written ? Number.parseFloat(node.clerp.slice(end + 5)) : NaN;
+  if (node.probability === null) node.probability = finite(probability);
   node.index = Number(String(raw.node_id).split("_")[1]);
 }
 
-/** `influence` in a file is the running total over nodes, strongest first; the steps are each node's own share. */
-function shareInfluence(nodes) {
-  const ranked = nodes.filter((node) => node.cumulative !== null).sort((a, b) => a.cumulative - b.cumulative);
-  let before = 0;
-  for (const node of ranked) {
-    node.share = Math.max(0, node.cumulative - before);
-    before = node.cumulative;
+/** Undoes the escapes of a quoted text, and only where all of its quotes are escaped. */
+function unescaped(text) {
+  return /(^|[^\\])"/.test(text) ? text : text.replaceAll('\\"', '"');
+}
+
+/** What passes through a node is what its edges carry onwards; an output is where the influence starts. */
+function shareInfluence(nodes, outputs) {
+  for (const node of nodes) {
+    if (node.kind === "logit") continue;
+    node.influence = outputs.get(node.id).reduce((sum, link) => sum + Number(link.influence), 0);
   }
 }
 
-function readLinks(rows, byId) {
+/** @returns {Link[]} */
+function readLinks(rows, influence, sameId) {
   const links = [];
-  for (const row of rows) {
-    const source = byId.get(String(row.source));
-    const target = byId.get(String(row.target));
+  const seen = new Set();
+  for (const [i, row] of rows.entries()) {
+    const sources = sameId.get(String(row.source)) ?? [];
+    const named = sameId.get(String(row.target)) ?? [];
+    const targets = named.length > 1 ? named.filter((node) => node.kind !== "error") : named; // nothing feeds an error
+    const found = pairOf(sources, targets, seen);
     const weight = Number(row.weight);
-    if (source && target && source !== target && Number.isFinite(weight) && weight !== 0) links.push({ source, target, weight });
+    if (!found || !Number.isFinite(weight) || weight === 0) continue;
+    links.push({ ...found, weight, influence: finite(influence?.[i]), fraction: 0 });
   }
   return links.sort((a, b) => Math.abs(b.weight) - Math.abs(a.weight));
+}
+
+/** The first pair of nodes with these ids that has no link yet; a second link between the same two goes to the first. */
+function pairOf(sources, targets, seen) {
+  const plain = sources.length === 1 && targets.length === 1;
+  for (const target of targets) {
+    for (const source of sources) {
+      if (source === target) continue;
+      if (plain) return { source, target };
+      const key = `${source.id}>${target.id}`;
+      if (seen.has(key)) continue;
+      seen.add(key);
+      return { source, target };
+    }
+  }
+  return sources[0] && targets[0] && sources[0] !== targets[0] ? { source: sources[0], target: targets[0] } : null;
 }
 
 /** Inputs and outputs of every node, strongest first (the links come sorted). */
@@ -117,37 +183,48 @@ function connect(links, byId) {
   return { inputs, outputs, totals };
 }
 
+/** @param {GraphNode} node */
 export function featureKey(node) {
-  return node.kind === "feature" && node.index !== null ? `${node.layer}/${node.index}` : null;
+  return node?.kind === "feature" && node.index !== null ? `${node.layer}/${node.index}` : null;
 }
 
-/** What a node is called: the label given to it here, the file's, or its place. */
+/** The label that a person or the dictionary gave to a feature, or nothing. */
+export function givenLabel(node, labels) {
+  return labels[featureKey(node)] || node.clerp || "";
+}
+
+/** What a node is called: the label given to it here, the file's, or its number and the token it stands for. */
 export function nodeLabel(node, labels) {
   if (node.kind === "token") return node.token;
   if (node.kind === "logit") return node.output || node.clerp;
   if (node.kind === "error") return "what the dictionary misses";
-  const own = labels[featureKey(node)];
-  return own || node.clerp || featureName(node);
+  const told = node.topToken === null ? `at ${tokenWord(node.token)}` : `→ ${tokenWord(node.topToken)}`;
+  return givenLabel(node, labels) || `${featureName(node)} ${told}`;
 }
 
 export function featureName(node) {
-  return node.index === null ? node.id : `L${node.layer} #${node.index}`;
+  return node.index === null ? node.fileId : `L${node.layer} #${node.index}`;
 }
 
-/** The nodes that the prune slider and the error switch let through; tokens, logits and `keep` always show. */
+/** More influence first; where it is not known, as the file ranks them. */
+export function byInfluence(a, b) {
+  if (a.influence !== null && b.influence !== null && a.influence !== b.influence) return b.influence - a.influence;
+  return (a.cumulative ?? 2) - (b.cumulative ?? 2);
+}
+
+/** The nodes that the slider and the error switch let through; tokens, outputs and `keep` always show. */
 export function visibleNodes(graph, prune, showErrors, keep) {
   const kept = new Set(keep);
   return graph.nodes.filter((node) => {
     if (node.kind === "token" || node.kind === "logit" || kept.has(node.id)) return true;
     if (node.kind === "error" && !showErrors) return false;
-    return node.cumulative === null || prune >= 1 || node.cumulative <= prune * influenceTotal(graph) + 1e-9;
+    return node.cumulative === null || prune >= 1 || node.cumulative <= prune * graph.total + 1e-9;
   });
 }
 
-/** The largest running total in the file: 1 for a whole graph, 0.8 for one that was cut at 80 %. */
-export function influenceTotal(graph) {
-  graph.total ??= graph.nodes.reduce((most, node) => Math.max(most, node.cumulative ?? 0), 0) || 1;
-  return graph.total;
+/** The nodes on show; those that are selected, pinned or grouped stay whatever the slider says. */
+export function shownNodes({ graph, prune, showErrors, selected, pins, supernodes }) {
+  return visibleNodes(graph, prune, showErrors, [...pins, ...supernodes.flatMap((g) => g.members), selected]);
 }
 
 /** Nodes whose label, token, feature number or id contains the query, the most influential first. */
@@ -163,5 +240,5 @@ export function searchNodes(graph, query, labels) {
       || (node.kind !== "logit" && node.token.toLowerCase().includes(wanted))
       || node.id.toLowerCase() === wanted;
   });
-  return found.sort((a, b) => b.share - a.share || a.row - b.row);
+  return found.sort((a, b) => byInfluence(a, b) || a.row - b.row);
 }

@@ -1,31 +1,36 @@
-// One state object for the page. Components read it with `useStore(pick)` and draw again only when their part changed.
+// @ts-check
+// One state object for the page. A component names the parts it reads and draws again only when one of them changed.
 import { useLayoutEffect, useReducer, useRef } from "./vendor/hooks.mjs";
 
 const listeners = new Set();
 
 let current = {
-  session: null, // what the server (or the report) is: model, dictionary, graphs, example prompts
+  /** @type {Session | null} */ session: null,
   fatal: null, // a message when nothing at all can be shown
-  graph: null, // the indexed graph, see model.js
-  loading: false,
+  /** @type {Graph | null} */ graph: null,
+  loading: null, // what is being opened, in words
   labels: {}, // "layer/index" -> label, as edited here
   selected: null, // a node id, or "group:NAME" for a supernode
   hovered: null, // { id, by: "pointer" | "keys" }
   pins: [],
-  supernodes: [], // [{ label, members: [node id] }]
+  /** @type {Group[]} */ supernodes: [],
   marked: [], // node ids chosen for the next group
+  cards: {}, // card id -> [x, y], shares of the circuit's panel, for cards that were dragged
   prune: 1, // share of the influence whose nodes are shown
   showErrors: true,
+  edgeCount: 300, // edges drawn when nothing is selected
   query: "", // the search text; matches stand out in the graph
+  /** @type {View} */ view: { scale: 1, x: 0, y: 0 },
+  /** @type {Layout | null} */ layout: null, // the layout on screen
   trace: null, // { prompt, stage, done, total } while a prompt is traced
   traceError: null,
-  outcomes: [], // interventions done on this graph, newest first
+  outcomes: [], // interventions on this graph, newest first
   outcomeShown: 0,
-  running: false, // an intervention is under way
+  running: null, // { stage, done, total } while an intervention is under way
   undoable: 0,
   redoable: 0,
-  notice: null, // { text, kind: "info" | "error" } shortly shown
-  dialog: null, // null | "help" | "group"
+  notice: null, // { text, kind: "info" | "error", act } shortly shown
+  dialog: null, // null | "help" | "group" | "library"
   dock: "open", // "open" | "closed" | "full": the circuit below the graph
   theme: "auto",
 };
@@ -34,6 +39,7 @@ export function getState() {
   return current;
 }
 
+/** @param {Partial<typeof current>} patch */
 export function setState(patch) {
   current = { ...current, ...patch };
   for (const listener of [...listeners]) listener();
@@ -44,7 +50,7 @@ export function subscribe(listener) {
   return () => listeners.delete(listener);
 }
 
-/** The picked part of the state; the component draws again when it changes (compared by identity). */
+/** A value computed from the state; the component draws again when it changes (compared by identity). */
 export function useStore(pick) {
   const [, redraw] = useReducer((n) => n + 1, 0);
   const seen = useRef();
@@ -55,4 +61,14 @@ export function useStore(pick) {
     if (!Object.is(picker.current(current), seen.current)) redraw();
   }), []);
   return seen.current;
+}
+
+/** The named parts of the state; the component draws again when one of them changes. */
+export function useParts(...names) {
+  const last = useRef({});
+  return useStore((state) => {
+    if (names.every((name) => name in last.current && Object.is(state[name], last.current[name]))) return last.current;
+    last.current = Object.fromEntries(names.map((name) => [name, state[name]]));
+    return last.current;
+  });
 }

@@ -1,8 +1,13 @@
+// @ts-check
 // The view lives in the address after the #, so that it can be shared and the back button works.
+
+const EDGES = 300;
 
 export function readHash(hash) {
   const values = new URLSearchParams(String(hash).replace(/^#/, ""));
   const prune = Number(values.get("t") ?? 1);
+  const edges = Math.trunc(Number(values.get("k") ?? EDGES));
+  const theme = values.get("theme") ?? "";
   return {
     slug: values.get("g"),
     selected: values.get("s"),
@@ -10,7 +15,8 @@ export function readHash(hash) {
     supernodes: values.has("n") ? readGroups(values.get("n")) : null,
     prune: Number.isFinite(prune) ? Math.min(1, Math.max(0.2, prune)) : 1,
     showErrors: values.get("e") !== "0",
-    theme: ["light", "dark"].includes(values.get("theme")) ? values.get("theme") : null,
+    edgeCount: Number.isFinite(edges) && edges >= 0 ? edges : EDGES,
+    theme: ["light", "dark"].includes(theme) ? theme : null,
   };
 }
 
@@ -20,8 +26,8 @@ function split(text) {
 
 function readGroups(text) {
   try {
-    const groups = JSON.parse(text);
-    return groups.filter((g) => Array.isArray(g) && g.length > 1).map(([label, ...members]) => ({ label: String(label), members: members.map(String) }));
+    const groups = JSON.parse(text).filter((g) => Array.isArray(g) && g.length > 1);
+    return groups.map(([label, ...members]) => ({ label: String(label), members: members.map(String) }));
   } catch {
     return [];
   }
@@ -33,10 +39,12 @@ export function writeHash(view) {
   if (view.selected) values.set("s", view.selected);
   if (view.pins?.length) values.set("p", view.pins.map((id) => id.replaceAll(",", "%2C")).join(","));
   else if (view.slug && !view.bare) values.set("p", "");
-  if (view.supernodes?.length) values.set("n", JSON.stringify(view.supernodes.map((g) => [g.label, ...g.members])));
+  const groups = view.supernodes?.map((g) => [g.label, ...g.members]) ?? [];
+  if (groups.length) values.set("n", JSON.stringify(groups));
   else if (view.slug && !view.bare) values.set("n", "");
   if (view.prune < 1) values.set("t", String(Math.round(view.prune * 100) / 100));
   if (!view.showErrors) values.set("e", "0");
+  if (view.slug && view.edgeCount !== EDGES) values.set("k", String(view.edgeCount));
   if (view.theme === "light" || view.theme === "dark") values.set("theme", view.theme);
   const text = values.toString().replaceAll("%2C", ",").replaceAll("%3A", ":");
   return text ? `#${text}` : "#";

@@ -1,13 +1,14 @@
+// @ts-check
 // What feeds the selected node and what it feeds, strongest first, with signs; a click travels there.
 import { html } from "../html.js";
 import { useMemo, useState } from "../vendor/hooks.mjs";
 import { useStore } from "../store.js";
-import { hover, select } from "../actions.js";
+import { hover, select } from "../actions/view.js";
 import { connectionsOf } from "../circuit.js";
 import { nodeLabel } from "../model.js";
 import { signName } from "../colour.js";
 import { Glyph, Token } from "./token.js";
-import { percent, plainText, signed, tokenText } from "../text.js";
+import { percent, plainText, signed, tokenWord } from "../text.js";
 
 const FIRST = 24;
 
@@ -25,16 +26,16 @@ function Side({ name, list, shown, hint }) {
   const inView = list.filter((entry) => shown.has(entry.node.id));
   const hidden = list.length - inView.length;
   const most = Math.abs(inView[0]?.weight ?? 1);
+  const none = list.length ? "All are hidden by the slider."
+    : name === "Inputs" ? "Nothing feeds it." : "It feeds nothing in this graph.";
   return html`<section aria-label=${name}>
     <h3>${name} <span>${inView.length ? hint : ""}</span></h3>
-    <ol>${(all ? inView : inView.slice(0,
-      FIRST)).map((entry) => html`<${Row} key=${entry.node.id} entry=${entry} most=${most} labels=${labels}
-        out=${name === "Outputs"} />`)}</ol>
-    ${inView.length === 0 && html`<p class="quiet">
-      ${list.length ? "All are hidden by pruning." : name === "Inputs" ? "Nothing feeds it." : "It feeds nothing in this graph."}</p>`}
+    <ol>${(all ? inView : inView.slice(0, FIRST)).map((entry) => html`<${Row} key=${entry.node.id} entry=${entry}
+      most=${most} labels=${labels} out=${name === "Outputs"} />`)}</ol>
+    ${inView.length === 0 && html`<p class="quiet">${none}</p>`}
     ${!all && inView.length > FIRST && html`<button class="plain more" onClick=${() => setAll(true)}>
       ${inView.length - FIRST} more</button>`}
-    ${hidden > 0 && inView.length > 0 && html`<p class="quiet">${hidden} hidden by pruning</p>`}
+    ${hidden > 0 && inView.length > 0 && html`<p class="quiet">${hidden} hidden by the slider</p>`}
   </section>`;
 }
 
@@ -42,13 +43,15 @@ function Row({ entry, most, labels, out }) {
   const { node, weight, fraction } = entry;
   const label = nodeLabel(node, labels);
   const share = `${percent(Math.abs(fraction))} of ${out ? "that node’s" : "the"} input`;
+  const isText = node.kind === "token" || node.kind === "logit";
   return html`<li><button class=${`connection ${signName(weight)}`} data-id=${node.id} onClick=${() => select(node.id)}
     onPointerEnter=${() => hover(node.id)} onPointerLeave=${() => hover(null)}
-      title=${share} aria-label=${`${plainText(label)}, ${signName(weight)} by ${signed(weight)}, ${share}`}>
+    title=${`${plainText(label)}: ${signed(weight)}, ${share}`}
+    aria-label=${`${plainText(label)}, ${signName(weight)} by ${signed(weight)}, ${share}`}>
     <${Glyph} kind=${node.kind} />
-    <span class="name">${node.kind === "token" || node.kind === "logit" ? html`<${Token} text=${label} />` : node.kind === "error"
-      ? "error" : plainText(label)}</span>
-    <span class="at">${node.kind === "token" || node.kind === "logit" ? node.position : `${node.row}·${tokenText(node.token)}`}</span>
+    <span class="name">${isText ? html`<${Token} text=${label} />` : node.kind === "error" ? "error" : plainText(label)}
+    </span>
+    <span class="at">${isText ? `token ${node.position}` : `layer ${node.row}, ${tokenWord(node.token)}`}</span>
     <span class="weight">${signed(weight)}</span>
     <i class="weight-bar" style=${{ width: `${(100 * Math.abs(weight)) / most}%` }}></i>
   </button></li>`;

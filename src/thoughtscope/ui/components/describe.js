@@ -1,6 +1,7 @@
+// @ts-check
 // Sentences about nodes: for tooltips, for the inspector and for screen readers.
 import { featureName } from "../model.js";
-import { percent, plainNumber, plainText, tokenText } from "../text.js";
+import { percent, plainNumber, plainText, tokenText, tokenWord } from "../text.js";
 
 const KINDS = { feature: "Feature", error: "Error", token: "Token", logit: "Output", group: "Supernode" };
 
@@ -8,20 +9,29 @@ export function kindName(kind) {
   return KINDS[kind];
 }
 
-/** Where a node is: "layer 3 · token 9 ·Dallas". */
+/** Where a node is: "L3 #644 at Dallas". */
 export function placeText(node) {
-  const at = `token ${node.position} ${tokenText(node.token)}`;
-  if (node.kind === "feature") return `${featureName(node)} · ${at}`;
-  if (node.kind === "error") return `layer ${node.layer} · ${at}`;
-  return node.kind === "token" ? `position ${node.position}` : `after ${at}`;
+  const at = `at ${tokenWord(node.token)}`;
+  if (node.kind === "feature") return `${featureName(node)} ${at}`;
+  if (node.kind === "error") return `layer ${node.layer} ${at}`;
+  return node.kind === "token" ? `token ${node.position}` : `after ${tokenWord(node.token)}`;
 }
 
-export function nodeSentence(node, label, { pinned, group, near } = {}) {
-  const parts = [`${KINDS[node.kind]} ${node.kind === "token" || node.kind === "logit" ? tokenText(label) : plainText(label)}`];
-  if (node.kind === "feature" || node.kind === "error") parts.push(`layer ${node.layer}`,
-    `token ${node.position} ${tokenText(node.token)}`);
+/** The same with the number of the token, where there is room. */
+export function fullPlace(node) {
+  return node.kind === "token" ? placeText(node) : `${placeText(node)}, token ${node.position}`;
+}
+
+export function influenceText(node) {
+  return node.influence === null ? "influence not known" : `${percent(node.influence)} of the influence on the answers`;
+}
+
+export function nodeSentence(node, label, { pinned = false, group = undefined, near = null } = {}) {
+  const isText = node.kind === "token" || node.kind === "logit";
+  const parts = [`${KINDS[node.kind]} ${isText ? tokenText(label) : plainText(label)}`];
+  if (!isText) parts.push(`layer ${node.layer}`, `token ${node.position} ${tokenText(node.token)}`);
   if (node.activation !== null) parts.push(`activation ${plainNumber(node.activation)}`);
-  if (node.share > 0) parts.push(`${percent(node.share)} of the influence`);
+  if (node.influence !== null) parts.push(influenceText(node));
   if (node.kind === "logit" && node.probability !== null) parts.push(`probability ${percent(node.probability)}`);
   if (near) parts.push(`${near.weight < 0 ? "lowers or is lowered by" : "raises or is raised by"} the selected node`);
   if (pinned) parts.push("pinned");

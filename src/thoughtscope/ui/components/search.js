@@ -1,8 +1,9 @@
+// @ts-check
 // Search for nodes by label, token or feature number; arrow keys choose, Enter travels.
 import { html } from "../html.js";
 import { useMemo, useState } from "../vendor/hooks.mjs";
-import { setState, useStore } from "../store.js";
-import { select } from "../actions.js";
+import { setState, useParts } from "../store.js";
+import { select } from "../actions/view.js";
 import { nodeLabel, searchNodes } from "../model.js";
 import { Glyph, Token } from "./token.js";
 import { placeText } from "./describe.js";
@@ -11,7 +12,7 @@ import { plainText } from "../text.js";
 const SHOWN = 12;
 
 export function Search() {
-  const { graph, query, labels } = useStore((s) => s);
+  const { graph, query, labels } = useParts("graph", "query", "labels");
   const [at, setAt] = useState(0);
   const [open, setOpen] = useState(false);
   const found = useMemo(() => searchNodes(graph, query, labels), [graph, query, labels]);
@@ -32,22 +33,32 @@ export function Search() {
     event.stopPropagation();
   };
   return html`<div class="search">
-    <input id="search" type="search" placeholder="Search nodes" aria-label="Search nodes by label, token or feature number"
-      autocomplete="off" spellcheck="false"
-      role="combobox" aria-expanded=${open && query ? "true" : "false"} aria-controls="search-list" value=${query}
+    <input id="search" type="search" placeholder="Search nodes" autocomplete="off" spellcheck="false"
+      aria-label="Search nodes by label, token or feature number" role="combobox" aria-expanded=${open && query ? "true" : "false"} aria-controls="search-list"
+      value=${query}
       onInput=${(event) => { setState({ query: event.target.value }); setAt(0); setOpen(true); }}
       onFocus=${() => setOpen(true)} onBlur=${() => setTimeout(() => setOpen(false), 120)} onKeyDown=${onKeyDown} />
     <kbd>/</kbd>
     ${open && query.trim() && html`<ul id="search-list" class="popover" role="listbox">
-      ${list.map((node, i) => html`<li key=${node.id} role="option" aria-selected=${i === at ? "true" : "false"}
-        onPointerDown=${(event) => { event.preventDefault(); go(node); }}>
-        <${Glyph} kind=${node.kind} /><span class="found">
-          ${node.kind === "token" || node.kind === "logit" ? html`<${Token} text=${nodeLabel(node, labels)} />`
-            : plainText(nodeLabel(node, labels))}</span><small>${placeText(node)}</small>
-      </li>`)}
-      <li class="quiet" role="presentation">
-        ${found.length === 0 ? "No node has this label, token or number." : found.length > SHOWN
-          ? `${found.length - SHOWN} more stand out in the graph` : `${found.length} found`}</li>
+      ${list.map((node, i) => html`<${Found} key=${node.id} node=${node} label=${nodeLabel(node, labels)} on=${i === at}
+        onChoose=${() => go(node)} />`)}
+      <li class="quiet" role="presentation">${summary(found.length)}</li>
     </ul>`}
   </div>`;
+}
+
+function Found({ node, label, on, onChoose }) {
+  const isText = node.kind === "token" || node.kind === "logit";
+  const choose = (event) => {
+    event.preventDefault();
+    onChoose();
+  };
+  return html`<li role="option" aria-selected=${on ? "true" : "false"} onPointerDown=${choose}>
+    <${Glyph} kind=${node.kind} /><span class="found">${isText ? html`<${Token} text=${label} />` : plainText(label)}</span>
+    <small>${placeText(node)}</small></li>`;
+}
+
+function summary(found) {
+  if (found === 0) return "No node has this label, token or number.";
+  return found > SHOWN ? `${found - SHOWN} more stand out in the graph` : `${found} found`;
 }

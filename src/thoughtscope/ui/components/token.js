@@ -1,8 +1,9 @@
+// @ts-check
 // A token as a person should see it: spaces and invisible characters are marks, never blank.
 import { html } from "../html.js";
 import { tokenRuns } from "../text.js";
 
-export function Token({ text, heat, title }) {
+export function Token({ text, heat = null, title = null }) {
   const runs = tokenRuns(text).map((run) => (run.mark ? html`<i class="mark">${run.text}</i>` : run.text));
   return html`<span class="token" style=${heat ? { background: heat } : null} title=${title}>${runs}</span>`;
 }

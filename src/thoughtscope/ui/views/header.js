@@ -1,20 +1,28 @@
+// @ts-check
 // The two bars above the graph: the prompt, and what is shown of its graph.
 import { html } from "../html.js";
 import { useEffect, useMemo, useRef, useState } from "../vendor/hooks.mjs";
-import { setState, useStore } from "../store.js";
-import { canTrace, canWrite, closeGraph, downloadGraph, openFile, openGraph, prunedFrom, redo, setPrune, setShowErrors, setTheme,
-  source, tracePrompt, undo } from "../actions.js";
-import { influenceTotal } from "../model.js";
+import { setState, useParts, useStore } from "../store.js";
+import { cancelTrace, closeGraph, downloadGraph, openFile, openGraph, tracePrompt } from "../actions/graphs.js";
+import { canTrace, canWrite, source } from "../actions/source.js";
+import { setTheme } from "../actions/theme.js";
+import { prunedFrom, redo, setPrune, setShowErrors, undo } from "../actions/view.js";
+import { graphNames } from "../components/library.js";
+import { Progress } from "../components/progress.js";
 import { Scores } from "../components/scores.js";
 import { Search } from "../components/search.js";
-import { shownNodes } from "./graph.js";
+import { useShownNodes } from "../shown.js";
+import { percent, plainText, readTurns, spellTurns } from "../text.js";
 
 export function Header() {
-  const { session, graph, theme } = useStore((s) => s);
+  const { session, graph, theme } = useParts("session", "graph", "theme");
+  const home = (event) => {
+    event.preventDefault();
+    if (source.kind === "server") closeGraph();
+  };
   return html`<header class="bar top">
-    <a class="brand" href="#" onClick=${(event) => { event.preventDefault(); if (source.kind === "server") closeGraph(); }}
-      title="thoughtscope: to the start"><${Mark} /><span>thoughtscope</span></a>
-    ${graph && canTrace() ? html`<${PromptBox} />` : html`<p class="prompt-fixed">${graph?.prompt ?? ""}</p>`}
+    <a class="brand" href="#" onClick=${home} title="thoughtscope: to the start"><${Mark} /><span>thoughtscope</span></a>
+    ${graph && canTrace() ? html`<${PromptBox} />` : html`<p class="prompt-fixed"><bdi>${plainText(graph?.prompt)}</bdi></p>`}
     ${source.kind === "server" && session.graphs.length > 0 && html`<${GraphPicker} session=${session} graph=${graph} />`}
     <nav class="files" aria-label="Files">
       ${canWrite() && html`<${OpenButton} />`}
@@ -33,8 +41,8 @@ export function Header() {
 function Mark() {
   return html`<svg width="20" height="20" viewBox="-10 -10 20 20" aria-hidden="true">
     <circle r="6.5" fill="none" stroke="currentColor" stroke-width="1.4"/>
-      <path d="M0-9.5V-4M0 9.5V4M-9.5 0H-4M9.5 0H4" stroke="currentColor" stroke-width="1.4"/><circle class="accent-dot" r="1.8"/>
-        </svg>`;
+    <path d="M0-9.5V-4M0 9.5V4M-9.5 0H-4M9.5 0H4" stroke="currentColor" stroke-width="1.4"/>
+    <circle class="accent-dot" r="1.8"/></svg>`;
 }
 
 function nextTheme(theme) {
@@ -42,47 +50,43 @@ function nextTheme(theme) {
 }
 
 function themeGlyph(theme) {
-  const half = theme === "auto" ? html`<path d="M0-6A6 6 0 0 1 0 6Z" fill="currentColor"/>` : theme === "dark"
-    ? html`<circle r="6" fill="currentColor"/>` : null;
+  const fill = { auto: html`<path d="M0-6A6 6 0 0 1 0 6Z" fill="currentColor"/>`,
+    dark: html`<circle r="6" fill="currentColor"/>` }[theme] ?? null;
   return html`<svg width="16" height="16" viewBox="-8 -8 16 16" aria-hidden="true">
-    <circle r="6" fill="none" stroke="currentColor" stroke-width="1.4"/>${half}</svg>`;
+    <circle r="6" fill="none" stroke="currentColor" stroke-width="1.4"/>${fill}</svg>`;
 }
 
+/** @param {{ large?: boolean }} props */
 export function PromptBox({ large = false }) {
-  const { graph, trace, traceError } = useStore((s) => s);
+  const { graph, trace, traceError } = useParts("graph", "trace", "traceError");
   const [text, setText] = useState(graph?.prompt ?? "");
   useEffect(() => setText(graph?.prompt ?? ""), [graph]);
   const submit = (event) => {
     event.preventDefault();
     tracePrompt(text);
   };
+  const shown = spellTurns(trace ? trace.prompt : text);
+  const type = ({ target }) => setText(spellTurns(text) === text ? target.value : readTurns(target.value));
   return html`<form class=${large ? "prompt large" : "prompt"} onSubmit=${submit}>
-    <input id=${large ? "prompt-large" : "prompt"} value=${trace ? trace.prompt : text} readonly=${Boolean(trace)}
-      onInput=${(event) => setText(event.target.value)} placeholder="Type a prompt that the model should continue"
+    <input id=${large ? "prompt-large" : "prompt"} value=${shown} readonly=${Boolean(trace)} onInput=${type}
+      placeholder="Type a prompt that the model should continue"
       aria-label="Prompt" autocomplete="off" spellcheck="false" maxlength="20000" />
-    <button class="primary" disabled=${Boolean(trace) || !text.trim()}>${trace ? "Tracing" : "Trace"}</button>
-    ${trace && html`<${Progress} trace=${trace} />`}
+    ${trace ? html`<${Progress} work=${trace} onCancel=${cancelTrace} />`
+      : html`<button class="primary" disabled=${!text.trim()}>Trace</button>`}
     ${traceError && html`<p class="prompt-error" role="alert">${traceError}
       <button type="button" class="plain" onClick=${() => setState({ traceError: null })} aria-label="Dismiss">×</button></p>`}
   </form>`;
 }
 
-function Progress({ trace }) {
-  const share = trace.total > 0 ? Math.min(1, trace.done / trace.total) : null;
-  return html`<div class="progress" role="progressbar" aria-label=${trace.stage} aria-valuemin="0" aria-valuemax="100"
-    aria-valuenow=${share === null ? undefined : Math.round(share * 100)}>
-    <i class=${share === null ? "waiting" : ""} style=${{ width: `${(share ?? 1) * 100}%` }}></i><span>
-      ${trace.stage}${trace.total > 1 ? ` ${trace.done} of ${trace.total}` : ""}</span>
-  </div>`;
-}
-
 function GraphPicker({ session, graph }) {
   const known = session.graphs.some((g) => g.slug === graph?.slug);
-  return html`<select class="picker" aria-label="Graphs" value=${graph?.slug ?? ""}
+  const names = graphNames(session.graphs);
+  return html`<span class="picker-pair"><select class="picker" aria-label="Graphs" value=${graph?.slug ?? ""}
     onChange=${(event) => event.target.value && openGraph(event.target.value)}>
     ${!known && html`<option value="">${graph ? graph.slug : `Open a graph (${session.graphs.length})`}</option>`}
-    ${session.graphs.map((g) => html`<option key=${g.slug} value=${g.slug}>${g.prompt || g.slug}</option>`)}
-  </select>`;
+    ${session.graphs.map((g) => html`<option key=${g.slug} value=${g.slug}>${names.get(g.slug)}</option>`)}
+  </select>
+  <button class="plain" onClick=${() => setState({ dialog: "library" })} title="Rename or delete graphs">Library</button></span>`;
 }
 
 export function OpenButton() {
@@ -94,16 +98,17 @@ export function OpenButton() {
   };
   return html`<button class="plain" onClick=${() => input.current.click()}
     title="Open a graph file of this or another tool">Open file</button>
-    <input ref=${input} class="hidden" id="file" type="file" accept=".json,application/json" tabindex="-1" aria-label="Graph file"
-      onChange=${chosen} />`;
+    <input ref=${input} class="hidden" id="file" type="file" accept=".json,application/json" tabindex="-1"
+      aria-label="Graph file" onChange=${chosen} />`;
 }
 
 export function Toolbar() {
-  const { undoable, redoable } = useStore((s) => s);
+  const { undoable, redoable } = useParts("undoable", "redoable");
+  const hasErrors = useStore((s) => s.graph?.hasErrors);
   return html`<div class="bar tools" role="toolbar" aria-label="View">
     <${Scores} />
     <${PruneSlider} />
-    <${ErrorSwitch} />
+    ${hasErrors && html`<${ErrorSwitch} />`}
     <div class="spacer"></div>
     <div class="pair"><button class="icon" disabled=${!undoable} onClick=${undo} aria-label="Undo" title="Undo (Ctrl Z)">↶</button>
     <button class="icon" disabled=${!redoable} onClick=${redo} aria-label="Redo" title="Redo (Ctrl Shift Z)">↷</button></div>
@@ -112,25 +117,27 @@ export function Toolbar() {
 }
 
 function PruneSlider() {
-  const state = useStore((s) => s);
-  const { graph, prune } = state;
+  const { graph, prune } = useParts("graph", "prune");
   const before = useRef(null);
-  const inner = graph.nodes.filter((node) => node.kind === "feature" || node.kind === "error");
-  const shown = useMemo(() => shownNodes(state).filter((n) => n.kind === "feature" || n.kind === "error").length, [graph, prune,
-    state.showErrors, state.pins, state.supernodes, state.selected]);
+  const isInner = (node) => node.kind === "feature" || node.kind === "error";
+  const nodes = useShownNodes();
+  const shown = useMemo(() => nodes.filter(isInner).length, [nodes]);
+  const inner = useMemo(() => graph.nodes.filter(isInner).length, [graph]);
   const finished = () => {
     if (before.current !== null) prunedFrom(before.current);
     before.current = null;
   };
-  const total = influenceTotal(graph);
-  const whole = total < 0.995 ? `, which holds ${Math.round(total * 100)} % of the whole` : "";
-  return html`<label class="prune"
-    title=${`Keeps the strongest nodes that together hold this share of the influence in the file${whole}`}>
-    <span>Influence shown</span>
+  const part = graph.held !== null && graph.held < 0.995 ? graph.held : null;
+  const title = `Keeps the strongest nodes that together hold this share of the influence that ${part
+    ? `the file holds: ${percent(part, 0)} of the whole` : "is in the file"}.`;
+  return html`<label class="prune" title=${title}>
+    <span class="lead-in">Nodes with</span>
     <input id="prune" type="range" min="20" max="100" step="1" value=${Math.round(prune * 100)}
-      aria-valuetext=${`${Math.round(prune * 100)} percent, ${shown} nodes`}
+      aria-valuetext=${`${Math.round(prune * 100)} percent of the influence, ${shown} nodes`}
       onInput=${(event) => { before.current ??= prune; setPrune(Number(event.target.value) / 100); }} onChange=${finished} />
-    <b>${Math.round(prune * 100)} %</b><small>${shown} of ${inner.length}<i class="word"> nodes</i></small>
+    <b>${Math.round(prune * 100)} %</b>
+    <small><span class="word">${part ? `of the ${percent(part, 0)} that the file holds, ` : "of the influence, "}</span>
+      ${shown} of ${inner}</small>
   </label>`;
 }
 

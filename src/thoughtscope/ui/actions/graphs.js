@@ -1,0 +1,198 @@
+// @ts-check
+// Graphs: opening, tracing, files in and out, and the library that keeps them.
+import { HOME } from "../layout.js";
+import { buildGraph, featureKey } from "../model.js";
+import { getState, setState } from "../store.js";
+import { readHash } from "../url.js";
+import { hearLabel } from "./features.js";
+import { notify } from "./notice.js";
+import { listenToTabs, tell } from "./saving.js";
+import { source } from "./source.js";
+import { savedTheme } from "./theme.js";
+import { forgetSteps, writeAddress } from "./view.js";
+
+const EMPTY = {
+  graph: null, selected: null, hovered: null, pins: [], supernodes: [], cards: {}, marked: [], outcomes: [],
+  view: HOME, layout: null,
+};
+let opening = 0;
+
+export async function start() {
+  try {
+    const session = await source.session();
+    setState({ session, theme: savedTheme() });
+    window.addEventListener("popstate", followAddress);
+    listenToTabs({ onArrangement: () => writeAddress("replace"), onLabel: hearLabel, onLibrary: refreshSession });
+    await followAddress();
+  } catch (error) {
+    setState({ fatal: /** @type {Error} */ (error).message });
+  }
+}
+
+async function followAddress() {
+  const view = readHash(location.hash);
+  const { graph, session } = getState();
+  if (view.theme) setState({ theme: view.theme });
+  const slug = source.kind === "report" ? session?.graphs[0].slug : view.slug;
+  if (!slug) return setState(EMPTY);
+  if (graph?.slug !== slug) return openGraph(slug, view, "none");
+  return setState({ ...knownView(graph, view), hovered: null });
+}
+
+/** The part of an address that fits this graph; what the address leaves open comes from the file. */
+function knownView(graph, view) {
+  const known = (ids) => [...new Set(ids)].filter((id) => graph.byId.has(id));
+  const query = graph.json.qParams ?? {};
+  const filed = Array.isArray(query.supernodes) ? query.supernodes.filter(Array.isArray) : [];
+  const groups = view.supernodes ?? filed.map(([label, ...members]) => ({ label: String(label), members }));
+  const present = groups.map((g) => ({ label: g.label, members: known(g.members.map(String)) }));
+  const supernodes = uniqueNames(present.filter((g) => g.members.length));
+  const pins = known(view.pins ?? (Array.isArray(query.pinnedIds) ? query.pinnedIds.map(String) : []));
+  const named = view.selected?.startsWith("group:") && supernodes.some((g) => `group:${g.label}` === view.selected);
+  return {
+    pins, supernodes, prune: view.prune, showErrors: view.showErrors, edgeCount: view.edgeCount,
+    selected: named || graph.byId.has(view.selected) ? view.selected : null,
+  };
+}
+
+function uniqueNames(groups) {
+  const seen = new Map();
+  return groups.map((group) => {
+    const times = (seen.get(group.label) ?? 0) + 1;
+    seen.set(group.label, times);
+    return times === 1 ? group : { ...group, label: `${group.label} (${times})` };
+  });
+}
+
+export async function openGraph(slug, view = readHash(""), how = "push") {
+  const ticket = (opening += 1);
+  setState({ loading: "Opening the graph" });
+  try {
+    const json = await source.graph(slug);
+    const graph = buildGraph(json);
+    if (ticket !== opening) return;
+    graph.slug = slug ?? graph.slug;
+    forgetSteps();
+    setState({
+      ...EMPTY, graph, loading: null, query: "", labels: {}, traceError: null, cards: placesOf(json.qParams?.layout),
+      outcomes: [...(json.outcomes ?? [])].reverse(), outcomeShown: 0, ...knownView(graph, view),
+    });
+    writeAddress(how === "none" ? "replace" : how);
+  } catch (error) {
+    if (ticket !== opening) return;
+    setState({ loading: null });
+    notify(/** @type {Error} */ (error).message, "error");
+  }
+}
+
+/** Where cards lie, as the server kept it; anything else in its place is left out. */
+function placesOf(layout) {
+  const isPlace = (at) => Array.isArray(at) && at.length === 2 && at.every((value) => value >= 0 && value <= 1);
+  return Object.fromEntries(Object.entries(layout ?? {}).filter(([, at]) => isPlace(at)));
+}
+
+let tracing = null;
+
+export async function tracePrompt(prompt) {
+  if (!prompt.trim() || tracing) return;
+  tracing = new AbortController();
+  setState({ trace: { prompt, stage: "starting", done: 0, total: 0 }, traceError: null });
+  try {
+    const onProgress = (progress) => setState({ trace: { prompt, ...progress } });
+    const slug = await source.trace({ prompt }, { onProgress, signal: tracing.signal });
+    tracing = null;
+    setState({ trace: null });
+    await Promise.all([openGraph(slug), refreshSession()]);
+    tell({ library: true });
+  } catch (error) {
+    tracing = null;
+    const { code, message } = /** @type {any} */ (error);
+    setState({ trace: null, traceError: code === "cancelled" ? null : message });
+    if (code === "cancelled") notify("Tracing was cancelled.");
+  }
+}
+
+export function cancelTrace() {
+  tracing?.abort();
+}
+
+export async function openFile(file) {
+  setState({ loading: `Reading ${file.name}` });
+  try {
+    let json;
+    try {
+      json = JSON.parse(await file.text());
+    } catch {
+      throw new Error(`${file.name} is not JSON. Choose a graph file (.json) of thoughtscope or another tool.`);
+    }
+    buildGraph(json);
+    const { slug } = await source.upload(json);
+    await Promise.all([openGraph(slug), refreshSession()]);
+    tell({ library: true });
+  } catch (error) {
+    setState({ loading: null });
+    notify(/** @type {Error} */ (error).message, "error");
+  }
+}
+
+async function refreshSession() {
+  setState({ session: await source.session() });
+}
+
+export function closeGraph() {
+  setState({ ...EMPTY, prune: 1, showErrors: true });
+  writeAddress("push");
+}
+
+// --- the library ---------------------------------------------------------------------------------------------------
+
+export async function renameGraph(slug, title) {
+  await inLibrary(async () => {
+    await source.rename(slug, title.trim().slice(0, 200));
+  });
+}
+
+export async function removeGraph(slug) {
+  const { session, graph } = getState();
+  const entry = session?.graphs.find((g) => g.slug === slug);
+  const removed = await inLibrary(() => source.remove(slug));
+  if (!removed) return;
+  if (graph?.slug === slug) closeGraph();
+  const restore = () => inLibrary(() => source.restore(slug));
+  notify(`Deleted “${entry?.title || entry?.prompt || slug}”.`, "info", { name: "Undo", run: restore });
+}
+
+async function inLibrary(act) {
+  try {
+    await act();
+    await refreshSession();
+    tell({ library: true });
+    return true;
+  } catch (error) {
+    notify(/** @type {Error} */ (error).message, "error");
+    return false;
+  }
+}
+
+// --- files out -----------------------------------------------------------------------------------------------------
+
+/** The graph's file with the pins, supernodes and labels as they stand now. */
+export function graphFile() {
+  const { graph, pins, supernodes, labels } = getState();
+  const nodes = graph.json.nodes.map((raw, i) => {
+    const label = labels[String(featureKey(graph.nodes[i]))];
+    return label ? { ...raw, clerp: label } : raw;
+  });
+  const groups = supernodes.map((g) => [g.label, ...g.members]);
+  const { score_curve, edge_influence, outcomes, ...file } = graph.json; // what the server adds is not the file's
+  return { ...file, nodes, qParams: { ...file.qParams, pinnedIds: pins, supernodes: groups } };
+}
+
+export function downloadGraph() {
+  const blob = new Blob([JSON.stringify(graphFile())], { type: "application/json" });
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(blob);
+  link.download = `${getState().graph?.slug || "graph"}.json`;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+}
