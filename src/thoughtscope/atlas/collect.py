@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from thoughtscope.atlas.bank import FeatureBank, LayerRecords
@@ -208,23 +209,30 @@ class _Picker:
 def output_tokens(model: Model, dictionary: Dictionary, layer: int) -> dict[str, Tensor]:
     """The tokens whose logits each feature of a layer raises and lowers most, directly: `top_logits`, `bottom_logits`
     (feature, n). `output_strength` (feature): how many standard deviations the most raised one is above the vocabulary.
-
-    A feature's decoders to all target layers are added up and go through the final norm's weight and the unembedding;
-    the norm's scale is common to all tokens and changes neither.
     """
-    norm, unembed = model.family.final_norm, model.family.unembed.float()
-    n = min(N_LOGITS, unembed.shape[0])
+    n = min(N_LOGITS, model.vocab_size)
     found: dict[str, list[Tensor]] = {"top_logits": [], "bottom_logits": [], "output_strength": []}
-    for index in torch.arange(dictionary.n_features).split(max(1, 2**24 // unembed.shape[0])):
-        direction = dictionary.decoder_rows(layer, index).sum(1).to(unembed.device)
-        if norm.kind == "layer":
-            direction = direction - direction.mean(-1, keepdim=True)
-        logits = (direction * norm.weight.float()) @ unembed.T
+    for index in torch.arange(dictionary.n_features).split(max(1, 2**24 // model.vocab_size)):
+        logits = direct_logits(model, dictionary, layer, index)
         spread, mean = torch.std_mean(logits, dim=-1)
         found["top_logits"].append(logits.topk(n, dim=-1).indices.int().cpu())
         found["bottom_logits"].append((-logits).topk(n, dim=-1).indices.int().cpu())
         found["output_strength"].append(((logits.amax(-1) - mean) / spread.clamp(min=1e-12)).half().cpu())
     return {name: torch.cat(parts) for name, parts in found.items()}
+
+
+def direct_logits(
+    model: Model, dictionary: Dictionary, layer: int, index: Int[Tensor, " feature"]
+) -> Float[Tensor, "feature vocab"]:
+    """What a unit of each feature adds to the logits directly, up to the final norm's scale, common to all tokens.
+
+    A feature's decoders to all target layers are added up and go through the final norm's weight and the unembedding.
+    """
+    norm, unembed = model.family.final_norm, model.family.unembed.float()
+    direction = dictionary.decoder_rows(layer, index).sum(1).to(unembed.device)
+    if norm.kind == "layer":
+        direction = direction - direction.mean(-1, keepdim=True)
+    return (direction * norm.weight.float()) @ unembed.T
 
 
 def _pieces(model: Model, ids: Iterable[int]) -> dict[int, str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.sparse as sp
+from scipy.sparse.csgraph import dijkstra
 
 from thoughtscope.core.errors import ThoughtscopeError, UnknownFeature, describe_choices
 from thoughtscope.core.ids import NodeId
@@ -14,6 +15,7 @@ from thoughtscope.graphs.graph import FEATURE, Graph, Supernode
 from thoughtscope.graphs.influence import normalise
 
 _WAYS = ("label",)
+_SHORTEST = 1e-12  # a share of one has no length; zero would mean no edge
 
 
 def group(
@@ -38,6 +40,20 @@ def group(
             owner[member] = label
     supernodes = tuple(Supernode(label=label, members=members) for label, members in (kept | given).items())
     return replace(graph, supernodes=supernodes)
+
+
+def group_named(graph: Graph, names: Mapping[NodeId, str]) -> Graph:
+    """The graph with a supernode for each name, of the named nodes that it has; names of other nodes are passed over.
+
+    Nodes that already belong to a supernode stay there. This is how names that know nothing of a graph (of all active
+    features of a prompt) come to a pruned one.
+    """
+    present = set(graph.node_ids()) - {member for node in graph.supernodes for member in node.members}
+    groups: dict[str, list[NodeId]] = {node.label: list(node.members) for node in graph.supernodes}
+    for node, name in names.items():
+        if node in present:
+            groups.setdefault(name, []).append(node)
+    return group(graph, groups)
 
 
 def find_supernode(graph: Graph, label: str) -> Supernode:
@@ -88,6 +104,26 @@ def grouped_edges(graph: Graph) -> GroupedEdges:
     shares = _without_diagonal(between)
     shares.data /= np.maximum(np.repeat(external, np.diff(shares.indptr)), 1e-10)
     return GroupedEdges(names=tuple(names), weights=weights, shares=shares)
+
+
+def strongest_path(edges: GroupedEdges, source: str, target: str) -> tuple[str, ...]:
+    """The groups on the way from `source` to `target` that carries the largest product of shares; empty without a way.
+
+    Raises `UnknownFeature` for a name that is not among `edges.names`.
+    """
+    for name in (source, target):
+        if name not in edges.names:
+            raise UnknownFeature(describe_choices(name, edges.names, what="group"))
+    start, end = edges.names.index(target), edges.names.index(source)
+    length = edges.shares.copy()
+    length.data = np.maximum(-np.log(length.data), _SHORTEST)
+    _, before = dijkstra(length, indices=start, return_predecessors=True)
+    path = [end]
+    while path[-1] != start:
+        if before[path[-1]] < 0:
+            return ()
+        path.append(int(before[path[-1]]))
+    return tuple(edges.names[group] for group in path)
 
 
 def _members(graph: Graph, label: str, nodes: Sequence[NodeId | str]) -> tuple[NodeId, ...]:
