@@ -102,7 +102,7 @@ def test_raised_is_the_rank_of_the_token_among_all_logits():
         written = dictionary.decoder_rows(layer, index).sum(1)[0] * model.family.final_norm.weight
         logits = model.family.unembed @ written
         for row, token in enumerate(said):
-            share = (logits >= logits[token]).float().mean()
+            share = (logits >= logits[token]).float().mean() if concept.counts.active[row, column] else 1.0
             assert concept.raised[row, column] == pytest.approx(float(share), abs=2 / len(logits))
 
 
@@ -170,6 +170,8 @@ def same(left: Concept, right: Concept) -> None:
     for name in ("tokens", "active", "active_none"):
         assert np.array_equal(getattr(left.counts, name), getattr(right.counts, name))
     assert np.allclose(left.strength, right.strength, rtol=1e-3)
+    assert (left.raised is None) == (right.raised is None)
+    assert left.raised is None or np.allclose(left.raised, right.raised, rtol=1e-3)
 
 
 def test_saved_concepts_come_back(tmp_path):

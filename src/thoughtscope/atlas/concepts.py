@@ -118,7 +118,8 @@ class Concept:
     strength: Float[np.ndarray, "value feature"]
     """Mean activation on the value's tokens on which the feature is active; 0 where there is none."""
     raised: Float[np.ndarray, "value feature"] | None
-    """Share of the vocabulary whose logit the feature raises at least as much as that of the value's token."""
+    """Share of the vocabulary whose logit the feature raises at least as much as that of the value's token; 1 where
+    the feature is active on none of the value's tokens. None where a value is not what is said."""
     check: Check
 
     @cached_property
@@ -240,16 +241,18 @@ def save_concepts(concepts: Iterable[Concept], path: str | os.PathLike[str]) -> 
         )
     tensors, meta = {}, []
     for concept in several:
+        seen = np.flatnonzero(concept.counts.active)  # most features are active for a few values only
         arrays = {
             "layer": concept.layer.astype(np.int32),
             "index": concept.index.astype(np.int32),
             "tokens": concept.counts.tokens.astype(np.int32),
-            "active": concept.counts.active.astype(np.int32),
             "active_none": concept.counts.active_none.astype(np.int32),
-            "strength": concept.strength.astype(np.float16),
+            "seen": seen.astype(np.int32),
+            "active": concept.counts.active.flat[seen].astype(np.int32),
+            "strength": concept.strength.flat[seen].astype(np.float16),
         }
         if concept.raised is not None:
-            arrays["raised"] = concept.raised.astype(np.float16)
+            arrays["raised"] = concept.raised.flat[seen].astype(np.float16)
         tensors[concept.name] = arrays
         names = ("name", "dictionary_name", "model_name", "says", "values")
         fields = {name: getattr(concept, name) for name in names}
@@ -271,9 +274,16 @@ def _load(tensors: Mapping[str, Any], meta: dict[str, Any]) -> Concept:
     arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
     check = dict(meta.pop("check"))
     by_value = {value: tuple(figures) for value, figures in check.pop("by_value").items()}
+    shape = (len(arrays["tokens"]), len(arrays["layer"]))
+
+    def spread(name: str, absent: float, dtype: type) -> np.ndarray:
+        full = np.full(shape, absent, dtype)
+        full.flat[arrays["seen"]] = arrays[name]
+        return full
+
     counts = Counts(
         tokens=arrays["tokens"],
-        active=arrays["active"],
+        active=spread("active", 0, np.int32),
         tokens_none=meta.pop("tokens_none"),
         active_none=arrays["active_none"],
     )
@@ -282,8 +292,8 @@ def _load(tensors: Mapping[str, Any], meta: dict[str, Any]) -> Concept:
         layer=arrays["layer"],
         index=arrays["index"],
         counts=counts,
-        strength=arrays["strength"].astype(np.float32),
-        raised=arrays["raised"].astype(np.float32) if "raised" in arrays else None,
+        strength=spread("strength", 0, np.float32),
+        raised=spread("raised", 1, np.float32) if "raised" in arrays else None,
         check=Check(**check, by_value=by_value),
     )
 

@@ -68,21 +68,23 @@ def learn_concept(
     activity = sp.csr_array(value > 0).astype(np.int32)
     counts = _count(activity, label, len(numbers))
     summed = _one_hot(label, len(numbers)) @ value
-    said = [table.says[name] for name in table.values] if table.says else None
-    concept = Concept(
+    raised = None
+    if table.says:
+        share = _raised(model, dictionary, layer, index, [table.says[name] for name in table.values])
+        raised = np.where(counts.active > 0, share, np.float32(1))
+    return Concept(
         name=table.name,
         dictionary_name=dictionary.name,
         model_name=dictionary.model_name,
-        says=said is not None,
+        says=raised is not None,
         values=table.values,
         layer=layer,
         index=index,
         counts=counts,
         strength=(summed.toarray() / np.maximum(counts.active, 1)).astype(np.float32),
-        raised=None if said is None else _raised(model, dictionary, layer, index, said),
+        raised=raised,
         check=_check(activity, label, table, seed),
     )
-    return concept
 
 
 def _check_table(table: ConceptTable) -> None:
