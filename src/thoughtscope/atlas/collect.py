@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from thoughtscope.atlas.bank import FeatureBank, LayerRecords
 from thoughtscope.core.errors import ThoughtscopeError
 from thoughtscope.core.progress import Progress, silent
+from thoughtscope.core.site import Site
 from thoughtscope.dictionaries import Dictionary, Part, check_fits, resident
 from thoughtscope.dictionaries.documents import Document, counted, document_batches
 from thoughtscope.dictionaries.features import flat
@@ -213,29 +215,39 @@ def output_tokens(model: Model, part: Part) -> dict[str, Tensor]:
     """The tokens whose logits each feature of a part raises and lowers most, directly: `top_logits`, `bottom_logits`
     (feature, n). `output_strength` (feature): how many standard deviations the most raised one is above the vocabulary.
 
-    A feature's decoders to the residual stream are added up and go through the final norm's weight and the unembedding;
-    the norm's scale is common to all tokens and changes neither. Features that write elsewhere (to heads, to neurons)
-    have no direct linear effect on a logit: their lists are empty.
+    Features that write elsewhere than to the residual stream (to heads, to neurons) have empty lists.
     """
-    norm, unembed = model.family.final_norm, model.family.unembed.float()
-    n = min(N_LOGITS, unembed.shape[0])
-    sites = [site for site in part.writes if site.kind in _TO_RESIDUAL]
-    if not sites:
+    if not _residual_writes(part):
         empty = torch.zeros(part.n_features, 0, dtype=torch.int32)
         strength = torch.zeros(part.n_features, dtype=torch.float16)
         return {"top_logits": empty, "bottom_logits": empty, "output_strength": strength}
+    n = min(N_LOGITS, model.vocab_size)
     found: dict[str, list[Tensor]] = {"top_logits": [], "bottom_logits": [], "output_strength": []}
-    for index in torch.arange(part.n_features).split(max(1, 2**24 // unembed.shape[0])):
-        rows = part.decoder_rows(index)
-        direction = torch.stack([rows[site] for site in sites]).sum(0).to(unembed.device)
-        if norm is not None:
-            direction = norm.centre(direction) * norm.weight.float()  # (feature, d_model)
-        logits = direction @ unembed.T  # (feature, vocab)
+    for index in torch.arange(part.n_features).split(max(1, 2**24 // model.vocab_size)):
+        logits = direct_logits(model, part, index)
         spread, mean = torch.std_mean(logits, dim=-1)
         found["top_logits"].append(logits.topk(n, dim=-1).indices.int().cpu())
         found["bottom_logits"].append((-logits).topk(n, dim=-1).indices.int().cpu())
         found["output_strength"].append(((logits.amax(-1) - mean) / spread.clamp(min=1e-12)).half().cpu())
     return {name: torch.cat(parts) for name, parts in found.items()}
+
+
+def direct_logits(model: Model, part: Part, index: Int[Tensor, " feature"]) -> Float[Tensor, "feature vocab"]:
+    """What a unit of each feature adds to the logits directly, up to the final norm's scale, common to all tokens.
+
+    A feature's decoders to the residual stream are added up and go through the final norm's weight and the unembedding.
+    """
+    norm, unembed = model.family.final_norm, model.family.unembed.float()
+    rows = part.decoder_rows(index)
+    direction = torch.stack([rows[site] for site in _residual_writes(part)]).sum(0).to(unembed.device)
+    if norm is not None:
+        direction = norm.centre(direction) * norm.weight.float()  # (feature, d_model)
+    return direction @ unembed.T
+
+
+def _residual_writes(part: Part) -> list[Site]:
+    """The written sites that are sums in the residual stream."""
+    return [site for site in part.writes if site.kind in _TO_RESIDUAL]
 
 
 def _pieces(model: Model, ids: Iterable[int]) -> dict[int, str]:

@@ -32,5 +32,8 @@ from thoughtscope.graphs.prune import prune as prune
 from thoughtscope.graphs.schema import validate_json as validate_json
 from thoughtscope.graphs.supernodes import find_supernode as find_supernode
 from thoughtscope.graphs.supernodes import group as group
+from thoughtscope.graphs.supernodes import group_named as group_named
+from thoughtscope.graphs.supernodes import grouped_edges as grouped_edges
+from thoughtscope.graphs.supernodes import strongest_path as strongest_path
 from thoughtscope.graphs.targets import FeatureTarget as FeatureTarget
 from thoughtscope.graphs.targets import LogitDifference as LogitDifference

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+
+import numpy as np
+import scipy.sparse as sp
+from scipy.sparse.csgraph import dijkstra
 
 from thoughtscope.core.errors import ThoughtscopeError, UnknownFeature, describe_choices
 from thoughtscope.core.ids import NodeId
 from thoughtscope.graphs.graph import Graph, Supernode
+from thoughtscope.graphs.influence import normalise
 
 _WAYS = ("label",)
+_SHORTEST = 1e-12  # a share of one has no length; zero would mean no edge
 
 
 def group(
@@ -36,12 +42,88 @@ def group(
     return replace(graph, supernodes=supernodes)
 
 
+def group_named(graph: Graph, names: Mapping[NodeId, str]) -> Graph:
+    """The graph with a supernode for each name, of the named nodes that it has; names of other nodes are passed over.
+
+    Nodes that already belong to a supernode stay there. This is how names that know nothing of a graph (of all active
+    features of a prompt) come to a pruned one.
+    """
+    present = set(graph.node_ids()) - {member for node in graph.supernodes for member in node.members}
+    groups: dict[str, list[NodeId]] = {node.label: list(node.members) for node in graph.supernodes}
+    for node, name in names.items():
+        if node in present:
+            groups.setdefault(name, []).append(node)
+    return group(graph, groups)
+
+
 def find_supernode(graph: Graph, label: str) -> Supernode:
     """The supernode of that name. Raises `UnknownFeature` naming those that the graph has."""
     for supernode in graph.supernodes:
         if supernode.label == label:
             return supernode
     raise UnknownFeature(describe_choices(label, [node.label for node in graph.supernodes], what="supernode"))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GroupedEdges:
+    """The graph between supernodes and the nodes that belong to none."""
+
+    names: tuple[str, ...]
+    """Label of a supernode, or id of a node by itself."""
+    weights: sp.csr_array
+    """`[target, source]`: the sum of the signed edges from members to members; none from a group to itself."""
+    shares: sp.csr_array
+    """`[target, source]`: the share of what enters the target group from outside, weighted within the group by the
+    members' influence; a row adds up to at most one, the rest was left out."""
+
+
+def grouped_edges(graph: Graph) -> GroupedEdges:
+    """Edges summed over supernodes, and their shares of each group's outside input."""
+    of_group = {member: number for number, node in enumerate(graph.supernodes) for member in node.members}
+    names = [node.label for node in graph.supernodes]
+    place = np.empty(len(graph), dtype=np.int64)
+    for row, node_id in enumerate(graph.node_ids()):
+        if node_id in of_group:
+            place[row] = of_group[node_id]
+        else:
+            place[row] = len(names)
+            names.append(str(node_id))
+    membership = sp.csr_array(
+        (np.ones(len(graph)), (place, np.arange(len(graph)))), shape=(len(names), len(graph))
+    )
+    weights = _without_diagonal(membership @ graph.edges @ membership.T)
+    reached = graph.influence + graph.weights
+    normal = normalise(graph.edges, graph.absent)
+    flow = sp.csr_array(
+        (normal.data * np.repeat(reached, np.diff(normal.indptr)), normal.indices, normal.indptr),
+        normal.shape,
+    )
+    between = membership @ flow @ membership.T
+    has_input = (normal.sum(axis=1) > 0) | (graph.absent > 0)
+    external = membership @ np.where(has_input, reached, 0) - between.diagonal()
+    shares = _without_diagonal(between)
+    shares.data /= np.maximum(np.repeat(external, np.diff(shares.indptr)), 1e-10)
+    return GroupedEdges(names=tuple(names), weights=weights, shares=shares)
+
+
+def strongest_path(edges: GroupedEdges, source: str, target: str) -> tuple[str, ...]:
+    """The groups on the way from `source` to `target` that carries the largest product of shares; empty without a way.
+
+    Raises `UnknownFeature` for a name that is not among `edges.names`.
+    """
+    for name in (source, target):
+        if name not in edges.names:
+            raise UnknownFeature(describe_choices(name, edges.names, what="group"))
+    start, end = edges.names.index(target), edges.names.index(source)
+    length = edges.shares.copy()
+    length.data = np.maximum(-np.log(length.data), _SHORTEST)
+    _, before = dijkstra(length, indices=start, return_predecessors=True)
+    path = [end]
+    while path[-1] != start:
+        if before[path[-1]] < 0:
+            return ()
+        path.append(int(before[path[-1]]))
+    return tuple(edges.names[group] for group in path)
 
 
 def _members(graph: Graph, label: str, nodes: Sequence[NodeId | str]) -> tuple[NodeId, ...]:
@@ -64,3 +146,9 @@ def _by_label(graph: Graph, by: str) -> dict[str, list[NodeId]]:
         if label:
             groups.setdefault(label, []).append(graph.node_id(int(node)))
     return groups
+
+
+def _without_diagonal(matrix: sp.csr_array) -> sp.csr_array:
+    result = sp.csr_array(matrix - sp.diags_array(matrix.diagonal()))
+    result.eliminate_zeros()
+    return result
