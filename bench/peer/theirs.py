@@ -47,9 +47,11 @@ def open_case(
         name.replace(".mlp.", ".mlp.old_mlp.").replace("unembed.", "unembed.old_unembed."): weight
         for name, weight in weights.items()
     }
-    wanted = {name for name, _ in replacement.named_parameters() if not name.startswith("transcoders.")}
     report = replacement.load_state_dict(wrapped, strict=False)
-    lost = sorted(wanted & set(report.missing_keys)) + list(report.unexpected_keys)
+    # A bias that the model does not have is not converted, and stays at 0.
+    absent = {name for name in report.missing_keys if name.endswith(".b_U")}
+    wanted = {name for name, _ in replacement.named_parameters() if not name.startswith("transcoders.")}
+    lost = sorted((wanted & set(report.missing_keys)) - absent) + list(report.unexpected_keys)
     if lost:
         raise RuntimeError(f"weights that do not match: {', '.join(lost[:5])}")
     opened["model"], opened["ids"] = replacement, torch.tensor(ids)
