@@ -1,4 +1,7 @@
-"""Small wrong changes that once went unnoticed. Each test is named after the change that it notices."""
+"""Small wrong changes that once went unnoticed. Each test is named after the change that it notices.
+
+What only one test needs is imported there, so that a name that moves breaks one test, not the file.
+"""
 
 from __future__ import annotations
 

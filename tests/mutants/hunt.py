@@ -14,6 +14,7 @@ import importlib.metadata
 import json
 import os
 import random
+import resource
 import signal
 import sys
 import sysconfig
@@ -31,6 +32,7 @@ FORK = get_context("fork")
 QUIET = ["-q", "-x", "-p", "no:cacheprovider", "--no-header", "-m", "not browser and not gpu",
          "-W", "ignore::pytest.PytestAssertRewriteWarning"]  # fmt: skip
 # The rewriting of asserts in plugins is all that is lost by importing them before the fork.
+OUT_OF_TIME = (-signal.SIGXCPU, -signal.SIGKILL)
 PATIENCE = 40.0
 """Seconds of tests that a change is given, the quickest tests first."""
 
@@ -45,7 +47,8 @@ class Ground:
     tests: Path
     workers: int = 2
     grace: float = 20.0
-    """Seconds that a change is given beyond four times what its tests took; then it counts as timed out."""
+    """Seconds of the processor that a change is given beyond four times what its tests took; then it counts as timed
+    out. Not seconds of the clock: a busy machine must not make a change look noticed."""
 
     def changes(self) -> dict[str, list[Change]]:
         """Every change that the table knows, by folder."""
@@ -220,7 +223,7 @@ def hunt(ground: Ground, trail: Trail, changes: Sequence[Change]) -> Iterator[Ve
         jobs.append((change, lambda pipe, change=change, tests=tests: _try(ground, change, tests), limit))
     start = {}
     for change, code, _ in _run_all(jobs, ground.workers, start):
-        fate = "survived" if code == 0 else "timed out" if code == -signal.SIGKILL else "noticed"
+        fate = "survived" if code == 0 else "timed out" if code in OUT_OF_TIME else "noticed"
         yield Verdict(
             change=change, fate=fate, tests=len(chosen[change]), seconds=time.monotonic() - start[change]
         )
@@ -289,17 +292,17 @@ def _run_all(
     workers: int,
     start: dict[Any, float] | None = None,
 ) -> Iterator[tuple[Any, int, Any]]:
-    """Runs each job (name, work, limit in seconds) in a fork, `workers` at a time. Gives the name, the exit status
-    (-9 for one that ran past its limit) and what it sent through its pipe."""
+    """Runs each job (name, work, limit in seconds of the processor) in a fork, `workers` at a time. Gives the name, the
+    exit status (one of `OUT_OF_TIME` for one that ran past its limit) and what it sent through its pipe."""
     waiting, running = list(jobs)[::-1], {}
     while waiting or running:
         while waiting and len(running) < workers:
             name, work, limit = waiting.pop()
             ours, theirs = FORK.Pipe(duplex=False)
-            child = FORK.Process(target=_child, args=(work, theirs))
+            child = FORK.Process(target=_child, args=(work, theirs, limit))
             child.start()
             theirs.close()
-            running[child.sentinel] = (name, child, ours, time.monotonic() + limit)
+            running[child.sentinel] = (name, child, ours, time.monotonic() + 60 + 10 * limit)
             if start is not None:
                 start[name] = time.monotonic()
         pipes = [ours for _, _, ours, _ in running.values() if not ours.closed]
@@ -321,8 +324,10 @@ def _run_all(
                 yield name, child.exitcode, answer
 
 
-def _child(work: Callable[[Any], int], pipe: Any) -> None:
+def _child(work: Callable[[Any], int], pipe: Any, limit: float) -> None:
     os.setsid()  # its own group, so that what it starts ends with it
+    resource.setrlimit(resource.RLIMIT_CPU, (int(limit) + 1, int(limit) + 2))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     silence = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(silence, descriptor)
