@@ -503,7 +503,7 @@ def test_a_continuation_stops_at_its_own_end_token_also_in_a_batch() -> None:
     one, two, *_ = [token for token in range(33, 127) if int((unembed @ unembed[token]).argmax()) == token]
     plans = []
     for token, start in ((one, len(IDS) - 1), (two, len(IDS))):
-        toward = {"vector": unembed[token], "factor": 99.0, "start": start}
+        toward = {"vector": unembed[token], "value": 99.0, "start": start}
         plans.append(Plan(edits=(DirectionEdit(site=Site("final_norm"), op="add", **toward),)))
     first, second = (
         each.generation_after for each in intervene_many(model, dictionary, tokens, plans, max_new_tokens=4)

@@ -332,9 +332,9 @@ def test_a_control_of_a_direction_has_its_norm(world) -> None:
     assert control.vector is not None and direction.vector is not None
     assert float(control.vector.norm()) == pytest.approx(float(direction.vector.norm()))
     assert abs(float(torch.cosine_similarity(control.vector, direction.vector, dim=0))) < 0.8
-    assert (control.positions, control.factor, control.site) == (
+    assert (control.positions, control.value, control.site) == (
         direction.positions,
-        direction.factor,
+        direction.value,
         direction.site,
     )
 
