@@ -1,6 +1,6 @@
 """Capture and edits: bit-identical logits when nothing is changed, no difference under a cache, no hook left.
 
-Runs on random models of the real classes of all eight families (and NeoX with sequential blocks), each with the
+Runs on random models of the real classes of every family (and NeoX with sequential blocks), each with the
 library's default attention and with eager attention, in float32 on the CPU, and on the specimen.
 """
 
@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 from _claim import Measured, main
 
-from thoughtscope.core.site import GLOBAL_KINDS, LAYER_KINDS, Site
+from thoughtscope.core.site import SITE_KINDS, Site
 from thoughtscope.models import Edit, Model, Tokens, capture, forward, generate, load_model, tokens_from_ids
 from thoughtscope.models.edits import writes_of
 from thoughtscope.models.random_models import random_families, random_model
@@ -53,10 +54,10 @@ def prompts(model: Model, seed: int) -> list[Tokens]:
 
 
 def every_site(model: Model) -> list[Site]:
-    kinds = [kind for kind in LAYER_KINDS if kind not in model.family.missing]
-    return [Site(kind, layer) for layer in range(model.n_layers) for kind in kinds] + [
-        Site(kind) for kind in GLOBAL_KINDS
-    ]
+    here = [kind for kind in SITE_KINDS if kind not in model.family.missing]
+    return [
+        Site(kind, layer) for layer in range(model.n_layers) for kind in here if SITE_KINDS[kind].per_layer
+    ] + [Site(kind) for kind in here if not SITE_KINDS[kind].per_layer]
 
 
 def real_edits(model: Model, seed: int, *, strength: float = 1.0) -> list[Edit]:
@@ -64,14 +65,18 @@ def real_edits(model: Model, seed: int, *, strength: float = 1.0) -> list[Edit]:
     generator = torch.Generator().manual_seed(seed)
     last = model.n_layers - 1
 
-    def draw() -> torch.Tensor:
-        return torch.randn(model.d_model, generator=generator)
+    def added(kind: str, layer: int, **where: Any) -> Edit:
+        site = Site(kind, layer)
+        vector = torch.randn(model.width(site), generator=generator)
+        return Edit(site=site, op="add", vector=vector, value=strength, **where)
 
     return [
-        Edit(site=Site("resid_pre", 1), op="add", vector=draw(), value=strength),
+        added("resid_pre", 1),
         Edit(site=Site("mlp_out", last), op="scale", value=1 + strength, start=5),
-        Edit(site=Site("attn_norm", 1), op="add", vector=draw(), value=strength, positions=(2, 5, 15)),
-        Edit(site=Site("resid_post", 0), op="add", vector=draw(), value=strength, start=12),
+        added("attn_in" if "attn_norm" in model.family.missing else "attn_norm", 1, positions=(2, 5, 15)),
+        added("resid_post", 0, start=12),
+        added("k", 1, start=3),
+        added("mlp_act", last, positions=(1, 13)),
     ]
 
 

@@ -130,7 +130,7 @@ def test_no_dictionary_was_named(run, files: Path) -> None:
 
 def test_a_dictionary_of_another_model(run, files: Path, tmp_path: Path) -> None:
     code, message = run("trace", "Hi", "--model", files / "model", "--dictionary", files / "wrong")
-    assert code == "dictionary_mismatch" and "layers" in message
+    assert code == "dictionary_mismatch" and "wrong hook, model or scale" in message
     status, error = answer_of(lambda: open_microscope(str(files / "model"), str(files / "wrong")), tmp_path)
     assert (status, error["code"]) == (409, "dictionary_mismatch")
 

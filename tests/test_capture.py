@@ -286,6 +286,25 @@ def test_capture_stops_after_the_last_wanted_layer() -> None:
     assert forward(model, tokens, last_layer=0) is None
 
 
+def test_a_capture_of_few_sites_attaches_no_hooks_for_others() -> None:
+    model = build("llama")
+    counts = {}
+    for site in ("resid_post.1", "mlp_act.1", "q.2"):
+        with hooked(model, reads={Site.parse(site): lambda x, step: None}):
+            counts[site] = hooks_left(model)
+    assert counts == dict.fromkeys(counts, 2)  # one for the positions of the pass, one for the site
+
+
+def test_what_is_written_into_the_mlps_input_is_not_the_residual_stream() -> None:
+    """Without a norm between them (OLMo 2) the two are the same tensor: contexts that nest must keep them apart."""
+    model = build("olmo2")
+    tokens = tokens_from_ids(model, IDS)
+    clean = capture(model, tokens, ["resid_mid.1"])["resid_mid.1"]
+    with hooked(model, writes={Site("mlp_in", 1): lambda x, step: 0 * x}):
+        assert torch.equal(capture(model, tokens, ["resid_mid.1"])["resid_mid.1"], clean)
+        assert capture(model, tokens, ["mlp_in.1"])["mlp_in.1"].abs().max() == 0
+
+
 def test_activations_are_a_mapping_that_takes_text() -> None:
     model = build("gpt2")
     tokens = tokens_from_ids(model, IDS)

@@ -99,7 +99,8 @@ def test_raised_is_the_rank_of_the_token_among_all_logits():
     said = [model.tokenizer(text, add_special_tokens=False)["input_ids"][0] for text in ("!", "?")]
     for column in range(0, len(concept.layer), 7):
         layer, index = int(concept.layer[column]), torch.tensor([int(concept.index[column])])
-        written = dictionary.decoder_rows(layer, index).sum(1)[0] * model.family.final_norm.weight
+        rows = dictionary.parts[layer].decoder_rows(index).values()
+        written = sum(row[0] for row in rows) * model.family.final_norm.weight
         logits = model.family.unembed @ written
         for row, token in enumerate(said):
             share = (logits >= logits[token]).float().mean() if concept.counts.active[row, column] else 1.0

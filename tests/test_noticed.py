@@ -154,27 +154,30 @@ def test_an_unmoved_logit_that_confirms(predicted: float, measured: float, verdi
 
 def test_the_slack_of_the_preflight_doubled() -> None:
     """Just outside of what is recorded or declared, within the slack, is refused; just inside is taken."""
-    from thoughtscope.dictionaries.preflight import look, with_probe
+    from thoughtscope.dictionaries.preflight import look, with_self_test
 
     model = tiny_model("llama", layers=2)
-    probed = with_probe(model, random_dictionary(model), ["a sunny day by the sea", "and then it rained"])
-    probe = probed.probe
-    assert probe is not None
-    fvu, l0 = sum(probe.fvu) / len(probe.fvu), sum(probe.l0)
+    tested = with_self_test(model, random_dictionary(model), ["a sunny day by the sea", "and then it rained"])
+    own = tested.card.self_test
+    assert own is not None
+    fvu, l0 = sum(own.fvu) / len(own.fvu), sum(own.l0)
 
     def problems(**recorded: float) -> tuple[str, ...]:
-        n = len(probe.fvu)
+        n = len(own.fvu)
         changed = {name: (value / (n if name == "l0" else 1),) * n for name, value in recorded.items()}
-        return look(model, replace(probed, probe=replace(probe, **changed))).problems
+        card = replace(tested.card, self_test=replace(own, **changed))
+        return look(model, replace(tested, card=card)).problems
 
     assert problems() == problems(fvu=(fvu - 0.02) / 1.25) == ()
     assert len(problems(fvu=(fvu - 0.05) / 1.25)) == 1
     for factor, n in {0.68: 1, 0.72: 0, 1.38: 0, 1.42: 1}.items():
         assert len(problems(l0=l0 / factor)) == n, factor
-    bare = replace(probed, probe=None)
+    bare = replace(tested, card=replace(tested.card, self_test=None))
     declared = look(model, bare).l0
     for factor, n in {0.24: 1, 0.26: 0, 3.9: 0, 4.1: 1}.items():
-        found = look(model, replace(bare, declared={"l0": declared / factor})).problems
+        found = look(
+            model, replace(bare, card=replace(bare.card, declared={"l0": declared / factor}))
+        ).problems
         assert len([problem for problem in found if "declared" in problem]) == n, factor
 
 
@@ -183,6 +186,7 @@ def training(
 ) -> tuple[list[dict], list[float], list[float]]:
     """The metrics, learning rates and losses of a small training run, step by step."""
     from thoughtscope.dictionaries import TrainConfig, train_dictionary
+    from thoughtscope.dictionaries import training as training_module
 
     settings = dict(
         cross_layer=False, n_features=32, l0=4.0, n_tokens=2_000, chunk_tokens=100, batch=100, passes=1
@@ -207,7 +211,11 @@ def training(
     # One chunk of text again and again, so that every step sees the same tokens.
     documents = torch.randint(3, model.vocab_size, (5, 21), generator=random).tolist()
     metrics: list[dict] = []
-    train_dictionary(model, documents, config, progress=lambda one: metrics.append(dict(one)))
+    step_metrics = training_module._metrics
+    monkeypatch.setattr(
+        training_module, "_metrics", lambda *given: metrics.append(step_metrics(*given)) or metrics[-1]
+    )
+    train_dictionary(model, documents, config)
     return metrics, rates, losses
 
 

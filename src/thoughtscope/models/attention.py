@@ -97,14 +97,21 @@ def _attend(
     mask: Tensor | None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """The original attention, with the module's taps applied."""
+    """The original attention, with the module's taps applied.
+
+    `query` (batch, head, query, d_head) and `key`, `value` (batch, kv_head, key, d_head) come after QK-norm and
+    rotation, keys and values with those of the cache before them. The output is (batch, query, head, d_head).
+    """
     output, pattern = _original(original, module)(module, query, key, value, mask, **kwargs)
     taps = _TAPS.get(module)
     if not taps:
         return output, pattern
+    # S = cap(Q Kᵀ * scaling) + mask and P = softmax(S), both (batch, head, query, key), for the taps alone: what the
+    # implementation returned flows on.
     scores = _scores(query, key, _additive(mask, query, key), **kwargs)
     pattern = _softmax(scores) if pattern is None else pattern
     written = pattern
+    # First the scores, whose softmax is the pattern that the pattern's own writes then see.
     for tap in taps:
         if tap.write_scores is not None:
             before, scores = scores, tap.write_scores(scores)
@@ -116,7 +123,7 @@ def _attend(
         if tap.read_pattern is not None:
             tap.read_pattern(written)
     if written is not pattern:
-        fresh = written @ _repeat(value, query)
+        fresh = written @ _repeat(value, query)  # z = P V: (batch, head, query, d_head)
         output = _where_changed(pattern, written, output.transpose(1, 2), fresh).transpose(1, 2).contiguous()
     return output, written
 

@@ -314,12 +314,14 @@ class _Hooks:
         if frozen is not None or (normed is not None and normed in self.wanted):
 
             def hook(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+                # y = weight * n + bias with n = centre(x) / scale; a frozen scale (batch, pos, 1) makes it linear in x
                 x = args[0]
                 used = norm.scale(x)
                 if frozen is not None:
                     used = _cover(used, frozen.to(used.device, used.dtype), self.step, axis=1)
                     output = norm.apply(x, used)
                 if normed is not None and normed in self.wanted:
+                    # n itself is no tensor of the module: it is made here, and what is written there is weighed again
                     before = norm.normalise(x, used)
                     after = self.apply(normed, before)
                     output = output if after is before else _merge(before, after, output, norm.weigh(after))
@@ -350,6 +352,7 @@ class _Hooks:
                 entering[:] = [args[0] if args else kwargs["hidden_states"]]
 
             def hook(_: nn.Module, args: Any, output: Any) -> Any:
+                # what is to stand in the stream, less what entered the block, is what attention must add
                 contribution = _main(output)
                 before = entering[0] + contribution
                 after = self.writes[site](before, self.step).to(before.dtype)
