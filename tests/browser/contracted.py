@@ -65,7 +65,9 @@ def add_contracted(app: FastAPI, folder: Any) -> None:
             from thoughtscope.graphs import graph_from_json, score
 
             graph = graph_from_json(await read_graph(slug))
-            names = [name.split("_") for name in body["nodes"] if "-" not in name and not name.startswith("E")]
+            names = [
+                name.split("_") for name in body["nodes"] if "-" not in name and not name.startswith("E")
+            ]
             chosen = [f"feature:{layer}:{position}:{index}" for layer, index, position in names]
             present = {str(node) for node in graph.node_ids()}
             found = score(graph, [name for name in chosen if name in present])

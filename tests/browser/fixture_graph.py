@@ -269,23 +269,30 @@ LARGE_TOKENS = 40
 LARGE_LAYERS = 26
 
 
-def make_large_graph(size: int, seed: int = 0, *, links: int = 40_000, tokens: int = LARGE_TOKENS) -> dict[str, Any]:
+def make_large_graph(
+    size: int, seed: int = 0, *, links: int = 40_000, tokens: int = LARGE_TOKENS
+) -> dict[str, Any]:
     """A graph of `size` nodes as larger models give: many features of layer 0 at one token, ten outputs."""
     rng = random.Random(seed)
-    words = [" ".join(["", rng.choice(("the", "of", "capital", "a", "continent", "Dallas", ","))]) for _ in range(tokens)]
+    words = [
+        " ".join(["", rng.choice(("the", "of", "capital", "a", "continent", "Dallas", ","))])
+        for _ in range(tokens)
+    ]
     nodes = [
         _node(f"E_{i}_{i}", "E", i, "embedding", f'Emb: "{word}"', feature=i) for i, word in enumerate(words)
     ][: max(2, size // 4)]
     tokens = len(nodes)
     words = words[:tokens]
-    nodes += [
-        _logit_at(LARGE_LAYERS, k, f" answer{k}", 0.5 / 2**k, k == 0, tokens - 1) for k in range(10)
-    ]
+    nodes += [_logit_at(LARGE_LAYERS, k, f" answer{k}", 0.5 / 2**k, k == 0, tokens - 1) for k in range(10)]
     inner = size - len(nodes)
     for k in range(inner):
         crowded = k % 3 == 0
         layer = 0 if crowded else rng.randrange(LARGE_LAYERS)
-        position = tokens // 2 if crowded else rng.choice((tokens - 1, tokens - 1, tokens // 2, rng.randrange(tokens)))
+        position = (
+            tokens // 2
+            if crowded
+            else rng.choice((tokens - 1, tokens - 1, tokens // 2, rng.randrange(tokens)))
+        )
         if k % 10 == 9:
             name = f"{layer}_error{k}_{position}"
             nodes.append(_node(name, layer, position, "mlp reconstruction error", "Err: mlp"))
@@ -302,7 +309,9 @@ def make_large_graph(size: int, seed: int = 0, *, links: int = 40_000, tokens: i
     return {"metadata": metadata, "qParams": {}, "nodes": nodes, "links": made}
 
 
-def _logit_at(layers: int, vocab: int, text: str, probability: float, target: bool, position: int) -> dict[str, Any]:
+def _logit_at(
+    layers: int, vocab: int, text: str, probability: float, target: bool, position: int
+) -> dict[str, Any]:
     clerp = f'Output "{text}" (p={probability:.3f})'
     name = f"{layers + 1}_{vocab}_{position}"
     more = {"feature": vocab, "token_prob": probability, "is_target_logit": target}
@@ -313,11 +322,17 @@ def _random_links(
     nodes: list[dict[str, Any]], rows: dict[str, int], most: int, rng: random.Random
 ) -> list[dict[str, Any]]:
     """Up to `most` links upwards and to the right, and at least one into every feature and output."""
-    targets = [node for node in nodes if node["feature_type"] not in ("embedding", "mlp reconstruction error")]
+    targets = [
+        node for node in nodes if node["feature_type"] not in ("embedding", "mlp reconstruction error")
+    ]
     sources = [node for node in nodes if node["feature_type"] != "logit"]
     made: dict[tuple[str, str], float] = {}
     for target in targets:
-        below = [s for s in sources if rows[s["node_id"]] < rows[target["node_id"]] and s["ctx_idx"] <= target["ctx_idx"]]
+        below = [
+            s
+            for s in sources
+            if rows[s["node_id"]] < rows[target["node_id"]] and s["ctx_idx"] <= target["ctx_idx"]
+        ]
         for source in rng.sample(below, min(len(below), max(1, most // len(targets)))):
             weight = rng.lognormvariate(-1, 1) * (-1 if rng.random() < 0.25 else 1)
             made[source["node_id"], target["node_id"]] = round(weight, 5)

@@ -72,7 +72,9 @@ def show_everything(page: Any, node: Any) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("window", [(1440, 900), (1024, 700), (390, 844)], ids=["wide", "small", "phone"])
-def test_every_text_and_mark_has_contrast(opened: Any, node: Any, scheme: str, window: tuple[int, int]) -> None:
+def test_every_text_and_mark_has_contrast(
+    opened: Any, node: Any, scheme: str, window: tuple[int, int]
+) -> None:
     opened.emulate_media(color_scheme=scheme)
     opened.set_viewport_size({"width": window[0], "height": window[1]})
     becomes(opened, "document.querySelectorAll('.stage g.node').length > 50")
@@ -146,7 +148,9 @@ def test_closing_a_dialog_gives_the_focus_back(opened: Any) -> None:
             opened.keyboard.press("Escape")
         else:
             opened.get_by_role("button", name="Close", exact=True).click()
-        agree(lambda: opened.evaluate("document.activeElement.getAttribute('aria-label')"), "Help and keyboard")
+        agree(
+            lambda: opened.evaluate("document.activeElement.getAttribute('aria-label')"), "Help and keyboard"
+        )
 
 
 def test_there_is_one_heading_of_the_first_rank(opened: Any, server: Any) -> None:
@@ -178,7 +182,8 @@ def test_paper_keeps_the_graph(opened: Any, node: Any) -> None:
         assert box and box["width"] > 100 and box["height"] > 12, selector
     panel = opened.locator(".graph-scroll").bounding_box()
     nodes = opened.eval_on_selector_all(
-        ".stage g.node .shape", "all => all.map(e => { const r = e.getBoundingClientRect(); return [r.left, r.bottom]; })"
+        ".stage g.node .shape",
+        "all => all.map(e => { const r = e.getBoundingClientRect(); return [r.left, r.bottom]; })",
     )
     assert len(nodes) > 100
     assert all(x >= panel["x"] and y <= panel["y"] + panel["height"] + 1 for x, y in nodes)

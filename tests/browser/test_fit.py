@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.browser.fixture_graph import LARGE_LAYERS, make_large_graph
-from tests.browser.gestures import agree, at, becomes, centre, wait_for
+from tests.browser.gestures import agree, becomes, centre, wait_for
 
 SIZES = (40, 120, 400, 800)
 WINDOWS = ((1440, 900), (1024, 700))
@@ -59,7 +59,9 @@ def test_a_graph_fits_on_opening(
     assert last[0] == max(node["ctx_idx"] for node in graph["nodes"])
     outputs = [shape for shape in facts["shapes"] if shape["kind"] == "logit"]
     assert len(outputs) == 10
-    assert all(shape["box"][0] >= last[1] - 1 for shape in outputs), "outputs stand in the last token's column"
+    assert all(shape["box"][0] >= last[1] - 1 for shape in outputs), (
+        "outputs stand in the last token's column"
+    )
     names = [name for name in facts["rows"] if name[0] in ("0", "out", "in")]
     assert len(names) == 3 and all(inside(name[1:], facts["panel"]) for name in facts["rows"])
     assert len(facts["names"]) >= min(len(graph["metadata"]["prompt_tokens"]), 20)
@@ -77,7 +79,9 @@ def test_nodes_stand_in_their_own_cell_and_apart(
     facts = page.evaluate(FACTS)
     edges = dict(facts["columns"]) | {max(facts["columns"])[0] + 1: facts["panel"][2]}
     position = {node["node_id"]: node["ctx_idx"] for node in graph["nodes"]}
-    centres = {s["id"]: ((s["box"][0] + s["box"][2]) / 2, (s["box"][1] + s["box"][3]) / 2) for s in facts["shapes"]}
+    centres = {
+        s["id"]: ((s["box"][0] + s["box"][2]) / 2, (s["box"][1] + s["box"][3]) / 2) for s in facts["shapes"]
+    }
     for name, (x, _) in centres.items():
         assert edges[position[name]] - 0.6 <= x <= edges[position[name] + 1] + 0.6, name
     places = sorted(centres.values())
@@ -97,7 +101,9 @@ def test_layers_stand_one_above_the_other(page: Any, server: Any, large: dict[in
     heights: dict[int, list[float]] = {}
     for shape in page.evaluate(FACTS)["shapes"]:
         if shape["kind"] in ("feature", "error"):
-            heights.setdefault(int(shape["id"].split("_")[0]), []).append((shape["box"][1] + shape["box"][3]) / 2)
+            heights.setdefault(int(shape["id"].split("_")[0]), []).append(
+                (shape["box"][1] + shape["box"][3]) / 2
+            )
     for layer in range(1, LARGE_LAYERS):
         if layer in heights and layer - 1 in heights:
             assert max(heights[layer]) < min(heights[layer - 1])

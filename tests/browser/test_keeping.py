@@ -34,13 +34,20 @@ def real(page: Any, server: Any, traced: str) -> Any:
 
 def test_kept_outcomes_are_shown_with_threshold_and_control(page: Any, server: Any) -> None:
     graph = make_graph(layers=3, features=24, dictionary="tiny/clt", slug="with-outcomes")
-    up = {**OUTCOME, "title": "later", "prediction": {**OUTCOME["prediction"], "direction": "up", "confirmed": True}}
+    up = {
+        **OUTCOME,
+        "title": "later",
+        "prediction": {**OUTCOME["prediction"], "direction": "up", "confirmed": True},
+    }
     graph["outcomes"] = [OUTCOME, up]
     page.route("**/api/graphs/with-outcomes", lambda route: route.fulfill(json=graph))
     page.goto(f"{server.url}#g=with-outcomes")
     verdict = page.locator(".verdict")
     verdict.wait_for()
-    agree(lambda: page.get_by_label("Outcomes").locator("option").all_inner_texts(), ["2. later", "1. capital × −1"])
+    agree(
+        lambda: page.get_by_label("Outcomes").locator("option").all_inner_texts(),
+        ["2. later", "1. capital × −1"],
+    )
     assert "rises" in verdict.inner_text() and "Confirmed" in verdict.inner_text()
     page.get_by_label("Outcomes").select_option("1")
     wait_for(lambda: "Refuted" in verdict.inner_text())
@@ -62,7 +69,9 @@ def test_cards_lie_where_they_were_put(opened: Any, node: Any) -> None:
     put = card.bounding_box()
     opened.reload()
     opened.wait_for_selector(".card")
-    wait_for(lambda: abs(card.bounding_box()["x"] - put["x"]) < 2 and abs(card.bounding_box()["y"] - put["y"]) < 2)
+    wait_for(
+        lambda: abs(card.bounding_box()["x"] - put["x"]) < 2 and abs(card.bounding_box()["y"] - put["y"]) < 2
+    )
     opened.get_by_role("button", name="Arrange").click()
     wait_for(lambda: abs(card.bounding_box()["x"] - before["x"]) < 2)
 
@@ -132,7 +141,12 @@ def test_a_change_beyond_ten_times_warns_first(real: Any) -> None:
     real.get_by_label("Strength as a number").fill("10")
     assert real.locator(".warning").count() == 0
     real.get_by_label("Strength as a number").fill("1000000")
-    wait_for(lambda: "1,000,000 times" in real.locator(".warning").inner_text() or "10" in real.locator(".warning").inner_text())
+    wait_for(
+        lambda: (
+            "1,000,000 times" in real.locator(".warning").inner_text()
+            or "10" in real.locator(".warning").inner_text()
+        )
+    )
     assert real.locator(".run").inner_text() == "Run all the same"
     real.get_by_role("radio", name="Set").click()
     real.get_by_label("Strength as a number").fill(str(11 * abs(real.feature["activation"])))
@@ -154,7 +168,10 @@ def test_an_intervention_shows_progress_and_can_be_cancelled(real: Any) -> None:
 def test_events_of_an_intervention_are_followed(real: Any) -> None:
     told = 'event: progress\ndata: {"stage": "writing", "done": 3, "total": 40}\n\n'
     body = f"{told}event: outcome\ndata: {json.dumps(OUTCOME)}\n\n"
-    real.route("**/api/intervene", lambda route: route.fulfill(body=body, headers={"Content-Type": "text/event-stream"}))
+    real.route(
+        "**/api/intervene",
+        lambda route: route.fulfill(body=body, headers={"Content-Type": "text/event-stream"}),
+    )
     real.locator(".run").click()
     real.locator(".outcome").wait_for()
     assert "Refuted" in real.locator(".verdict").inner_text()
@@ -173,7 +190,9 @@ def test_an_upload_shows_life_at_once(page: Any, server: Any) -> None:
     page.evaluate("""() => { window.told = []; new MutationObserver(() => { const p = document.querySelector('.loading p');
       if (p) window.told.push(p.textContent); }).observe(document.body, { subtree: true, childList: true }); }""")
     content = json.dumps(graph).encode()
-    page.locator("#file").first.set_input_files([{"name": "slow.json", "mimeType": "application/json", "buffer": content}])
+    page.locator("#file").first.set_input_files(
+        [{"name": "slow.json", "mimeType": "application/json", "buffer": content}]
+    )
     page.wait_for_selector(".stage g.node")
     assert any("slow.json" in text for text in page.evaluate("window.told"))
     agree(lambda: page.locator(".loading p").count(), 0)

@@ -94,7 +94,12 @@ def test_the_edges_at_rest_are_those_with_most_influence(show: Any) -> None:
     strongest = min((link for link in graph["links"] if link["weight"]), key=lambda link: abs(link["weight"]))
     graph["edge_influence"] = [0.5 if link is strongest else 0.0 for link in graph["links"]]
     page = show(graph, "&k=1")
-    wait_for(lambda: re.search(r"\b1 of [\d,]+ edges, by their influence", page.locator(".edge-line").inner_text()) is not None)
+    wait_for(
+        lambda: (
+            re.search(r"\b1 of [\d,]+ edges, by their influence", page.locator(".edge-line").inner_text())
+            is not None
+        )
+    )
     painted = """(id) => { const c = document.querySelector('canvas.edges'), copy = new OffscreenCanvas(c.width, c.height);
       const t = copy.getContext('2d'); t.drawImage(c, 0, 0); const d = t.getImageData(0, 0, c.width, c.height).data;
       const b = document.querySelector(`.stage g.node[data-id="${id}"] .shape`).getBoundingClientRect();
@@ -126,13 +131,20 @@ def test_influence_is_one_number_and_else_not_known(show: Any) -> None:
     graph["metadata"]["slug"] = "no-number"
     page = show(graph, f"&s={chosen['node_id']}")
     agree(lambda: shown.inner_text(), "not known")
-    wait_for(lambda: "by weight: their influence on the answers is not known" in page.locator(".edge-line").inner_text())
+    wait_for(
+        lambda: (
+            "by weight: their influence on the answers is not known"
+            in page.locator(".edge-line").inner_text()
+        )
+    )
 
 
 def test_two_nodes_of_one_id_are_both_there(show: Any) -> None:
     graph = made("twice")
     feature = next(n for n in graph["nodes"] if n["clerp"] == "Dallas")
-    error = next(n for n in graph["nodes"] if "error" in n["feature_type"] and n["ctx_idx"] == feature["ctx_idx"])
+    error = next(
+        n for n in graph["nodes"] if "error" in n["feature_type"] and n["ctx_idx"] == feature["ctx_idx"]
+    )
     old = error["node_id"]
     error["node_id"] = feature["node_id"]
     for link in graph["links"]:
@@ -190,7 +202,9 @@ def test_marks_that_turn_the_direction_are_spelt_out(show: Any) -> None:
     isolated = "e => getComputedStyle(e).unicodeBidi"
     assert page.locator(".prompt-text .token").nth(2).evaluate(isolated) == "isolate"
     sent: list[Any] = []
-    page.route("**/api/trace", lambda route: (sent.append(json.loads(route.request.post_data)), route.abort()))
+    page.route(
+        "**/api/trace", lambda route: (sent.append(json.loads(route.request.post_data)), route.abort())
+    )
     page.expected_errors = ["ERR_FAILED"]
     page.locator("#prompt").press("Enter")
     wait_for(lambda: bool(sent))

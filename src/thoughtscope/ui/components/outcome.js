@@ -30,7 +30,8 @@ export function outcomeTitle(outcome, { graph, labels, supernodes }) {
   const told = outcome.title ?? outcome.label ?? outcome.plan?.label;
   if (told) return plainText(told);
   const whose = (nodes) => {
-    const group = supernodes.find((g) => g.members.length === nodes.length && nodes.every((id) => g.members.includes(id)));
+    const same = ({ members }) => members.length === nodes.length && nodes.every((id) => members.includes(id));
+    const group = supernodes.find(same);
     const node = nodes.length === 1 ? graph.byId.get(nodes[0]) : null;
     return plainText(group?.label ?? (node ? nodeLabel(node, labels) : `${nodes.length} features`));
   };
@@ -95,7 +96,8 @@ function Bars({ before, after, answer }) {
     <th scope="col">after</th></tr></thead>
     <tbody>${texts.map((text) => html`<tr key=${text} class=${text === chosen ? "answer" : ""}>
       <th scope="row"><${Token} text=${text} /></th>
-      <td><${Bar} share=${old.get(text)} kind="before" /></td><td><${Bar} share=${now.get(text)} kind="after" /></td></tr>`)}
+      <td><${Bar} share=${old.get(text)} kind="before" /></td><td><${Bar} share=${now.get(text)}
+        kind="after" /></td></tr>`)}
     </tbody></table>`;
 }
 
