@@ -45,7 +45,8 @@ function Row({ entry, most, labels, out }) {
   const label = nodeLabel(node, labels);
   const share = `${percent(Math.abs(fraction))} of ${out ? "that node’s" : "the"} input`;
   const isText = node.kind === "token" || node.kind === "logit";
-  return html`<li><button class=${`connection ${signName(weight)}`} data-id=${node.id} onClick=${() => select(node.id)}
+  return html`<li><button class=${`connection ${node.kind} ${signName(weight)}`} data-id=${node.id}
+    onClick=${() => select(node.id)}
     onPointerEnter=${() => hover(node.id)} onPointerLeave=${() => hover(null)}
     title=${`${plainText(label)} (${fullPlace(node)}): ${signed(weight)}, ${share}`}
     aria-label=${`${plainText(label)}, ${signName(weight)} by ${signed(weight)}, ${share}`}>

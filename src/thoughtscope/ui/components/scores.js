@@ -52,7 +52,7 @@ export function TrustLine({ graph }) {
     <${EdgeLine} graph=${graph} />
     <p>${graph.hasErrors ? explained(scores) : `${capital(NO_ERRORS)}. `}
       ${heldText(graph)}${leftOut(graph.ours?.certificate)}${pruning(graph)}
-      ${prune < 1 ? " Hidden nodes count as left out." : ""}
+      ${prune < 1 ? " What the slider hides counts as left out, pinned or not." : ""}
       ${showErrors || !graph.hasErrors ? "" : " Errors are hidden in the picture, not in the scores."}</p>
   </div>`;
 }
