@@ -89,6 +89,22 @@ def test_modules_are_listed_in_the_order_of_their_imports() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if not name.startswith("vendor/")])
+def test_modules_say_their_types_and_read_what_they_show(name: str) -> None:
+    """Types are checked as JavaScript (`types.d.ts`); whoever reads the whole state draws again on every hover."""
+    text = (UI / name).read_text()
+    assert text.startswith("// @ts-check\n")
+    assert "useStore((s) => s)" not in text and "useStore((state) => state)" not in text
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in OWN if path.suffix in {".js", ".css"}], ids=lambda path: path.name
+)
+def test_lines_stay_under_120_characters(path: Path) -> None:
+    long = [number for number, line in enumerate(path.read_text().splitlines(), 1) if len(line) > 120]
+    assert long == []
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if not name.startswith("vendor/")])
 def test_modules_keep_to_the_plain_forms_that_a_report_can_carry(name: str) -> None:
     text = (UI / name).read_text()
     assert len(re.findall(r"^import\b", text, re.M)) == len(IMPORT.findall(text)), (

@@ -20,7 +20,7 @@ from typing import Any
 from tests.browser.conftest import FLAGS, find_chromium
 
 PROMPT = "Fact: the capital of the state containing Dallas is"
-SIZES = {"": (1440, 900), "-small": (1100, 700)}
+SIZES = {"": (1440, 900), "-small": (1024, 700)}
 
 
 @contextlib.contextmanager

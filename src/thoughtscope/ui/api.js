@@ -43,7 +43,7 @@ async function readAnswer(answer) {
   return value;
 }
 
-/** Sends work and calls `onProgress` for each step; resolves to the event called `wanted`, or to a plain JSON answer. */
+/** Sends work and calls `onProgress` for each step; resolves to the event called `wanted`, or to a plain answer. */
 async function work(path, body, wanted, { onProgress, signal }) {
   const answer = await ask(path, { method: "POST", body, signal, stream: true });
   const streams = answer.headers.get("Content-Type")?.startsWith("text/event-stream");
@@ -102,7 +102,9 @@ const server = {
   reportAddress: (slug) => `api/reports/${encodeURIComponent(slug)}`,
 };
 
-const missing = (what) => async () => { throw new ApiError("report", `A report cannot ${what}. Run thoughtscope serve.`); };
+const missing = (what) => async () => {
+  throw new ApiError("report", `A report cannot ${what}. Run thoughtscope serve.`);
+};
 const nothing = async () => null;
 
 /** A report holds one graph, the details of its features and the interventions that were recorded. */
@@ -123,7 +125,8 @@ function embedded(data) {
     },
     trace: missing("trace a prompt"), upload: missing("take a file"), intervene: missing("run the model"),
     rename: nothing, remove: nothing, restore: nothing, score: nothing,
-    saveSupernodes: nothing, savePins: nothing, saveLayout: nothing, saveLabel: nothing, removeOutcome: nothing, reportAddress: () => null,
+    saveSupernodes: nothing, savePins: nothing, saveLayout: nothing, saveLabel: nothing, removeOutcome: nothing,
+    reportAddress: () => null,
   };
 }
 

@@ -28,7 +28,8 @@ function App() {
   }, [theme, graph]);
   if (fatal) return html`<${Alone}><h1>The page cannot start</h1><p class="lead" role="alert">${fatal}</p><//>`;
   if (!session) {
-    return html`<${Alone}><h1 class="hidden">thoughtscope</h1><p class="quiet" role="status">Waiting for the model to load…</p><//>`;
+    return html`<${Alone}><h1 class="hidden">thoughtscope</h1><p class="quiet"
+      role="status">Waiting for the model to load…</p><//>`;
   }
   return html`<div class=${graph ? `app dock-${dock}` : "app bare"} aria-busy=${loading ? "true" : "false"}>
     <${Header} />

@@ -28,7 +28,7 @@ function makeCard(id, kind, label, members) {
   return { id, kind, label, members, row: mean((n) => n.row), position: mean((n) => n.position) };
 }
 
-/** Signed edges between cards: the links between their members added up, and the share of the target's outside input. */
+/** Signed edges between cards: the links between their members added up, and the share of the target's input. */
 export function circuitEdges(graph, cards) {
   const owner = new Map();
   for (const card of cards) for (const node of card.members) owner.set(node.id, card);
@@ -52,7 +52,8 @@ export function circuitEdges(graph, cards) {
   }
   const edges = [...sums.values()];
   for (const edge of edges) edge.fraction = edge.weight / outside.get(edge.target);
-  return edges.filter((edge) => Math.abs(edge.fraction) >= KEEP).sort((a, b) => Math.abs(b.weight) - Math.abs(a.weight));
+  const kept = edges.filter((edge) => Math.abs(edge.fraction) >= KEEP);
+  return kept.sort((a, b) => Math.abs(b.weight) - Math.abs(a.weight));
 }
 
 /** Levels from the prompt (bottom) to the outputs (top), cards in a level spread by their position in the prompt. */

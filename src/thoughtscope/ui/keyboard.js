@@ -26,7 +26,7 @@ function onKey(event) {
   }
   if (event.key === "?") return act(event, () => setState({ dialog: "help" }));
   if (!state.graph) return undefined;
-  const ownArrows = event.target.type === "range" || event.target.closest?.("[role=radiogroup], [role=separator], select");
+  const ownArrows = event.target.closest?.("[type=range], [role=radiogroup], [role=separator], select");
   if (ARROWS.includes(event.key)) return ownArrows ? undefined : act(event, () => move(state, event.key));
   const at = state.hovered?.id ?? state.selected;
   const onControl = event.target.closest?.("button, a, select");

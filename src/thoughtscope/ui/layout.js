@@ -262,7 +262,8 @@ export function viewShowing(layout, view, place) {
   const y = plot.top + view.y + (place.y - plot.top) * view.scale;
   const within = (value, low, high) => value >= low + 12 && value <= high - 12;
   const inside = place.y >= plot.top && place.y < plot.bottom;
-  if (place.y < plot.top || (within(x, plot.left, plot.right) && (!inside || within(y, plot.top, plot.bottom)))) return view;
+  const inView = within(x, plot.left, plot.right) && (!inside || within(y, plot.top, plot.bottom));
+  if (place.y < plot.top || inView) return view;
   return heldView(layout, {
     scale: view.scale, x: view.x + (plot.left + plot.right) / 2 - x,
     y: inside ? view.y + (plot.top + plot.bottom) / 2 - y : view.y,
@@ -299,7 +300,7 @@ export function neighbour(layout, nodes, from, direction) {
   const dy = (node) => (place(node).y - here.y) * sign;
   const level = others.filter((node) => node.row === from.row);
   const near = (node) => Math.abs(dx(node)) + Math.abs(dy(node)) / 100;
-  if (sideways && from.kind === "logit") return least(level.filter((node) => (dy(node) || dx(node)) > 0), (node) => dy(node));
+  if (sideways && from.kind === "logit") return least(level.filter((node) => (dy(node) || dx(node)) > 0), dy);
   if (sideways) return least(level.filter((node) => dx(node) > 0.5), (node) => dx(node) + 3 * Math.abs(dy(node)));
   const line = from.kind === "logit" ? [] : level.filter((n) => n.position === from.position && dy(n) > 0.5);
   const next = least(line, (node) => dy(node) + 3 * Math.abs(dx(node)));

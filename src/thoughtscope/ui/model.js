@@ -149,7 +149,7 @@ function readLinks(rows, influence, sameId) {
   return links.sort((a, b) => Math.abs(b.weight) - Math.abs(a.weight));
 }
 
-/** The first pair of nodes with these ids that has no link yet; a second link between the same two goes to the first. */
+/** The first pair of nodes with these ids that has no link yet; one link too many goes to the first pair. */
 function pairOf(sources, targets, seen) {
   const plain = sources.length === 1 && targets.length === 1;
   for (const target of targets) {

@@ -69,7 +69,8 @@ export function takeSuggestion() {
 
 function without(groups, members) {
   const gone = new Set(members);
-  return groups.map((g) => ({ ...g, members: g.members.filter((id) => !gone.has(id)) })).filter((g) => g.members.length);
+  const left = groups.map((g) => ({ ...g, members: g.members.filter((id) => !gone.has(id)) }));
+  return left.filter((g) => g.members.length);
 }
 
 export function ungroup(label) {

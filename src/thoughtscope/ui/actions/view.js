@@ -47,7 +47,8 @@ function rememberView(changed = {}) {
 function backTo(view) {
   return () => {
     const now = getState();
-    const gone = now.selected?.startsWith("group:") && !view.supernodes.some((g) => `group:${g.label}` === now.selected);
+    const isHere = view.supernodes.some((g) => `group:${g.label}` === now.selected);
+    const gone = now.selected?.startsWith("group:") && !isHere;
     const here = Object.fromEntries(REMEMBERED.map((name) => [name, now[name]]));
     change({ ...view, selected: gone ? null : now.selected });
     return backTo(here);

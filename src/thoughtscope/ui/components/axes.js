@@ -10,7 +10,8 @@ export function Grid({ layout }) {
   return html`<svg class="grid" width=${layout.width} height=${layout.height} aria-hidden="true">
     ${within.map((column) => html`<line key=${`c${column.position}`} class="column" data-position=${column.position}
       x1=${column.x} x2=${column.x} y1=${plot.top} y2=${inputs.y + inputs.height}/>`)}
-    ${rows.filter((row) => row.y >= plot.top - 0.5 && row.y < plot.bottom).map((row) => html`<line key=${`r${row.layer}`}
+    ${rows.filter((row) => row.y >= plot.top - 0.5 && row.y < plot.bottom).map((row) => html`<line
+      key=${`r${row.layer}`}
       x1=${plot.left - 4} x2=${plot.right} y1=${row.y} y2=${row.y}/>`)}
     <line x1=${plot.left - 4} x2=${plot.right} y1=${plot.bottom} y2=${plot.bottom}/>
     <line class="edge" x1=${plot.right} x2=${plot.right} y1=${plot.top} y2=${inputs.y + inputs.height}/>

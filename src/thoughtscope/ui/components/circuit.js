@@ -13,8 +13,8 @@ import { Glyph, Token } from "./token.js";
 import { count, percent, plainText, signed, tokenText } from "../text.js";
 
 export function Circuit({ graph }) {
-  const { pins, supernodes, labels, selected, marked, cards: moved } = useParts("pins", "supernodes", "labels", "selected",
-    "marked", "cards");
+  const { pins, supernodes, labels, selected, marked, cards: moved } = useParts("pins", "supernodes", "labels",
+    "selected", "marked", "cards");
   const box = useRef();
   const size = useSize(box);
   const cards = useMemo(() => circuitCards(graph, pins, supernodes, labels), [graph, pins, supernodes, labels]);
@@ -27,7 +27,8 @@ export function Circuit({ graph }) {
     ${layout && cards.length > 0 && html`<svg class="circuit" width=${field.width} height=${field.height} role="group"
       aria-label=${`Circuit of ${cards.length} cards`}>
       <${Arrows} edges=${edges} place=${place} selected=${selected} />
-      ${cards.map((card) => html`<${Card} key=${card.id} card=${card} place=${place(card)} selected=${selected === card.id}
+      ${cards.map((card) => html`<${Card} key=${card.id} card=${card} place=${place(card)}
+        selected=${selected === card.id}
         marked=${card.members.length === 1 && marked.includes(card.members[0].id)} size=${field} />`)}
     </svg>`}
   </div>`;
@@ -48,18 +49,20 @@ function EmptyCircuit({ graph }) {
     ${first && html`<p>A first experiment:
       <button class="suggestion" onClick=${takeSuggestion}>Group the ${count(first.members.length, "feature")} at${" "}
         <${Token} text=${first.token} /></button> and press Run on the right.</p>`}
-    <p>Pin the nodes that matter with <kbd>P</kbd> or <kbd>Ctrl</kbd>-click, mark several with <kbd>Shift</kbd>-click and
-      group them with <kbd>G</kbd>.</p></div>`;
+    <p>Pin the nodes that matter with <kbd>P</kbd> or <kbd>Ctrl</kbd>-click, mark several with <kbd>Shift</kbd>-click
+      and group them with <kbd>G</kbd>.</p></div>`;
 }
 
 function Arrows({ edges, place, selected }) {
   const touches = (edge) => selected === edge.source.id || selected === edge.target.id;
   const inside = edges.some(touches);
   const most = Math.max(...edges.map((edge) => Math.abs(edge.fraction)), 0.01);
-  return html`<g class="arrows">${[...edges].reverse().map((edge) => html`<path key=${`${edge.source.id}>${edge.target.id}`}
+  return html`<g class="arrows">${[...edges].reverse().map((edge) => html`<path
+    key=${`${edge.source.id}>${edge.target.id}`}
     class=${`arrow ${signName(edge.weight)}${touches(edge) ? " near" : inside ? " far" : ""}`}
     d=${arrowPath(place(edge.source), place(edge.target))}
-    stroke-width=${0.8 + 5 * Math.sqrt(Math.abs(edge.fraction) / most)}><title>${arrowText(edge)}</title></path>`)}</g>`;
+    stroke-width=${0.8 + 5 * Math.sqrt(Math.abs(edge.fraction) / most)}>
+    <title>${arrowText(edge)}</title></path>`)}</g>`;
 }
 
 function arrowText({ source, target, weight, fraction }) {
@@ -88,7 +91,8 @@ function Card({ card, place, selected, marked, size }) {
   const label = cardText(card);
   const close = () => (group ? ungroup(card.label) : togglePin(card.id));
   return html`<g class=${`card ${card.kind}${selected ? " selected" : ""}${marked ? " marked" : ""}`} data-id=${card.id}
-    transform=${`translate(${place.x} ${place.y})`} role="button" tabindex="0" aria-pressed=${selected ? "true" : "false"}
+    transform=${`translate(${place.x} ${place.y})`} role="button" tabindex="0"
+      aria-pressed=${selected ? "true" : "false"}
     aria-label=${`${label}${group ? `, supernode of ${card.members.length}` : ""}`} ...${hand}>
     ${group && html`<rect class="stack" x=${-w / 2 + 3} y=${-h / 2 + 3} width=${w} height=${h} rx="4"/>`}
     <rect class="face" x=${-w / 2} y=${-h / 2} width=${w} height=${h} rx="4"/>

@@ -8,7 +8,8 @@ import { connectionsOf } from "../circuit.js";
 import { nodeLabel } from "../model.js";
 import { signName } from "../colour.js";
 import { Glyph, Token } from "./token.js";
-import { percent, plainText, signed, tokenWord } from "../text.js";
+import { fullPlace } from "./describe.js";
+import { percent, plainText, signed } from "../text.js";
 
 const FIRST = 24;
 
@@ -44,14 +45,15 @@ function Row({ entry, most, labels, out }) {
   const label = nodeLabel(node, labels);
   const share = `${percent(Math.abs(fraction))} of ${out ? "that node’s" : "the"} input`;
   const isText = node.kind === "token" || node.kind === "logit";
-  return html`<li><button class=${`connection ${signName(weight)}`} data-id=${node.id} onClick=${() => select(node.id)}
+  return html`<li><button class=${`connection ${node.kind} ${signName(weight)}`} data-id=${node.id}
+    onClick=${() => select(node.id)}
     onPointerEnter=${() => hover(node.id)} onPointerLeave=${() => hover(null)}
-    title=${`${plainText(label)}: ${signed(weight)}, ${share}`}
+    title=${`${plainText(label)} (${fullPlace(node)}): ${signed(weight)}, ${share}`}
     aria-label=${`${plainText(label)}, ${signName(weight)} by ${signed(weight)}, ${share}`}>
     <${Glyph} kind=${node.kind} />
     <span class="name">${isText ? html`<${Token} text=${label} />` : node.kind === "error" ? "error" : plainText(label)}
     </span>
-    <span class="at">${isText ? `token ${node.position}` : `layer ${node.row}, ${tokenWord(node.token)}`}</span>
+    <span class="at">${isText ? `at ${node.position}` : `layer ${node.row}`}</span>
     <span class="weight">${signed(weight)}</span>
     <i class="weight-bar" style=${{ width: `${(100 * Math.abs(weight)) / most}%` }}></i>
   </button></li>`;

@@ -50,11 +50,12 @@ function Foreign({ node }) {
   const made = madeWith(graph);
   const raw = graph.json.nodes[graph.nodes.indexOf(node)] ?? {};
   const address = addressOf(raw, graph.metadata);
-  return html`<div class="feature-detail foreign"><p><b>The dictionary of this graph is not loaded here</b>, so there are
-    no examples for its features.</p>
+  const loaded = [session.model?.name, session.dictionary?.name].filter(Boolean).join(", ");
+  return html`<div class="feature-detail foreign"><p><b>The dictionary of this graph is not loaded here</b>, so there
+    are no examples for its features.</p>
     <dl class="origin"><dt>Made with</dt><dd>${made.model || "a model that is not stated"}</dd>
       <dt>Dictionary</dt><dd>${made.dictionary || "not stated"}</dd>
-      <dt>Loaded here</dt><dd>${[session.model?.name, session.dictionary?.name].filter(Boolean).join(", ") || "none"}</dd>
+      <dt>Loaded here</dt><dd>${loaded || "none"}</dd>
       <dt>Feature</dt><dd>${node.index === null ? node.fileId : `layer ${node.layer}, number ${node.index}`}</dd>
       ${address && html`<dt>Look it up</dt><dd class="address">${address}</dd>`}</dl>
     ${raw.feature_details && html`<${FileDetails} detail=${raw.feature_details} />`}</div>`;
@@ -72,7 +73,7 @@ export function madeWith(graph) {
   const info = graph.metadata.info ?? {};
   return {
     model: plainText(name(graph.ours?.model) || name(graph.scan)),
-    dictionary: plainText(name(graph.ours?.dictionary) || name(info.transcoder_set) || name(graph.metadata.transcoder_set)),
+    dictionary: plainText(name(graph.ours?.dictionary) || name(info.transcoder_set ?? graph.metadata.transcoder_set)),
     tool: plainText(name(info.generator)),
   };
 }

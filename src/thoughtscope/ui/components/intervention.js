@@ -34,7 +34,8 @@ export function Bench({ graph }) {
         : html`<${Closed} graph=${graph} />`}
     </div>
     <div class="bench-outcome">
-      ${outcomes.length > 0 && html`<div class="row picked"><select class="picker" aria-label="Outcomes" value=${outcomeShown}
+      ${outcomes.length > 0 && html`<div class="row picked"><select class="picker" aria-label="Outcomes"
+        value=${outcomeShown}
         onChange=${(event) => showOutcome(Number(event.target.value))}>
         ${outcomes.map((o, i) => html`<option key=${outcomes.length - i} value=${i}>
           ${outcomes.length - i}. ${title(o)}</option>`)}</select>
@@ -47,7 +48,8 @@ export function Bench({ graph }) {
 
 function Closed({ graph }) {
   if (!canWrite()) {
-    return html`<p class="quiet">This page is read only. It shows the interventions that were recorded with the graph.</p>`;
+    return html`<p class="quiet">This page is read only. It shows the interventions that were recorded with the
+      graph.</p>`;
   }
   const { model } = madeWith(graph);
   const other = hasModel() ? "Its dictionary is not the one that is loaded here"
@@ -61,8 +63,10 @@ function useTargets(graph, chosen) {
   const { selected, supernodes, pins, labels } = useParts("selected", "supernodes", "pins", "labels");
   const isFeature = (id) => graph.byId.get(id)?.kind === "feature";
   const single = (id) => ({ id, name: plainText(nodeLabel(graph.byId.get(id), labels)), nodes: [id] });
+  const group = ({ label, members }) => (
+    { id: `group:${label}`, name: plainText(label), nodes: members.filter(isFeature) });
   const targets = [
-    ...supernodes.map((g) => ({ id: `group:${g.label}`, name: plainText(g.label), nodes: g.members.filter(isFeature) })),
+    ...supernodes.map(group),
     ...[...new Set([...pins, ...chosen, selected])].filter(isFeature).map(single),
   ].filter((target) => target.nodes.length);
   return { targets, current: targets.find((target) => target.id === selected) ?? null };
@@ -105,8 +109,10 @@ function Editor({ graph }) {
     </div>
     ${warning && html`<p class="warning" role="alert">${warning}</p>`}
     ${running ? html`<${Progress} work=${running} onCancel=${cancelIntervention} />`
-      : html`<div class="row"><button class="primary run" disabled=${!ready}>${warning ? "Run all the same" : "Run"}</button>
-        <button type="button" class="plain" disabled=${!found.every(Boolean)} onClick=${another}>+ another change</button>
+      : html`<div class="row"><button class="primary run"
+        disabled=${!ready}>${warning ? "Run all the same" : "Run"}</button>
+        <button type="button" class="plain" disabled=${!found.every(Boolean)}
+          onClick=${another}>+ another change</button>
         </div>`}
     ${!found.every(Boolean) && html`<p class="quiet">Select a feature or supernode to change.</p>`}
   </form>`;
@@ -121,8 +127,9 @@ function beyondUsual(graph, { op, value }, target) {
     return own > 0 ? Math.abs(value) / own : 0;
   });
   const most = Math.max(...times);
-  return most > USUAL ? `This is ${plainNumber(most)} times what the feature has here. Beyond ${USUAL} times, the model `
-    + "leaves what it was trained on, and its answer says little about the feature." : null;
+  if (most <= USUAL) return null;
+  return `This is ${plainNumber(most)} times what the feature has here. Beyond ${USUAL} times, the model leaves what `
+    + "it was trained on, and its answer says little about the feature.";
 }
 
 function EditRow({ edit, targets, current, onChange, onRemove }) {

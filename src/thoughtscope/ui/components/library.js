@@ -37,7 +37,8 @@ function Entry({ entry, name, current, onDone }) {
   return html`<li class=${current ? "current" : ""}>
     <button class="open" onClick=${open} aria-current=${current ? "true" : null}><bdi>${name}</bdi>
       <small>${when(entry.created)}</small></button>
-    ${canWrite() && html`<button class="plain" onClick=${() => setEditing(true)} aria-label=${`Rename ${name}`}>Rename</button>
+    ${canWrite() && html`<button class="plain" onClick=${() => setEditing(true)}
+      aria-label=${`Rename ${name}`}>Rename</button>
       <button class="plain" onClick=${() => removeGraph(entry.slug)} aria-label=${`Delete ${name}`}>Delete</button>`}
   </li>`;
 }
@@ -66,5 +67,6 @@ export function when(created, exact = false) {
   const date = new Date(typeof created === "number" ? created * 1000 : created ?? NaN);
   if (Number.isNaN(date.getTime())) return "";
   const day = date.toLocaleDateString(undefined, { day: "numeric", month: "short" });
-  return exact ? `${day}, ${date.toLocaleTimeString(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit" })}` : day;
+  const time = date.toLocaleTimeString(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+  return exact ? `${day}, ${time}` : day;
 }

@@ -27,14 +27,15 @@ export function Outcome({ outcome }) {
 
 /** What was done, in words: the title it was given, or else its changes. */
 export function outcomeTitle(outcome, { graph, labels, supernodes }) {
-  const told = outcome.title ?? outcome.label ?? outcome.plan?.label;
-  if (told) return plainText(told);
+  if (outcome.title) return plainText(outcome.title);
   const whose = (nodes) => {
-    const group = supernodes.find((g) => g.members.length === nodes.length && nodes.every((id) => g.members.includes(id)));
+    const same = ({ members }) => members.length === nodes.length && nodes.every((id) => members.includes(id));
+    const group = supernodes.find(same);
     const node = nodes.length === 1 ? graph.byId.get(nodes[0]) : null;
     return plainText(group?.label ?? (node ? nodeLabel(node, labels) : `${nodes.length} features`));
   };
-  return (outcome.changes ?? []).map((edit) => `${whose(edit.nodes)} ${changeText(edit)}`).join(", ") || "Intervention";
+  const changes = (outcome.changes ?? []).map((edit) => `${whose(edit.nodes)} ${changeText(edit)}`);
+  return changes.join(", ") || plainText(outcome.label ?? outcome.plan?.label ?? "Intervention");
 }
 
 /** A change as a person writes it: "× −1", "ablated", "= 5", "+ 2". */
@@ -95,7 +96,8 @@ function Bars({ before, after, answer }) {
     <th scope="col">after</th></tr></thead>
     <tbody>${texts.map((text) => html`<tr key=${text} class=${text === chosen ? "answer" : ""}>
       <th scope="row"><${Token} text=${text} /></th>
-      <td><${Bar} share=${old.get(text)} kind="before" /></td><td><${Bar} share=${now.get(text)} kind="after" /></td></tr>`)}
+      <td><${Bar} share=${old.get(text)} kind="before" /></td><td><${Bar} share=${now.get(text)}
+        kind="after" /></td></tr>`)}
     </tbody></table>`;
 }
 

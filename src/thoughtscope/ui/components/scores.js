@@ -22,8 +22,8 @@ export function Scores() {
   const known = hasErrors ? scores : { reason: NO_ERRORS };
   return html`<div class="scores" role="group" aria-label="Scores of the part that is shown">
     <${Meter} name="Replacement" value=${known.replacement} reason=${known.reason}
-      title=${"The share of the influence on the answers that can be followed from the prompt’s tokens through features "
-        + "alone. What is missing passes through errors (◆) at some step, or through what is left out."} />
+      title=${"The share of the influence on the answers that can be followed from the prompt’s tokens through "
+        + "features alone. What is missing passes through errors (◆) at some step, or through what is left out."} />
     <${Meter} name="Completeness" value=${known.completeness} reason=${known.reason}
       title=${"The share of each node’s input, weighted by the node’s influence, that comes from features and tokens. "
         + "The rest comes from errors (◆) or from what is left out."} />
@@ -37,7 +37,8 @@ function Meter({ name, value, title, reason }) {
   const known = Number.isFinite(value);
   return html`<div class="score" title=${known ? title : `${title} Not known: ${reason}.`}>
     <span class="score-name">${name}</span>
-    ${known && html`<span class="meter" aria-hidden="true"><i style=${{ width: `${Math.min(1, Math.max(0, value)) * 100}%` }}>
+    ${known && html`<span class="meter" aria-hidden="true"><i
+      style=${{ width: `${Math.min(1, Math.max(0, value)) * 100}%` }}>
     </i></span>`}
     <b class=${known ? "" : "unknown"}>${known ? value.toFixed(2) : "not known"}</b>
   </div>`;
@@ -51,7 +52,7 @@ export function TrustLine({ graph }) {
     <${EdgeLine} graph=${graph} />
     <p>${graph.hasErrors ? explained(scores) : `${capital(NO_ERRORS)}. `}
       ${heldText(graph)}${leftOut(graph.ours?.certificate)}${pruning(graph)}
-      ${prune < 1 ? " Hidden nodes count as left out." : ""}
+      ${prune < 1 ? " What the slider hides counts as left out, pinned or not." : ""}
       ${showErrors || !graph.hasErrors ? "" : " Errors are hidden in the picture, not in the scores."}</p>
   </div>`;
 }

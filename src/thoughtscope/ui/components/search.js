@@ -34,7 +34,8 @@ export function Search() {
   };
   return html`<div class="search">
     <input id="search" type="search" placeholder="Search nodes" autocomplete="off" spellcheck="false"
-      aria-label="Search nodes by label, token or feature number" role="combobox" aria-expanded=${open && query ? "true" : "false"} aria-controls="search-list"
+      aria-label="Search nodes by label, token or feature number" role="combobox"
+        aria-expanded=${open && query ? "true" : "false"} aria-controls="search-list"
       value=${query}
       onInput=${(event) => { setState({ query: event.target.value }); setAt(0); setOpen(true); }}
       onFocus=${() => setOpen(true)} onBlur=${() => setTimeout(() => setOpen(false), 120)} onKeyDown=${onKeyDown} />
@@ -54,7 +55,8 @@ function Found({ node, label, on, onChoose }) {
     onChoose();
   };
   return html`<li role="option" aria-selected=${on ? "true" : "false"} onPointerDown=${choose}>
-    <${Glyph} kind=${node.kind} /><span class="found">${isText ? html`<${Token} text=${label} />` : plainText(label)}</span>
+    <${Glyph} kind=${node.kind} /><span class="found">${isText ? html`<${Token}
+      text=${label} />` : plainText(label)}</span>
     <small>${placeText(node)}</small></li>`;
 }
 

@@ -23,7 +23,7 @@ function setSize(name, size) {
   } catch { /* a private window: the size lasts for this page */ }
 }
 
-/** Sizes the panel beside or below it, kept as the style sheet's variable `name`. A double click gives its own size back.
+/** Sizes the panel beside or below it, kept as the style sheet's variable `name`. A double click undoes that.
  * @param {{ name: string, label: string, axis: "x" | "y", panel: string, least: number }} props */
 export function Splitter({ name, label, axis, panel, least }) {
   const from = useRef(null);

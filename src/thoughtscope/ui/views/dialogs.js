@@ -29,7 +29,8 @@ function Dialog({ title, children }) {
   }, []);
   return html`<dialog ref=${element} aria-label=${title} onClose=${close} onCancel=${close}
     onClick=${(event) => event.target === element.current && close()}>
-    <${Notice} /><header><h2>${title}</h2><button class="icon" onClick=${close} aria-label="Close">×</button></header>${children}</dialog>`;
+    <${Notice} /><header><h2>${title}</h2><button class="icon" onClick=${close}
+      aria-label="Close">×</button></header>${children}</dialog>`;
 }
 
 /** The focus returns to where it was before the dialog, or to the graph where that is gone. */
@@ -83,17 +84,21 @@ function Help() {
   return html`<div class="help">
     <section><h3>What is what</h3>
       <p>Columns are the tokens of the prompt, rows the layers of the model. A <b>feature</b> ● is a direction that the
-      dictionary found; it stands where it is active. An <b>edge</b> is its direct effect on another node in this prompt:
-      ${" "}<em class="raises">blue raises</em> it, <em class="lowers">orange lowers</em> it, and wider is stronger. At
+      dictionary found; it stands where it is active. An <b>edge</b> is its direct effect on another node in this
+      prompt: <em class="raises">blue raises</em> it, <em
+        class="lowers">orange lowers</em> it, and wider is stronger. At
       rest the edges with most influence on the answers are drawn.</p>
       <p><b>Influence</b> is the share of what leads to the answers that passes through a node or an edge, over paths of
       every length.</p>
-      <p>An <b>error</b> ◆ is the part of a layer that no feature explains. <b>Replacement</b> is the share of the influence
-      that runs from the tokens to the answers through features alone; <b>completeness</b> is the share of what feeds the
-      nodes that is explained. Whatever was cut away or is hidden counts as error.</p>
-      <p>A graph is a hypothesis. <b>Test it:</b> change a feature or a supernode at the lower right, and compare what the
-      model then says with what the graph predicts.</p></section>
-    <section><h3>Mouse and touch</h3><dl>${MOUSE.map(([how, what]) => html`<dt key=${how}>${how}</dt><dd>${what}</dd>`)}</dl>
-      <h3>Keys</h3><dl>${KEYS.map(([key, what]) => html`<dt key=${key}><kbd>${key}</kbd></dt><dd>${what}</dd>`)}</dl></section>
+      <p>An <b>error</b> ◆ is the part of a layer that no feature explains. <b>Replacement</b> is the share of the
+      influence that runs from the tokens to the answers through features alone; <b>completeness</b> is the
+      share of what
+      feeds the nodes that is explained. Whatever was cut away or is hidden counts as error.</p>
+      <p>A graph is a hypothesis. <b>Test it:</b> change a feature or a supernode at the lower right, and compare what
+      the model then says with what the graph predicts.</p></section>
+    <section><h3>Mouse and touch</h3><dl>${MOUSE.map(([how, what]) => html`<dt
+      key=${how}>${how}</dt><dd>${what}</dd>`)}</dl>
+      <h3>Keys</h3><dl>${KEYS.map(([key, what]) => html`<dt
+        key=${key}><kbd>${key}</kbd></dt><dd>${what}</dd>`)}</dl></section>
   </div>`;
 }

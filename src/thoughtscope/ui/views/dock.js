@@ -34,7 +34,8 @@ function Buttons({ dock }) {
       title="Put the cards where the page would put them">Arrange</button>`}
     <button class="plain" disabled=${ready === 0} onClick=${() => setState({ dialog: "group" })}
       title="Make a supernode of the marked nodes, or of the pinned ones outside supernodes (G)">Group${what}</button>
-    ${dock === "open" ? size("full", "Larger circuit", "▴") : dock === "full" ? size("open", "Smaller circuit", "▾") : null}
+    ${dock === "open" && size("full", "Larger circuit", "▴")}
+    ${dock === "full" && size("open", "Smaller circuit", "▾")}
     ${dock === "closed" ? size("open", "Open the circuit", "▴") : size("closed", "Close the circuit", "✕")}`;
 }
 

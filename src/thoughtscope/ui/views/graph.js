@@ -46,7 +46,8 @@ function Stage({ graph, layout }) {
   const near = useMemo(() => (members.length ? nearby(connectionsOf(graph, members)) : null), [graph, members]);
   const matches = useMemo(() => (query.trim() ? new Set(searchNodes(graph, query, labels).map((n) => n.id)) : null),
     [graph, query, labels]);
-  const jobs = useMemo(() => edgeJobs(graph, shown, near, members, edgeCount), [graph, shown, near, members, edgeCount]);
+  const jobs = useMemo(() => edgeJobs(graph, shown, near, members, edgeCount),
+    [graph, shown, near, members, edgeCount]);
   const names = useMemo(() => placeNames(scene, nodes, labels, {
     always: new Set([...pins, ...members.map((node) => node.id)]), most: 30 + 30 * Math.floor(view.scale - 1),
   }), [scene, nodes, labels, pins, members]);
@@ -117,7 +118,8 @@ function edgeJobs(graph, shown, near, members, edgeCount) {
   const links = restingLinks(graph, shown, edgeCount);
   const strength = graph.influenceKnown ? (link) => link.influence : null;
   if (!near) return [{ links, faint: 0.7, widest: 3, strength }];
-  return [{ links, faint: 0.08, widest: 1.6, strength }, { links: focusLinks(graph, members, shown), faint: 0.9, widest: 4.2 }];
+  const focus = { links: focusLinks(graph, members, shown), faint: 0.9, widest: 4.2 };
+  return [{ links, faint: 0.08, widest: 1.6, strength }, focus];
 }
 
 function firstNode(nodes) {
@@ -158,7 +160,8 @@ function HoverEdges({ layout, graph, shown, theme }) {
 function HoverRing({ layout }) {
   const hovered = useStore((s) => s.hovered);
   const place = hovered && layout.places.get(hovered.id);
-  return place ? html`<circle class=${`hover-ring ${hovered.by}`} cx=${place.x} cy=${place.y} r=${place.r + 4.5}/>` : null;
+  return place ? html`<circle class=${`hover-ring ${hovered.by}`} cx=${place.x} cy=${place.y}
+    r=${place.r + 4.5}/>` : null;
 }
 
 function HoverTip({ graph, layout, shown, near }) {

@@ -21,9 +21,12 @@ export function Header() {
     if (source.kind === "server") closeGraph();
   };
   return html`<header class="bar top">
-    <a class="brand" href="#" onClick=${home} title="thoughtscope: to the start"><${Mark} /><span>thoughtscope</span></a>
-    ${graph && canTrace() ? html`<${PromptBox} />` : html`<p class="prompt-fixed"><bdi>${plainText(graph?.prompt)}</bdi></p>`}
-    ${source.kind === "server" && session.graphs.length > 0 && html`<${GraphPicker} session=${session} graph=${graph} />`}
+    <a class="brand" href="#" onClick=${home}
+      title="thoughtscope: to the start"><${Mark} /><span>thoughtscope</span></a>
+    ${graph && canTrace() ? html`<${PromptBox} />` : html`<p
+      class="prompt-fixed"><bdi>${plainText(graph?.prompt)}</bdi></p>`}
+    ${source.kind === "server" && session.graphs.length > 0
+      && html`<${GraphPicker} session=${session} graph=${graph} />`}
     <nav class="files" aria-label="Files">
       ${canWrite() && html`<${OpenButton} />`}
       ${graph && html`<button class="plain" onClick=${downloadGraph}
@@ -34,7 +37,8 @@ export function Header() {
     </nav>
     <button class="icon" onClick=${() => setTheme(nextTheme(theme))} aria-label=${`Theme: ${theme}. Change it.`}
       title=${`Theme: ${theme}`}>${themeGlyph(theme)}</button>
-    <button class="icon" onClick=${() => setState({ dialog: "help" })} aria-label="Help and keyboard" title="Help (?)">?</button>
+    <button class="icon" onClick=${() => setState({ dialog: "help" })} aria-label="Help and keyboard"
+      title="Help (?)">?</button>
   </header>`;
 }
 
@@ -74,7 +78,8 @@ export function PromptBox({ large = false }) {
     ${trace ? html`<${Progress} work=${trace} onCancel=${cancelTrace} />`
       : html`<button class="primary" disabled=${!text.trim()}>Trace</button>`}
     ${traceError && html`<p class="prompt-error" role="alert">${traceError}
-      <button type="button" class="plain" onClick=${() => setState({ traceError: null })} aria-label="Dismiss">×</button></p>`}
+      <button type="button" class="plain" onClick=${() => setState({ traceError: null })}
+        aria-label="Dismiss">×</button></p>`}
   </form>`;
 }
 
@@ -86,7 +91,8 @@ function GraphPicker({ session, graph }) {
     ${!known && html`<option value="">${graph ? graph.slug : `Open a graph (${session.graphs.length})`}</option>`}
     ${session.graphs.map((g) => html`<option key=${g.slug} value=${g.slug}>${names.get(g.slug)}</option>`)}
   </select>
-  <button class="plain" onClick=${() => setState({ dialog: "library" })} title="Rename or delete graphs">Library</button></span>`;
+  <button class="plain" onClick=${() => setState({ dialog: "library" })}
+    title="Rename or delete graphs">Library</button></span>`;
 }
 
 export function OpenButton() {
@@ -110,8 +116,10 @@ export function Toolbar() {
     <${PruneSlider} />
     ${hasErrors && html`<${ErrorSwitch} />`}
     <div class="spacer"></div>
-    <div class="pair"><button class="icon" disabled=${!undoable} onClick=${undo} aria-label="Undo" title="Undo (Ctrl Z)">↶</button>
-    <button class="icon" disabled=${!redoable} onClick=${redo} aria-label="Redo" title="Redo (Ctrl Shift Z)">↷</button></div>
+    <div class="pair"><button class="icon" disabled=${!undoable} onClick=${undo} aria-label="Undo"
+      title="Undo (Ctrl Z)">↶</button>
+    <button class="icon" disabled=${!redoable} onClick=${redo} aria-label="Redo"
+      title="Redo (Ctrl Shift Z)">↷</button></div>
     <${Search} />
   </div>`;
 }
@@ -134,7 +142,8 @@ function PruneSlider() {
     <span class="lead-in">Nodes with</span>
     <input id="prune" type="range" min="20" max="100" step="1" value=${Math.round(prune * 100)}
       aria-valuetext=${`${Math.round(prune * 100)} percent of the influence, ${shown} nodes`}
-      onInput=${(event) => { before.current ??= prune; setPrune(Number(event.target.value) / 100); }} onChange=${finished} />
+      onInput=${(event) => { before.current ??= prune; setPrune(Number(event.target.value) / 100); }}
+        onChange=${finished} />
     <b>${Math.round(prune * 100)} %</b>
     <small><span class="word">${part ? `of the ${percent(part, 0)} that the file holds, ` : "of the influence, "}</span>
       ${shown} of ${inner}</small>

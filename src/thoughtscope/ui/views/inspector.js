@@ -29,7 +29,8 @@ export function Inspector() {
     ${isGroup ? html`<${GroupHead} key=${selected} label=${selected.slice(6)} members=${members} />`
       : html`<${NodeHead} key=${selected} node=${members[0]} />`}
     <${Connections} key=${`c${selected}`} graph=${graph} members=${members} shown=${shown} />
-    ${isGroup ? html`<${MemberList} members=${members} />` : html`<${Detail} key=${`d${selected}`} node=${members[0]} />`}
+    ${isGroup ? html`<${MemberList} members=${members} />` : html`<${Detail} key=${`d${selected}`}
+      node=${members[0]} />`}
   </aside>`;
 }
 
@@ -39,11 +40,13 @@ function NodeHead({ node }) {
   const toggle = (on, name, other, act, title) => html`<button class=${on ? "small on" : "small"} title=${title}
     aria-pressed=${on ? "true" : "false"} onClick=${() => act(node.id)}>${on ? other : name}</button>`;
   return html`<header class="node-head">
-    <div class="kind"><${Glyph} kind=${node.kind} /><span>${kindName(node.kind)}</span><small>${fullPlace(node)}</small></div>
+    <div class="kind"><${Glyph}
+      kind=${node.kind} /><span>${kindName(node.kind)}</span><small>${fullPlace(node)}</small></div>
     <${NodeName} node=${node} label=${nodeLabel(node, labels)} automatic=${answer.detail?.auto_label} />
     <div class="facts">
       ${node.kind === "logit" && html`<span>probability <b>${percent(node.probability)}</b></span>`}
-      ${node.activation !== null && node.kind === "feature" && html`<span>activation <b>${plainNumber(node.activation)}</b></span>`}
+      ${node.activation !== null && node.kind === "feature"
+        && html`<span>activation <b>${plainNumber(node.activation)}</b></span>`}
       ${node.kind !== "logit" && html`<span title="Share of the influence on the answers that passes through this node">
         influence <b>${node.influence === null ? "not known" : percent(node.influence)}</b></span>`}
       <span class="spacer"></span>
@@ -82,8 +85,8 @@ function EditableName({ value, placeholder, what, onSave, fixed = false }) {
 }
 
 const ABOUT = {
-  error: "The dictionary rebuilds this layer’s output from its features; this diamond is the difference. Influence that "
-    + "passes through it is real, but nothing here says what it means.",
+  error: "The dictionary rebuilds this layer’s output from its features; this diamond is the difference. Influence "
+    + "that passes through it is real, but nothing here says what it means.",
   token: "A token of the prompt. Its embedding starts every path of the graph.",
   logit: "An output the model may say next. Its inputs are what raises or lowers it.",
 };
@@ -96,8 +99,10 @@ function Detail({ node }) {
 
 function GroupHead({ label, members }) {
   return html`<header class="node-head">
-    <div class="kind"><${Glyph} kind="group" /><span>Supernode</span><small>${members.length} nodes that act as one</small></div>
-    <${EditableName} value=${label} placeholder="Name" what="Name of the supernode" onSave=${(text) => renameGroup(label, text)} />
+    <div class="kind"><${Glyph}
+      kind="group" /><span>Supernode</span><small>${members.length} nodes that act as one</small></div>
+    <${EditableName} value=${label} placeholder="Name" what="Name of the supernode"
+      onSave=${(text) => renameGroup(label, text)} />
     <div class="facts"><span class="spacer"></span>
       <button class="small" onClick=${() => ungroup(label)}>Ungroup</button></div>
   </header>`;
@@ -120,7 +125,8 @@ function NodeList({ nodes, influence = false }) {
 
 function Overview({ graph }) {
   const session = useStore((s) => s.session);
-  const outputs = graph.nodes.filter((n) => n.kind === "logit").sort((a, b) => b.probability - a.probability).slice(0, 10);
+  const logits = graph.nodes.filter((n) => n.kind === "logit");
+  const outputs = logits.sort((a, b) => b.probability - a.probability).slice(0, 10);
   const strongest = graph.nodes.filter((n) => n.kind === "feature").sort(byInfluence).slice(0, 14);
   const made = madeWith(graph);
   const model = made.model || (hasFeatures() ? session.model?.name : "");
@@ -150,11 +156,13 @@ function OutputRow({ node }) {
 
 function HowToRead({ hasErrors }) {
   return html`<section class="how"><h3>How to read it</h3>
-    <p><b>A node</b> is a feature that is active at a token (across) in a layer (up). Click one to see what it responds to.</p>
+    <p><b>A node</b> is a feature that is active at a token (across) in a layer (up). Click one to see what it
+      responds to.</p>
     <p><b>An edge</b> says how much one node adds to another: <em class="raises">blue raises</em>,${" "}
       <em class="lowers">orange lowers</em>.</p>
-    ${hasErrors && html`<p><b>Diamonds</b> are what the features miss. The line below the graph says how much that is.</p>`}
-    <p><b>Test it:</b> pin the nodes that matter, group them, then change them at the lower right and see whether the answer
-      follows.${" "}<button class="link" onClick=${() => setState({ dialog: "help" })}>Keys and more</button></p>
+    ${hasErrors && html`<p><b>Diamonds</b> are what the features miss. The line below the graph says how much
+      that is.</p>`}
+    <p><b>Test it:</b> pin the nodes that matter, group them, then change them at the lower right and see whether the
+      answer follows.${" "}<button class="link" onClick=${() => setState({ dialog: "help" })}>Keys and more</button></p>
   </section>`;
 }

@@ -13,8 +13,8 @@ export function Start() {
   const examples = canTrace() ? session.example_prompts ?? [] : [];
   return html`<main class="start"><div class="start-column">
     <h1>See what a model computes on its way to an answer.</h1>
-    <p class="lead">Type a prompt. The page shows which features carried it to the next token, how much of the answer they
-      explain, and lets you change them to check.</p>
+    <p class="lead">Type a prompt. The page shows which features carried it to the next token, how much of the answer
+      they explain, and lets you change them to check.</p>
     ${canTrace() && html`<${PromptBox} large />`}
     ${examples.length > 0 && html`<section><h2>To begin with</h2><ul class="prompts">
       ${examples.map((prompt) => html`<li key=${prompt}><button onClick=${() => tracePrompt(prompt)}>
@@ -28,7 +28,10 @@ export function Start() {
 
 function loadedText({ model, dictionary }) {
   const parts = [];
-  if (model?.name) parts.push(`${model.name}: ${model.n_layers} layers of ${model.d_model}, ${model.dtype} on ${model.device}`);
+  if (model?.name) {
+    const { name, n_layers: layers, d_model: width, dtype, device } = model;
+    parts.push(`${name}: ${layers} layers of ${width}, ${dtype} on ${device}`);
+  }
   if (dictionary?.name) {
     parts.push(`${dictionary.name}: ${Number(dictionary.n_features).toLocaleString("en-US")} features a layer`);
   }
