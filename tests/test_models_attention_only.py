@@ -18,9 +18,12 @@ from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import CausalLMOutput
 from transformers.models.gpt2.modeling_gpt2 import GPT2Attention
 
+from tests.dictionary_oracle import random_coder
 from thoughtscope.core.errors import DictionaryMismatch, UnknownSite, UnsupportedModel
 from thoughtscope.core.site import GLOBAL_KINDS, LAYER_KINDS, Site
-from thoughtscope.graphs.linear import check_sites, linearise
+from thoughtscope.dictionaries import encode
+from thoughtscope.graphs import attribute
+from thoughtscope.graphs.linear import linearise
 from thoughtscope.models import Edit, Model, capture, forward, generate, model_from, tokens_from_ids
 from thoughtscope.models.families import FAMILIES, Architecture, BlockFacts, Family
 from thoughtscope.models.families.gpt2 import attention
@@ -146,8 +149,10 @@ def test_what_it_lacks_is_refused_with_the_reason() -> None:
     ):
         with pytest.raises(UnknownSite, match=reason):
             model.site(site)
-    with pytest.raises(DictionaryMismatch, match=r"blocks \[\]"):
-        check_sites((), (), model.n_layers)
+    coder = random_coder(model, ["resid_post.1"])
+    assert len(encode(coder, capture(model, tokens_from_ids(model, IDS[0]), coder.sites)))
+    with pytest.raises(DictionaryMismatch, match="features that stand in for MLPs"):
+        attribute(model, coder, tokens_from_ids(model, IDS[0]))
 
 
 def test_wrong_facts_are_refused() -> None:
