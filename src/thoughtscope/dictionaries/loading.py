@@ -32,11 +32,12 @@ def load_dictionary(
     folder = _find(path_or_name)
     dictionary = replace(FORMATS[format or detect(folder)].load(folder), folder=folder)
     if model is not None:
-        check_fits(dictionary, model)
         if preflight:
             from thoughtscope.dictionaries.preflight import preflight as check
 
-            check(model, dictionary)
+            check(model, dictionary)  # which begins with `check_fits`
+        else:
+            check_fits(dictionary, model)
     return dictionary
 
 
