@@ -33,11 +33,12 @@ def load_dictionary(
     dictionary = FORMATS[format or detect(folder)].load(folder)
     dictionary = replace(dictionary, card=replace(dictionary.card, folder=folder))
     if model is not None:
-        check_fits(dictionary, model)
         if preflight:
             from thoughtscope.dictionaries.preflight import preflight as check
 
-            check(model, dictionary)
+            check(model, dictionary)  # which begins with `check_fits`
+        else:
+            check_fits(dictionary, model)
     return dictionary
 
 
