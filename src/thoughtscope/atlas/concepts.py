@@ -277,7 +277,7 @@ def _load(tensors: Mapping[str, Any], meta: dict[str, Any]) -> Concept:
     shape = (len(arrays["tokens"]), len(arrays["layer"]))
 
     def spread(name: str, absent: int, dtype: type) -> np.ndarray:
-        full = np.full(shape, absent, dtype)
+        full: np.ndarray = np.full(shape, absent, dtype)
         full.flat[arrays["seen"]] = arrays[name]
         return full
 
