@@ -276,7 +276,7 @@ def _load(tensors: Mapping[str, Any], meta: dict[str, Any]) -> Concept:
     by_value = {value: tuple(figures) for value, figures in check.pop("by_value").items()}
     shape = (len(arrays["tokens"]), len(arrays["layer"]))
 
-    def spread(name: str, absent: float | int, dtype: type) -> np.ndarray:
+    def spread(name: str, absent: int, dtype: type) -> np.ndarray:
         full: np.ndarray = np.full(shape, absent, dtype)
         full.flat[arrays["seen"]] = arrays[name]
         return full
