@@ -232,3 +232,9 @@ def test_frozen_norms_are_linear_in_their_input(label: str) -> None:
         parts = (norm.apply(x, scale) - constant) + 3 * (norm.apply(y, scale) - constant)
         assert torch.allclose(both, parts, atol=1e-12)
         assert not torch.allclose(norm.apply(x + 3 * y), norm.apply(x + 3 * y, scale), atol=1e-3)
+
+
+def test_a_field_may_be_named_as_the_family_or_as_everyone_names_it() -> None:
+    for sizes in ({"n_embd": 24, "n_head": 3}, {"hidden_size": 24, "num_attention_heads": 3}):
+        model = tiny_model("gpt2", **sizes)
+        assert (model.d_model, model.n_heads) == (24, 3)

@@ -47,7 +47,7 @@ def _save(graph: Any, path: str) -> None:
     features = encode(
         opened["dictionary"], capture(opened["model"], opened["tokens"], opened["dictionary"].sites)
     )
-    place = [features.layer, features.position, features.index]
+    place = [features.part, features.position, features.index]
     nodes = [
         (
             KINDS.index(node.kind),

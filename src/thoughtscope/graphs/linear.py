@@ -137,22 +137,17 @@ class FrozenBlock:
         """
         length, n_targets, width = gradient.shape
         heads, d_head, _ = self.output.shape
-        kv_heads = len(self.value)
-        flat = gradient.reshape(length * n_targets, width)
-        # G O_hᵀ: the gradient with respect to each head's z. (head, pos, target * d_head)
-        z = torch.matmul(flat, self.output.transpose(1, 2)).view(heads, length, n_targets * d_head)
+        kv_heads, group = len(self.value), heads // len(self.value)
+        # G O_hᵀ: the gradient with respect to each head's z, all heads in one product. (head, pos, target * d_head)
+        z = gradient.reshape(length * n_targets, width) @ self.output.reshape(heads * d_head, width).T
+        z = z.view(length, n_targets, heads, d_head).permute(2, 0, 1, 3).reshape(heads, length, -1)
         # P_hᵀ: from queries to keys, all targets at once. (head, pos, target * d_head)
         moved = torch.bmm(self.pattern[:, :length, :length].transpose(1, 2), z)
-        if (
-            heads != kv_heads
-        ):  # query heads that share a value head add up there: (kv_head, pos, target * d_head)
-            moved = moved.view(kv_heads, heads // kv_heads, length, n_targets * d_head).sum(1)
-        moved = moved.view(kv_heads, length * n_targets, d_head)
-        # V_hᵀ, summed over value heads in place: (pos * target, d_model)
-        result = torch.mm(moved[0], self.value[0].T)
-        for head in range(1, kv_heads):
-            result.addmm_(moved[head], self.value[head].T)
-        return result.view(length, n_targets, width)
+        # Query heads that share a value head add up there. (pos * target, kv_head * d_head)
+        moved = moved.view(kv_heads, group, length, n_targets, d_head).sum(1)
+        moved = moved.permute(1, 2, 0, 3).reshape(length * n_targets, kv_heads * d_head)
+        # V_hᵀ, all value heads in one product, which also adds them up: (pos, target, d_model)
+        return (moved @ self.value.transpose(1, 2).reshape(kv_heads * d_head, width)).view(gradient.shape)
 
 
 @dataclass(frozen=True, kw_only=True)

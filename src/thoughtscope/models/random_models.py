@@ -52,7 +52,11 @@ def random_model(
     if family not in made:
         raise UnsupportedModel(describe_choices(family, made, what="model family"))
     module_class: Any = getattr(transformers, made[family])
-    config = module_class.config_class(**{**_fields(FAMILIES[made[family]], layers), **overrides})
+    own_name = (
+        module_class.config_class.attribute_map
+    )  # "hidden_size" → "n_embd" on GPT-2: one field, two names
+    fields = {**_fields(FAMILIES[made[family]], layers), **overrides}
+    config = module_class.config_class(**{own_name.get(name, name): fields[name] for name in fields})
     config.architectures = [made[family]]
     if attention is not None:
         config._attn_implementation = attention
