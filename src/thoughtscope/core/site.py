@@ -52,25 +52,26 @@ _HEADS, _KV_HEADS = "batch pos head d_head", "batch pos kv_head d_head"
 _Row = tuple[str, str, Literal["attn", "mlp"] | None, str | None, Literal["read", "write"] | None, str]
 # fmt: off
 _IN_A_BLOCK: tuple[_Row, ...] = (
+    # In the order in which a forward pass makes them.
     # name, axes, sublayer, TransformerLens' hook, what attribution may do there, what it is
     ("resid_pre", _STREAM, None, "hook_resid_pre", "read", "residual stream entering the block"),
-    ("resid_mid", _STREAM, None, "hook_resid_mid", "read", "residual stream between attention and MLP"),
-    ("resid_post", _STREAM, None, "hook_resid_post", None, "residual stream leaving the block"),
     ("attn_norm", _STREAM, "attn", "ln1.hook_normalized", "read", "normalised residual, without weight and bias"),
     ("attn_in", _STREAM, "attn", "attn.hook_in", "read", "input of the attention module"),
+    ("q", _HEADS, "attn", "attn.hook_q", None, "queries as projected, before QK-norm and rotation"),
+    ("k", _KV_HEADS, "attn", "attn.hook_k", None, "keys as projected, before QK-norm and rotation"),
+    ("v", _KV_HEADS, "attn", "attn.hook_v", None, "values, before any repetition over query groups"),
+    ("scores", _PAIRS, "attn", "attn.hook_attn_scores", None, "attention scores after scaling, soft cap and mask"),
+    ("pattern", _PAIRS, "attn", "attn.hook_pattern", None, "attention weights"),
+    ("z", _HEADS, "attn", "attn.hook_z", None, "attention-weighted values before the output projection"),
     ("attn_raw", _STREAM, "attn", "attn.hook_out", None, "output of the attention module"),
     ("attn_out", _STREAM, "attn", "hook_attn_out", None, "attention's contribution to the residual"),
+    ("resid_mid", _STREAM, None, "hook_resid_mid", "read", "residual stream between attention and MLP"),
     ("mlp_norm", _STREAM, "mlp", "ln2.hook_normalized", "read", "normalised residual, without weight and bias"),
     ("mlp_in", _STREAM, "mlp", "mlp.hook_in", "read", "input of the MLP module"),
     ("mlp_act", "batch pos d_mlp", "mlp", "mlp.hook_post", None, "neurons: input of the MLP's last projection"),
     ("mlp_raw", _STREAM, "mlp", "mlp.hook_out", "write", "output of the MLP module"),
     ("mlp_out", _STREAM, "mlp", "hook_mlp_out", "write", "the MLP's contribution to the residual"),
-    ("q", _HEADS, "attn", "attn.hook_q", None, "queries as projected, before QK-norm and rotation"),
-    ("k", _KV_HEADS, "attn", "attn.hook_k", None, "keys as projected, before QK-norm and rotation"),
-    ("v", _KV_HEADS, "attn", "attn.hook_v", None, "values, before any repetition over query groups"),
-    ("z", _HEADS, "attn", "attn.hook_z", None, "attention-weighted values before the output projection"),
-    ("scores", _PAIRS, "attn", "attn.hook_attn_scores", None, "attention scores after scaling, soft cap and mask"),
-    ("pattern", _PAIRS, "attn", "attn.hook_pattern", None, "attention weights"),
+    ("resid_post", _STREAM, None, "hook_resid_post", None, "residual stream leaving the block"),
 )
 _ONCE: tuple[_Row, ...] = (
     ("embed", _STREAM, None, "hook_embed", None, "residual stream entering the first block"),
@@ -125,6 +126,13 @@ class Site:
     def row(self) -> SiteKind:
         """What the table says about sites of this kind."""
         return SITE_KINDS[self.kind]
+
+    @property
+    def depth(self) -> tuple[int, int]:
+        """Sites in the order in which a forward pass makes them: a block's after those of the blocks below."""
+        if self.layer is None:
+            return (-1, 0) if self.kind == "embed" else (1 << 30, GLOBAL_KINDS.index(self.kind))
+        return self.layer, LAYER_KINDS.index(self.kind)
 
     def __str__(self) -> str:
         return self.kind if self.layer is None else f"{self.kind}.{self.layer}"

@@ -72,13 +72,13 @@ class Part:
     @property
     def last_read(self) -> Site:
         """The site that a forward pass reaches last among those read: behind it, the activations are known."""
-        return max(self.reads, key=_depth)
+        return max(self.reads, key=lambda site: site.depth)
 
     @property
     def looks_ahead(self) -> bool:
         """True when it writes to a site before it has read the last one: a crosscoder's activations are then not
         known while the model runs, and come from an unedited pass."""
-        return _depth(self.last_read) > min(_depth(site) for site in self.writes)
+        return self.last_read.depth > min(site.depth for site in self.writes)
 
     def preactivations(self, x: Mapping[Site, Float[Tensor, "*rows _"]]) -> Float[Tensor, "*rows feature"]:
         """`Σ W_enc x + b_enc` for what the sites hold, in float32 or wider."""
@@ -344,17 +344,6 @@ def _affine(
 
 def _wide(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-_ORDER = ("resid_pre", "attn_norm", "attn_in", "q", "k", "v", "scores", "pattern", "z", "attn_raw", "attn_out",
-          "resid_mid", "mlp_norm", "mlp_in", "mlp_act", "mlp_raw", "mlp_out", "resid_post")  # fmt: skip
-
-
-def _depth(site: Site) -> tuple[int, int]:
-    """Sites in the order in which a forward pass makes them."""
-    if site.layer is None:
-        return (-1, 0) if site.kind == "embed" else (1 << 30, 0)
-    return site.layer, _ORDER.index(site.kind)
 
 
 def _kind(part: Part) -> str:

@@ -3,7 +3,12 @@
 With Â the absolute edges, each row divided by all that comes into its target (also by what was left out), influence
 is the mass that starts at the targets and spreads backwards: `I = w Â + w Â² + …` (Ameisen et al. 2025, "Circuit
 Tracing", section on pruning). Rows of Â add up to at most one; what is missing to one is the share of what was left
-out, and counts as error.
+out, and counts as error. So with e_t the share of a target's input that comes from errors or was left out:
+
+    replacement   = Σ_tokens I / (Σ_tokens I + Σ_t (I_t + w_t) e_t)     of what ends, what ends at a token
+    completeness  = Σ_t (I_t + w_t) (1 - e_t) / Σ_t (I_t + w_t)         of all input, what is no error
+
+Influence ends at tokens, which have no input, or leaves by e_t: the two add up to all that started at the targets.
 """
 
 from __future__ import annotations
@@ -151,7 +156,7 @@ def _spread(
     A node passes on what it has once everything has arrived, so each edge is used once. Nodes that are not `kept`
     get nothing, and thus pass nothing on.
     """
-    mass, travelled = start.copy(), np.zeros_like(start)
+    mass, travelled = start.copy(), np.zeros_like(start)  # (node, cut)
     for rows in _from_targets(normal):
         to_sources = normal[rows].T
         if kept is None:

@@ -1,4 +1,10 @@
-"""`Tracer`: attribution in progress, from the targets to the features that are worth expanding."""
+"""`Tracer`: attribution in progress, from the targets to the features that are worth expanding.
+
+A graph of everything that is active has a row of edges for each active feature, and computing rows is what costs. With
+Â the absolute edges, each row divided by its sum, the influence of a node is what arrives from the targets over paths
+of every length, `I = w + I Â`: a node matters as its targets do, times its share in them. So rows are computed from
+the targets down, where influence waits, until all is done or what waits is too little to matter.
+"""
 
 from __future__ import annotations
 
@@ -112,12 +118,17 @@ class Tracer:
             self.expanded[which] = True
 
     def influence(self) -> Float[np.ndarray, " column"]:
-        """Influence on the targets so far, of every column: one pass from the top layer down."""
+        """Influence on the targets so far, of every column: `I = w + I Â` over the rows that are known.
+
+        Edges only lead down, so one pass from the top layer is enough: when a layer's turn comes, all that its rows
+        will ever get has arrived.
+        """
         arrived = np.zeros(self.n_columns)
         for layer in sorted(self.rows, reverse=True):
             for block in self.rows[layer]:
-                share = self.reached(block, arrived) / np.maximum(block.incoming, _TINY)
-                arrived += abs(block.edges).T @ share
+                # I_t / Σ_s |A_ts| is what a unit of edge into t carries; times |A_ts| it arrives at s.
+                per_unit = self.reached(block, arrived) / np.maximum(block.incoming, _TINY)
+                arrived += abs(block.edges).T @ per_unit  # (column,)
         return arrived
 
     def reached(self, block: EdgeRows, arrived: Float[np.ndarray, " column"]) -> Float[np.ndarray, " target"]:
@@ -129,7 +140,9 @@ class Tracer:
     def certificate(self) -> Certificate:
         """What is left out. See `Certificate`; the argument for the bound is at `best_first`."""
         arrived = self.influence()
+        # What has arrived at a feature without a row goes no further: it is the frontier.
         waiting = arrived[: len(self.features)] * ~self.expanded
+        # What a row lost under the floor took its share of the row's influence with it.
         dropped = 0.0
         for block in (block for blocks in self.rows.values() for block in blocks):
             share = block.absent / np.maximum(block.incoming, _TINY)
@@ -190,12 +203,16 @@ class Tracer:
         *,
         features: bool,
     ) -> None:
-        """Keeps rows as sparse blocks, one per layer, with what fell under the floor in the books."""
-        total = dense.abs().sum(1, dtype=torch.float64)
+        """Keeps rows as sparse blocks, one per layer, with what fell under the floor in the books.
+
+        The rows come sorted by layer, as `chunks` gives them.
+        """
+        total = dense.abs().sum(1, dtype=torch.float64)  # Σ_s |A_ts|, (target,)
         left = total
         if self.edge_floor:
             dense = dense.where(dense.abs() >= self.edge_floor * total[:, None].float(), 0)
             left = dense.abs().sum(1, dtype=torch.float64)
+        # From a dense chunk to compressed rows: where each row starts, and the columns and values of what is not 0.
         mask = dense != 0
         pointer = np.concatenate([[0], mask.sum(1).cumsum(0).cpu().numpy()])
         column, data = mask.nonzero()[:, 1].int().cpu().numpy(), dense[mask].cpu().numpy()
@@ -215,7 +232,10 @@ class Tracer:
             self.rows.setdefault(int(layer[a]), []).append(block)
 
     def _to_columns(self, effects: Effects) -> Float[Tensor, "target column"]:
-        """The effects in the order of the node table."""
+        """The effects in the order of the node table: features by part, errors by layer and position, tokens.
+
+        A sweep has features by position instead (its sources are slices then), and only positions up to its last.
+        """
         n_targets, length = effects.tokens.shape
         n_active, n_layers, n_pos = len(self.features), len(self.frozen.blocks), self.frozen.length
         dense = effects.features.new_zeros(n_targets, self.n_columns)
@@ -233,7 +253,8 @@ def best_first(
     """Expands features: all that can reach a target, or best first by influence until a limit holds.
 
     Why that can stop with a proof: the graph has no cycles and the rows of shares add up to at most one, so influence
-    that waits at unexpanded features, F in all, can bring at most F to any node, however it is continued.
+    that waits at unexpanded features, F in all, can bring at most F to any node, however it is continued. With I_S the
+    influence over the rows known so far, `I_S(v) <= I(v) <= I_S(v) + F` for every node v.
     """
     open_rows = tracer.reachable & ~tracer.expanded
     everything = int(open_rows.sum())
@@ -245,6 +266,7 @@ def best_first(
         return
     batch, spent = max(budget // _BATCHES, _BATCHES), 0
     while spent < budget:
+        # The order is renewed after each batch: what the new rows send down may wait at features not seen before.
         waiting = tracer.influence()[: len(tracer.features)] * ~tracer.expanded
         if waiting.sum() <= (influence_bound or 0.0) * tracer.total:
             break
