@@ -15,6 +15,7 @@ from thoughtscope.cli.doctor import doctor
 from thoughtscope.cli.intervene import intervene
 from thoughtscope.cli.report import report
 from thoughtscope.cli.serve import demo, serve
+from thoughtscope.cli.study import study
 from thoughtscope.cli.trace import trace
 
 app = typer.Typer(
@@ -89,6 +90,14 @@ add(
     "convert specimen/clt ./clt --format circuit-tracer",
     "convert ./transcoders ./native --format native",
     "convert graph.json for-neuronpedia.json --format neuronpedia --scan gemma-2-2b",
+)
+add(
+    study,
+    "Ask one question of many prompts, with a control.",
+    "Trace and test every prompt of a study, with random features of equal strength beside it; or list the studies.",
+    "study",
+    "study two-hop",
+    "study two-hop --json",
 )
 add(
     doctor,
