@@ -65,9 +65,9 @@ def test_installed_names_come_after_ours_and_only_when_asked_for(site: Path) -> 
     assert list(registry) == ["ours", "new"] and len(registry) == 2 and "good" not in sys.modules
     assert registry["new"] == "theirs" and "good" in sys.modules
     with pytest.raises(
-        ThoughtscopeError, match=r'"nevv" is not a kind\. Allowed: ours, new\. Did you mean "new"'
+        ThoughtscopeError, match=r'"newe" is not a kind\. Allowed: ours, new\. Did you mean "new"'
     ):
-        registry["nevv"]
+        registry["newe"]
     assert Registry[str]("kind")._installed() == {}
 
 
