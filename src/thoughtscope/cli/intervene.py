@@ -27,7 +27,7 @@ def intervene(
     ] = None,
     supernodes: Annotated[
         list[str] | None,
-        typer.Option("--supernode", help="A supernode of --graph, by its label; may be repeated."),
+        typer.Option("--supernode", help="A group by its name, as `trace` prints them; may be repeated."),
     ] = None,
     places: Annotated[
         list[str] | None,
@@ -100,10 +100,8 @@ def check_request(
         raise InvalidPlan("Give a prompt or --graph FILE, one of the two.")
     if not names:
         raise InvalidPlan(
-            "Name what to change: --at TOKEN, --node feature:LAYER:POSITION:INDEX, or --supernode LABEL with --graph."
+            "Name what to change: --at TOKEN, --node feature:LAYER:POSITION:INDEX, or --supernode LABEL."
         )
-    if graph_file is None and any(kind == "supernode" for kind, _ in names):
-        raise InvalidPlan("--supernode needs --graph FILE, where the supernodes are.")
     for kind, name in names:
         if kind == "node" and ":" not in name and not re.fullmatch(r"\d+_\d+_\d+", name):
             raise UnknownFeature(

@@ -49,7 +49,9 @@ def trace(
     """Traces, prints the summary and the next commands; writes and opens what was asked for."""
     from thoughtscope import microscope
     from thoughtscope.cli.summary import summary_data, summary_text
-    from thoughtscope.graphs import write_json
+    from thoughtscope.graphs.json_write import write_text
+    from thoughtscope.graphs.names import plain_name
+    from thoughtscope.reports.payload import graph_file
 
     made = None if out is None else make_folder(out)
     started = time.perf_counter()
@@ -60,7 +62,7 @@ def trace(
         )
     seconds = time.perf_counter() - started
     if out is not None:
-        write_json(graph, out)
+        write_text(graph_file(graph, plain_name(out.stem, 100) or None), out)
     options = _model_options(model, dictionary)
     commands = next_commands(graph, prompt, options, out)
     if as_json:
@@ -89,8 +91,11 @@ def next_commands(graph: Any, prompt: str, options: str, out: Path | None) -> li
 
     quoted = shell_quoted(prompt)
     commands = [f"thoughtscope trace {quoted}{options} --open"]
+    group = next((supernode.label for supernode in graph.supernodes), None)
     strongest = " ".join(f"--node {graph.node_id(row)}" for row in strongest_features(graph, TESTED))
-    if strongest:
+    if group is not None:
+        commands.append(f"thoughtscope intervene {quoted}{options} --supernode {shell_quoted(group)} --scale -1")
+    elif strongest:
         commands.append(f"thoughtscope intervene {quoted}{options} {strongest} --scale -1")
     source = quoted if out is None else shell_quoted(str(out))
     commands.append(f"thoughtscope report {source}{options} --out report.html")

@@ -24,6 +24,7 @@ from thoughtscope.microscope.keeping import lay_out as lay_out
 from thoughtscope.microscope.keeping import page_graph as page_graph
 from thoughtscope.microscope.keeping import pin as pin
 from thoughtscope.microscope.keeping import report as report
+from thoughtscope.microscope.keeping import score_part as score_part
 from thoughtscope.microscope.opening import Microscope as Microscope
 from thoughtscope.microscope.opening import open_microscope as open_microscope
 from thoughtscope.microscope.tracing import tokens_of as tokens_of

@@ -23,10 +23,10 @@ MAX_MEMBERS = 500
 
 def keep(folder: WorkFolder, graph: Graph, slug: str | None = None) -> str:
     """Writes a graph into the work folder; its slug."""
-    from thoughtscope.graphs import graph_to_json
+    from thoughtscope.reports.payload import graph_file
 
     slug = slug or slug_of(graph.prompt)
-    folder.write_graph(slug, graph_to_json(graph, slug=slug))
+    folder.write_graph(slug, graph_file(graph, slug))
     return slug
 
 
@@ -92,6 +92,13 @@ def kept_graph(folder: WorkFolder, slug: str) -> Graph:
     from thoughtscope.graphs import graph_from_json
 
     return graph_from_json(folder.read_graph(slug))
+
+
+def score_part(folder: WorkFolder, slug: str, nodes: Sequence[str]) -> dict[str, Any]:
+    """What a part of a kept graph explains; see `reports.payload.circuit_scores`."""
+    from thoughtscope.reports.payload import circuit_scores
+
+    return circuit_scores(folder.read_graph(slug), nodes)
 
 
 def pin(folder: WorkFolder, slug: str, pins: Sequence[str]) -> None:

@@ -39,15 +39,17 @@ def trace(
 ) -> Graph:
     """A prompt's pruned graph, with what people call its features, and else what the feature bank does.
 
+    Where the dictionary has concepts, what they read of the prompt stands as supernodes; see `naming.named`.
     `node_mass=None` gives the whole graph, with people's labels alone: a bank takes long to name all its features.
     Raises `LimitExceeded` for a prompt over the microscope's limit, and what `attribute` and `prune` raise.
     """
     from thoughtscope.graphs import attribute, prune
+    from thoughtscope.microscope.naming import named
     from thoughtscope.reports.payload import labelled
 
     tokens = tokens_of(microscope, prompt) if isinstance(prompt, str) else prompt
     graph = attribute(microscope.model, microscope.dictionary, tokens, max_nodes=max_nodes, progress=progress)
     if node_mass is None:
-        return labelled(graph, bank=None, labels=microscope.labels)
-    small = prune(graph, node_mass=node_mass, edge_mass=edge_mass)
+        return labelled(named(microscope, graph, tokens), bank=None, labels=microscope.labels)
+    small = named(microscope, prune(graph, node_mass=node_mass, edge_mass=edge_mass), tokens)
     return labelled(small, bank=microscope.bank, labels=microscope.labels)
