@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import scipy.sparse as sp
@@ -152,12 +153,14 @@ def group_chain(graph: Graph) -> Chain | None:
     if not np.isfinite(length[through] + way[start]):
         return None
     path = [*_follow(following, start, through), *_follow(onwards, through, end)[1:]]
-    shares = tuple(float(edges.shares[target, source]) for source, target in zip(path, path[1:], strict=False))
+    shares = tuple(float(edges.shares[target, source]) for source, target in pairwise(path))
     return Chain(names=tuple(edges.names[at] for at in path), shares=shares)
 
 
-def _ways_to(edges: GroupedEdges, target: int) -> tuple[Float[np.ndarray, " group"], Int[np.ndarray, " group"]]:
-    """For each group, the length (-log of the product of shares) of its strongest way to `target`, and the next step."""
+def _ways_to(
+    edges: GroupedEdges, target: int
+) -> tuple[Float[np.ndarray, " group"], Int[np.ndarray, " group"]]:
+    """For each group, its strongest way to `target`: the length (-log of the product of shares), and the next step."""
     length = edges.shares.copy()
     length.data = np.maximum(-np.log(length.data), _SHORTEST)
     return dijkstra(length, indices=target, return_predecessors=True)

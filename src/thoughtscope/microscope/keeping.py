@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from thoughtscope.core.errors import InvalidGraph, LimitExceeded, ThoughtscopeError, UnknownFeature
 from thoughtscope.core.labels import is_plain_line
+from thoughtscope.core.progress import Progress, silent
 from thoughtscope.microscope.folder import SLUG, WorkFolder, slug_of
 from thoughtscope.microscope.intervening import Attention, Change, intervene
 from thoughtscope.microscope.opening import Microscope
@@ -158,6 +159,7 @@ def intervene_kept(
     attention: Attention = "frozen",
     max_new_tokens: int = 0,
     keep: bool = True,
+    progress: Progress = silent,
 ) -> dict[str, Any]:
     """`intervene` on a kept graph, kept beside it; what happened, as the page shows it.
 
@@ -166,7 +168,9 @@ def intervene_kept(
     from thoughtscope.reports.payload import outcome_json
 
     graph = kept_graph(folder, slug)
-    outcome = intervene(microscope, graph, changes, attention=attention, max_new_tokens=max_new_tokens)
+    outcome = intervene(
+        microscope, graph, changes, attention=attention, max_new_tokens=max_new_tokens, progress=progress
+    )
     labels = microscope.labels.of(microscope.dictionary.name)
     record = {
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

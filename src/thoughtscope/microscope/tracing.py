@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from thoughtscope.core.errors import LimitExceeded
@@ -16,8 +19,11 @@ NODE_MASS = 0.8
 EDGE_MASS = 0.98
 
 
-def tokens_of(microscope: Microscope, prompt: str) -> Tokens:
-    """Tokenizes within the microscope's limit. Raises `LimitExceeded` before anything large is allocated."""
+def tokens_of(microscope: Microscope, prompt: str, *, bos: bool | None = None) -> Tokens:
+    """Tokenizes within the microscope's limit; `bos` as in `models.tokenize`, which may warn with `MissingBos`.
+
+    Raises `LimitExceeded` before anything large is allocated.
+    """
     from thoughtscope.models import tokenize
 
     # No tokenizer makes fewer tokens than this from so many characters; the check spares it absurd inputs.
@@ -25,7 +31,23 @@ def tokens_of(microscope: Microscope, prompt: str) -> Tokens:
         raise LimitExceeded(
             f"The prompt has {len(prompt):,} characters; {microscope.max_tokens} tokens are the limit."
         )
-    return tokenize(microscope.model, prompt, max_tokens=microscope.max_tokens)
+    return tokenize(microscope.model, prompt, bos=bos, max_tokens=microscope.max_tokens)
+
+
+@contextmanager
+def heard() -> Iterator[list[str]]:
+    """Collects what `MissingBos` warnings say, in place of raising or printing them. Other warnings go their way."""
+    from thoughtscope.models import MissingBos
+
+    said: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", MissingBos)
+        yield said
+    for warning in caught:
+        if issubclass(warning.category, MissingBos):
+            said.append(str(warning.message))
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
 def trace(

@@ -284,6 +284,8 @@ def outcome_json(
 
     `graph` says which features are nodes that the page can point at; `labels` are people's, by `layer/index`.
     """
+    from thoughtscope.interventions import VERDICTS
+
     present = set() if graph is None else {node for node in graph.node_ids() if node.kind == NodeKind.FEATURE}
 
     def change(row: Any) -> dict[str, Any]:
@@ -311,6 +313,13 @@ def outcome_json(
         "rank_before": outcome.rank_before,
         "rank_after": outcome.rank_after,
         "prediction": _prediction(outcome),
+        "control": _control(outcome),
+        "verdict": {"name": outcome.verdict, "text": VERDICTS[outcome.verdict]},
+        "rival": {
+            "text": outcome.rival,
+            "difference_before": outcome.difference_before,
+            "difference_after": outcome.difference_after,
+        },
         "feature_changes": [change(row) for row in outcome.feature_changes],
         "generation_before": outcome.generation_before,
         "generation_after": outcome.generation_after,
@@ -325,13 +334,28 @@ def _top(distribution: Any) -> list[dict[str, Any]]:
 
 
 def _prediction(outcome: Outcome) -> dict[str, Any] | None:
-    """Which way the graph says that the answer goes, and whether it went there; None when it says nothing."""
+    """Which way the graph says that the answer's logit goes, how far it went, and whether that says anything.
+
+    None when the graph says nothing. `confirmed` is null where that was not tested, or compared with nothing.
+    """
     prediction = outcome.plan.prediction
     change = None if prediction is None else prediction.of(outcome.answer_id)
     if change is None or change == 0:
         return None
+    confirmed = None if outcome.verdict in ("untested", "not_compared") else outcome.verdict == "confirmed"
     return {
         "direction": "up" if change > 0 else "down",
-        "confirmed": outcome.prediction_confirmed,
+        "confirmed": confirmed,
         "change": change,
+        "measured": outcome.logit_change,
+        "threshold": outcome.threshold,
     }
+
+
+def _control(outcome: Outcome) -> dict[str, Any] | None:
+    """What random features of equal number and strength did to the answer's logit; None where nobody asked."""
+    control = outcome.control
+    if control is None:
+        return None
+    changes = list(control.changes)
+    return {"changes": changes, "largest": control.largest, "n": len(changes), "reason": control.reason}

@@ -36,8 +36,8 @@ class Report:
 
     title: str
     data: Mapping[str, Any]
-    """`version`, `title`, `graph` (the graph file), `features` (by `layer/index`), `circuit` (the scores of its pins and
-    supernodes), `outcomes`."""
+    """`version`, `title`, `graph` (the graph file), `features` (by `layer/index`), `circuit` (the scores of what is
+    pinned and grouped), `outcomes`."""
 
     @property
     def html(self) -> str:
@@ -104,7 +104,10 @@ def _circuit(file: Mapping[str, Any]) -> dict[str, Any] | None:
     """The scores of what the file has pinned and grouped, and of nothing else: a report computes none of its own."""
     whole = payload.distinct_content(file)
     query = whole.get("qParams") or {}
-    picked = [*query.get("pinnedIds", ()), *(name for _, *names in query.get("supernodes", ()) for name in names)]
+    picked = [
+        *query.get("pinnedIds", ()),
+        *(name for _, *names in query.get("supernodes", ()) for name in names),
+    ]
     present = {node["node_id"] for node in whole["nodes"]}
     nodes = [name for name in dict.fromkeys(picked) if name in present]
     return {"nodes": nodes, **payload.circuit_scores(file, nodes)} if nodes else None
