@@ -313,7 +313,7 @@ def test_one_value_goes_to_all_and_several_go_in_order() -> None:
     [
         (["--node", "feature:0:1:1"], "invalid_plan"),
         ([PROMPT], "invalid_plan"),
-        ([PROMPT, "--supernode", "a"], "invalid_plan"),
+        ([PROMPT, "--supernode", "a"], "unknown_feature"),
         ([PROMPT, "--node", "feature:0:1:1", "--attention", "melted"], "invalid_plan"),
         ([PROMPT, "--node", "feature:0:1:9999", "--ablate"], "unknown_feature"),
         ([PROMPT, "--node", "nonsense", "--ablate"], "unknown_feature"),

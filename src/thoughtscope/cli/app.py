@@ -74,7 +74,7 @@ add(
     'intervene "Fact: the capital of the state containing Dallas is" --at Dallas --scale -1',
     'intervene "calc: 36+59=" --at 6 --at 9 --scale -1 --max-new-tokens 4',
     "intervene --graph sum.json --node feature:LAYER:POSITION:INDEX --scale 0",
-    "intervene --graph dallas.json --supernode Texas --scale -1",
+    'intervene "Fact: the capital of the state containing Dallas is" --supernode Texas --scale -1',
 )
 add(
     report,

@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,13 @@ def reporting(as_json: bool) -> Iterator[None]:
         else:
             print(f"thoughtscope: {printable(' '.join(message.split()))}", file=sys.stderr)
         raise SystemExit(USER_MISTAKE) from None
+
+
+def warn(said: Sequence[str], *, as_json: bool) -> None:
+    """Each warning as one line on stderr; with `--json` they stand in the object on stdout, and nowhere else."""
+    if not as_json:
+        for text in dict.fromkeys(said):
+            print(f"thoughtscope: warning: {printable(' '.join(text.split()))}", file=sys.stderr)
 
 
 def make_folder(path: Path) -> Path | None:

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from thoughtscope.cli.console import emit, printable, progress_bar, quoted
-from thoughtscope.cli.options import Device, DictionaryName, DType, Json, ModelName
+from thoughtscope.cli.console import emit, printable, progress_bar, quoted, warn
+from thoughtscope.cli.options import Bos, Device, DictionaryName, DType, Json, ModelName
 from thoughtscope.core.errors import InvalidPlan, UnknownFeature, describe_choices
 from thoughtscope.microscope.intervening import Attention, Change, Op
 
@@ -27,7 +27,7 @@ def intervene(
     ] = None,
     supernodes: Annotated[
         list[str] | None,
-        typer.Option("--supernode", help="A supernode of --graph, by its label; may be repeated."),
+        typer.Option("--supernode", help="A group by its name, as `trace` prints them; may be repeated."),
     ] = None,
     places: Annotated[
         list[str] | None,
@@ -55,6 +55,7 @@ def intervene(
     dictionary: DictionaryName = None,
     device: Device = None,
     dtype: DType = None,
+    bos: Bos = None,
     as_json: Json = False,
 ) -> None:
     """Runs the plan and prints before and after."""
@@ -71,21 +72,25 @@ def intervene(
     from thoughtscope.graphs import read_json
     from thoughtscope.reports.payload import labelled, outcome_json
 
+    said: list[str] = []
     given = None if graph_file is None else read_json(graph_file)
     opened = microscope.open_microscope(model, dictionary, device=device, dtype=dtype)
     if given is None:
         assert prompt is not None
+        with microscope.heard() as said:
+            tokens = microscope.tokens_of(opened, prompt, bos=bos)
+        warn(said, as_json=as_json)
         with progress_bar(quiet=as_json) as progress:
-            graph = microscope.trace(opened, prompt, node_mass=None, progress=progress)
+            graph = microscope.trace(opened, tokens, node_mass=None, progress=progress)
     else:
         graph = labelled(given, bank=None, labels=opened.labels)
-    outcome = microscope.intervene(
-        opened, graph, changes, attention=way(attention), max_new_tokens=max_new_tokens
-    )
+    options: dict[str, Any] = {"attention": way(attention), "max_new_tokens": max_new_tokens}
+    with progress_bar(quiet=as_json) as progress:
+        outcome = microscope.intervene(opened, graph, changes, progress=progress, **options)
     labels = opened.labels.of(opened.dictionary.name)
     data = outcome_json(outcome, graph, bank=opened.bank, labels=labels)
     if as_json:
-        emit({"prompt": graph.prompt, **data})
+        emit({"prompt": graph.prompt, **data, "warnings": said})
     else:
         print(outcome_text(graph.prompt, data))
 
@@ -100,10 +105,8 @@ def check_request(
         raise InvalidPlan("Give a prompt or --graph FILE, one of the two.")
     if not names:
         raise InvalidPlan(
-            "Name what to change: --at TOKEN, --node feature:LAYER:POSITION:INDEX, or --supernode LABEL with --graph."
+            "Name what to change: --at TOKEN, --node feature:LAYER:POSITION:INDEX, or --supernode LABEL."
         )
-    if graph_file is None and any(kind == "supernode" for kind, _ in names):
-        raise InvalidPlan("--supernode needs --graph FILE, where the supernodes are.")
     for kind, name in names:
         if kind == "node" and ":" not in name and not re.fullmatch(r"\d+_\d+_\d+", name):
             raise UnknownFeature(
@@ -165,10 +168,7 @@ def outcome_text(prompt: str, data: dict[str, Any]) -> str:
         lines.append(f"{left:<{width + 12}}  {quoted(new['text']):<{width}} {new['probability']:6.1%}")
     rank = f"rank {data['rank_before']} → {data['rank_after']}"
     lines += ["", f"The answer {quoted(str(data['answer']))}: {rank}; KL divergence {data['kl']:.3f} nats"]
-    prediction = data.get("prediction")
-    if prediction:
-        verdict = {True: "confirmed", False: "refuted", None: "not tested"}[prediction["confirmed"]]
-        lines.append(f"The graph predicts that the answer goes {prediction['direction']}: {verdict}.")
+    lines += verdict_lines(data)
     changes = data["feature_changes"][:6]
     if changes:
         lines += ["", "Other features that changed most"]
@@ -181,3 +181,22 @@ def outcome_text(prompt: str, data: dict[str, Any]) -> str:
         lines += ["", f"Continues before: {printable(data['generation_before'])}"]
         lines.append(f"Continues after:  {printable(data['generation_after'])}")
     return "\n".join(lines)
+
+
+def verdict_lines(data: dict[str, Any]) -> list[str]:
+    """What the graph predicted, what was measured, what random features did, and what that comes to."""
+    rival, prediction, control = data["rival"], data["prediction"], data["control"]
+    gap = f"{rival['difference_before']:+.2f} → {rival['difference_after']:+.2f}"
+    lines = [f"Its logit less that of {quoted(rival['text'])}, the strongest other: {gap}"]
+    if prediction is not None:
+        lines += ["", f"Predicted by the graph   {prediction['change']:+8.3f}  of its logit, centred"]
+        lines.append(f"Measured                 {prediction['measured']:+8.3f}")
+    if control is not None and prediction is not None:
+        told = "  ".join(f"{change:+.3f}" for change in control["changes"])
+        none = printable(control["reason"] or "")
+        lines.append(
+            f"Random features instead  {told}" if told else f"No random features to compare with: {none}"
+        )
+        lines.append(f"Needed to confirm        {prediction['threshold']:8.3f}  either way")
+    text = printable(data["verdict"]["text"])
+    return [*lines, f"Verdict: {text}."]

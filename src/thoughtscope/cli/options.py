@@ -33,3 +33,10 @@ Folder = Annotated[
 ]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free port.")]
 NoBrowser = Annotated[bool, typer.Option("--no-browser", help="Only print the address.")]
+Bos = Annotated[
+    bool | None,
+    typer.Option(
+        "--bos/--no-bos",
+        help="Begin with the beginning-of-text token, or without (default: the tokenizer's way).",
+    ),
+]

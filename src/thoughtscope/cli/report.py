@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from thoughtscope.cli.console import emit, make_folder, printable, progress_bar, written
+from thoughtscope.cli.console import emit, make_folder, printable, progress_bar, warn, written
 from thoughtscope.cli.options import (
+    Bos,
     Device,
     DictionaryName,
     DType,
@@ -34,6 +35,7 @@ def report(
     max_nodes: MaxNodes = None,
     device: Device = None,
     dtype: DType = None,
+    bos: Bos = None,
     as_json: Json = False,
 ) -> None:
     """Writes the page and its data. A file is shown as it is; a prompt is traced first."""
@@ -44,14 +46,18 @@ def report(
     if out.suffix.lower() not in (".html", ".htm"):
         raise ThoughtscopeError(f'A report is an HTML file; "{out}" should end in .html.')
     made_folder = make_folder(out)
+    said: list[str] = []
     if source.lower().endswith(".json"):
         made = build_report(checked_file(source), labels=microscope.user_labels(), title=title)
     else:
         opened = microscope.open_microscope(model, dictionary, device=device, dtype=dtype)
+        with microscope.heard() as said:
+            tokens = microscope.tokens_of(opened, source, bos=bos)
+        warn(said, as_json=as_json)
         with progress_bar(quiet=as_json) as progress:
             graph = microscope.trace(
                 opened,
-                source,
+                tokens,
                 node_mass=node_mass,
                 edge_mass=edge_mass,
                 max_nodes=max_nodes,
@@ -68,7 +74,7 @@ def report(
     path = made.save(out)
     data = path.with_suffix(".data.json")
     if as_json:
-        emit({"report": str(path), "data": str(data), "bytes": path.stat().st_size})
+        emit({"report": str(path), "data": str(data), "bytes": path.stat().st_size, "warnings": said})
     else:
         size = f"{path.stat().st_size / 1e6:.1f} MB; its data in {printable(data.name)}"
         print(f"{written(path, made_folder)}\n{size}")

@@ -36,13 +36,17 @@ def summary_data(graph: Graph, *, features: int = 12) -> dict[str, Any]:
         "edges": int(graph.edges.nnz),
         "features": [node_data(graph, node) for node in strongest_features(graph, features)],
         "chain": [node_data(graph, node) for node in strongest_chain(graph)],
+        "groups": [
+            {"label": each.label, "nodes": [str(node) for node in each.members]} for each in graph.supernodes
+        ],
+        "path": path_data(graph),
     }
 
 
 def summary_text(graph: Graph, *, seconds: float | None = None, features: int = 8) -> str:
     """The summary for a person: at most one screen."""
-    sections = [_head(graph, seconds), _answers(graph), _scores(graph), _left_out(graph), _chain(graph)]
-    sections.append(_features(graph, features))
+    sections = [_head(graph, seconds), _answers(graph), _path(graph) or _chain(graph), _scores(graph)]
+    sections += [_left_out(graph), _features(graph, features)]
     return "\n\n".join(section for section in sections if section)
 
 
@@ -77,6 +81,16 @@ def strongest_chain(graph: Graph) -> list[int]:
         node = max(usable)[1]
         chain.append(node)
     return chain[::-1]
+
+
+def path_data(graph: Graph) -> dict[str, Any] | None:
+    """The strongest path through the graph's supernodes, as plain data; see `graphs.group_chain`."""
+    from thoughtscope.graphs import group_chain
+
+    chain = group_chain(graph)
+    if chain is None:
+        return None
+    return {"names": list(chain.names), "shares": [round(share, 6) for share in chain.shares]}
 
 
 def node_data(graph: Graph, node: int) -> dict[str, Any]:
@@ -167,6 +181,32 @@ def _chain(graph: Graph) -> str:
     if len(chain) < 2:
         return ""
     return "Strongest chain\n  " + "\n    → ".join(describe_node(graph, node) for node in chain)
+
+
+def _path(graph: Graph) -> str:
+    """The path through the groups, and how sure the names of those are that a rule has named."""
+    from thoughtscope.graphs import group_chain
+    from thoughtscope.reports.payload import named_by_rule
+
+    chain = group_chain(graph)
+    if chain is None:
+        return ""
+    sizes = {each.label: len(each.members) for each in graph.supernodes}
+    names = [
+        f"{printable(name)} ({sizes[name]} features)"
+        if name in sizes
+        else describe_node(graph, graph.find(name))
+        for name in chain.names
+    ]
+    steps = [f"\n    → {name}  {share:.0%}" for name, share in zip(names[1:], chain.shares, strict=True)]
+    head = "Strongest path through the groups, each step with its share of what enters the next\n  "
+    notes = [
+        f"\n  {printable(each['label'])}: named by rule at {quoted(each['token'])}, log odds {each['log_odds']:.0f}, "
+        f"{each['margin']:.0f} ahead of the next; held out, it reads {each['right']:.1%} right, {each['mistaken']:.1%} "
+        "where there is nothing to read"
+        for each in named_by_rule(graph)
+    ]
+    return head + names[0] + "".join(steps) + "".join(notes)
 
 
 def _features(graph: Graph, limit: int) -> str:

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from thoughtscope.cli.console import emit, make_folder, progress_bar, shell_quoted, written
+from thoughtscope.cli.console import emit, make_folder, progress_bar, shell_quoted, warn, written
 from thoughtscope.cli.options import (
+    Bos,
     Device,
     DictionaryName,
     DType,
@@ -44,23 +45,29 @@ def trace(
     dtype: DType = None,
     port: Port = 8321,
     folder: Folder = None,
+    bos: Bos = None,
     as_json: Json = False,
 ) -> None:
     """Traces, prints the summary and the next commands; writes and opens what was asked for."""
     from thoughtscope import microscope
     from thoughtscope.cli.summary import summary_data, summary_text
-    from thoughtscope.graphs import write_json
+    from thoughtscope.graphs.json_write import write_text
+    from thoughtscope.graphs.names import plain_name
+    from thoughtscope.reports.payload import graph_file
 
     made = None if out is None else make_folder(out)
     started = time.perf_counter()
     opened = microscope.open_microscope(model, dictionary, device=device, dtype=dtype)
+    with microscope.heard() as said:
+        tokens = microscope.tokens_of(opened, prompt, bos=bos)
+    warn(said, as_json=as_json)
     with progress_bar(quiet=as_json) as progress:
         graph = microscope.trace(
-            opened, prompt, node_mass=node_mass, edge_mass=edge_mass, max_nodes=max_nodes, progress=progress
+            opened, tokens, node_mass=node_mass, edge_mass=edge_mass, max_nodes=max_nodes, progress=progress
         )
     seconds = time.perf_counter() - started
     if out is not None:
-        write_json(graph, out)
+        write_text(graph_file(graph, plain_name(out.stem, 100) or None), out)
     options = _model_options(model, dictionary)
     commands = next_commands(graph, prompt, options, out)
     if as_json:
@@ -69,6 +76,7 @@ def trace(
             "out": None if out is None else str(out),
             "made_folder": None if made is None else str(made),
             "next": commands,
+            "warnings": said,
         }
         emit({**summary_data(graph), **told})
     else:
@@ -89,8 +97,13 @@ def next_commands(graph: Any, prompt: str, options: str, out: Path | None) -> li
 
     quoted = shell_quoted(prompt)
     commands = [f"thoughtscope trace {quoted}{options} --open"]
+    group = next((supernode.label for supernode in graph.supernodes), None)
     strongest = " ".join(f"--node {graph.node_id(row)}" for row in strongest_features(graph, TESTED))
-    if strongest:
+    if group is not None:
+        commands.append(
+            f"thoughtscope intervene {quoted}{options} --supernode {shell_quoted(group)} --scale -1"
+        )
+    elif strongest:
         commands.append(f"thoughtscope intervene {quoted}{options} {strongest} --scale -1")
     source = quoted if out is None else shell_quoted(str(out))
     commands.append(f"thoughtscope report {source}{options} --out report.html")

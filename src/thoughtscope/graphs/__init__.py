@@ -30,8 +30,10 @@ from thoughtscope.graphs.names import node_of_file_id as node_of_file_id
 from thoughtscope.graphs.names import place_of_number as place_of_number
 from thoughtscope.graphs.prune import prune as prune
 from thoughtscope.graphs.schema import validate_json as validate_json
+from thoughtscope.graphs.supernodes import Chain as Chain
 from thoughtscope.graphs.supernodes import find_supernode as find_supernode
 from thoughtscope.graphs.supernodes import group as group
+from thoughtscope.graphs.supernodes import group_chain as group_chain
 from thoughtscope.graphs.supernodes import group_named as group_named
 from thoughtscope.graphs.supernodes import grouped_edges as grouped_edges
 from thoughtscope.graphs.supernodes import strongest_path as strongest_path

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import scipy.sparse as sp
+from jaxtyping import Float, Int
 from scipy.sparse.csgraph import dijkstra
 
 from thoughtscope.core.errors import ThoughtscopeError, UnknownFeature, describe_choices
@@ -114,16 +116,64 @@ def strongest_path(edges: GroupedEdges, source: str, target: str) -> tuple[str, 
     for name in (source, target):
         if name not in edges.names:
             raise UnknownFeature(describe_choices(name, edges.names, what="group"))
-    start, end = edges.names.index(target), edges.names.index(source)
+    _, following = _ways_to(edges, edges.names.index(target))
+    path = _follow(following, edges.names.index(source), edges.names.index(target))
+    return tuple(edges.names[group] for group in path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chain:
+    """One path through a grouped graph, from a token to the answer."""
+
+    names: tuple[str, ...]
+    """Labels of supernodes, ids of nodes by themselves; as in `GroupedEdges`."""
+    shares: tuple[float, ...]
+    """For each step, how much of what enters its end from outside comes from its start."""
+
+
+def group_chain(graph: Graph) -> Chain | None:
+    """The strongest path from a token to the likeliest answer through the supernode that reaches the answer best.
+
+    None without supernodes, or where no token's path to the answer runs through one.
+    """
+    if not graph.supernodes or not graph.targets:
+        return None
+    answer = str(graph.node_id(max(graph.targets, key=lambda target: target.probability).node))
+    edges = grouped_edges(graph)
+    tokens = [
+        at for at, name in enumerate(edges.names) if at >= len(graph.supernodes) and name.startswith("token:")
+    ]
+    if answer not in edges.names or not tokens:
+        return None
+    end = edges.names.index(answer)
+    length, onwards = _ways_to(edges, end)
+    through = int(np.argmin(length[: len(graph.supernodes)]))
+    way, following = _ways_to(edges, through)
+    start = min(tokens, key=lambda token: way[token])
+    if not np.isfinite(length[through] + way[start]):
+        return None
+    path = [*_follow(following, start, through), *_follow(onwards, through, end)[1:]]
+    shares = tuple(float(edges.shares[target, source]) for source, target in pairwise(path))
+    return Chain(names=tuple(edges.names[at] for at in path), shares=shares)
+
+
+def _ways_to(
+    edges: GroupedEdges, target: int
+) -> tuple[Float[np.ndarray, " group"], Int[np.ndarray, " group"]]:
+    """For each group, its strongest way to `target`: the length (-log of the product of shares), and the next step."""
     length = edges.shares.copy()
     length.data = np.maximum(-np.log(length.data), _SHORTEST)
-    _, before = dijkstra(length, indices=start, return_predecessors=True)
-    path = [end]
-    while path[-1] != start:
-        if before[path[-1]] < 0:
-            return ()
-        path.append(int(before[path[-1]]))
-    return tuple(edges.names[group] for group in path)
+    return dijkstra(length, indices=target, return_predecessors=True)
+
+
+def _follow(following: Int[np.ndarray, " group"], start: int, end: int) -> list[int]:
+    """The way from `start` to `end`; empty where there is none."""
+    path = [start]
+    while path[-1] != end:
+        if following[path[-1]] < 0:
+            return []
+        path.append(int(following[path[-1]]))
+    return path
 
 
 def _members(graph: Graph, label: str, nodes: Sequence[NodeId | str]) -> tuple[NodeId, ...]:

@@ -2,6 +2,8 @@
 
 from thoughtscope.interventions.control import random_control as random_control
 from thoughtscope.interventions.edits import FeatureEdit as FeatureEdit
+from thoughtscope.interventions.outcome import VERDICTS as VERDICTS
+from thoughtscope.interventions.outcome import Control as Control
 from thoughtscope.interventions.outcome import Distribution as Distribution
 from thoughtscope.interventions.outcome import FeatureChange as FeatureChange
 from thoughtscope.interventions.outcome import Outcome as Outcome
@@ -11,10 +13,13 @@ from thoughtscope.interventions.plans import predict as predict
 from thoughtscope.interventions.prediction import Prediction as Prediction
 from thoughtscope.interventions.prediction import TargetChange as TargetChange
 from thoughtscope.interventions.running import intervene as intervene
+from thoughtscope.interventions.running import intervene_controlled as intervene_controlled
 from thoughtscope.interventions.running import intervene_many as intervene_many
 from thoughtscope.models.edits import Edit as DirectionEdit
 
 __all__ = [
+    "VERDICTS",
+    "Control",
     "DirectionEdit",
     "Distribution",
     "FeatureChange",
@@ -24,6 +29,7 @@ __all__ = [
     "Prediction",
     "TargetChange",
     "intervene",
+    "intervene_controlled",
     "intervene_many",
     "plan",
     "predict",

@@ -36,7 +36,11 @@ def measure(
     """Everything that an outcome says, from the logits after the prompt without and with the plan."""
     before, after = (x.double().log_softmax(-1) for x in (clean.logits, logits))
     chosen = int(before.argmax()) if answer is None else answer
-    start, end = (float(_centred(model, x)[chosen]) for x in (clean.logits, logits))
+    start, end = (_centred(model, x) for x in (clean.logits, logits))
+    moved = float(end[chosen]) - float(start[chosen])
+    others = before.clone()
+    others[chosen] = -torch.inf
+    rival = int(others.argmax())
     likeliest = [x.topk(min(top, len(x))).indices.tolist() for x in (before, after)]
     shown = list(dict.fromkeys(likeliest[0] + likeliest[1]))
     return Outcome(
@@ -51,11 +55,15 @@ def measure(
         rank_after=1 + int((after > after[chosen]).sum()),
         probability_before=float(before[chosen].exp()),
         probability_after=float(after[chosen].exp()),
-        logit_change=end - start,
+        logit_change=moved,
+        rival=token_text(model, rival),
+        rival_id=rival,
+        difference_before=float(start[chosen] - start[rival]),
+        difference_after=float(end[chosen] - end[rival]),
         feature_changes=changes,
         generation_before=generations[0],
         generation_after=generations[1],
-        prediction_confirmed=confirms(plan, chosen, end - start),
+        prediction_confirmed=confirms(plan, chosen, moved),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from thoughtscope.core.errors import InvalidPlan
 from thoughtscope.interventions.plans import Plan, read_object
@@ -31,6 +31,34 @@ class FeatureChange:
     after: float
 
 
+NEGLIGIBLE = 1e-3
+"""Logits. A smaller predicted change predicts nothing; a smaller measured one confirms nothing."""
+
+Verdict = Literal["confirmed", "no_stronger", "not_compared", "refuted", "untested"]
+VERDICTS: Mapping[Verdict, str] = {
+    "confirmed": "confirmed: the answer's logit moved as predicted, and further than with random features",
+    "no_stronger": "right direction, but no stronger than random features",
+    "not_compared": "right direction, but not compared with random features",
+    "refuted": "refuted: the answer's logit did not move as predicted",
+    "untested": "nothing to test: the graph predicts no change of the answer",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Control:
+    """How far the answer's logit moved when random features of equal strength were changed in place of the plan's."""
+
+    changes: tuple[float, ...]
+    """One for each draw, as `Outcome.logit_change`; none where none could be drawn."""
+    reason: str | None = None
+    """Why none could be drawn."""
+
+    @property
+    def largest(self) -> float | None:
+        """The largest change, either way; None where there is none."""
+        return max(map(abs, self.changes), default=None)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
     """The effect of a plan on the token after the prompt, and on a greedy continuation if one was asked for."""
@@ -51,6 +79,12 @@ class Outcome:
     probability_after: float
     logit_change: float
     """Change of the answer's logit less the vocabulary's mean, before any soft cap: what a graph predicts."""
+    rival: str
+    """The likeliest token before the plan that is not the answer."""
+    rival_id: int
+    difference_before: float
+    """The answer's logit less the rival's."""
+    difference_after: float
     feature_changes: tuple[FeatureChange, ...]
     """The largest changes of features that the plan does not edit, largest first."""
     generation_before: str | None
@@ -58,6 +92,25 @@ class Outcome:
     generation_after: str | None
     prediction_confirmed: bool | None
     """See `confirms`; None when the plan's graph does not predict the answer's logit."""
+    control: Control | None = None
+    """What random features did; None where nobody asked, see `intervene_controlled`."""
+
+    @property
+    def threshold(self) -> float:
+        """The change of the answer's logit that must be exceeded: `NEGLIGIBLE`, or the control's largest."""
+        largest = None if self.control is None else self.control.largest
+        return max(NEGLIGIBLE, largest or 0.0)
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the plan showed, a key of `VERDICTS`: only what random features do not do as well is confirmed."""
+        if self.prediction_confirmed is None:
+            return "untested"
+        if not self.prediction_confirmed:
+            return "refuted"
+        if self.control is None or self.control.largest is None:
+            return "not_compared"
+        return "confirmed" if abs(self.logit_change) > self.threshold else "no_stronger"
 
     def to_json(self) -> dict[str, Any]:
         """The outcome as plain JSON values; `from_json` is the exact inverse."""
@@ -72,14 +125,13 @@ class Outcome:
             fields["plan"] = Plan.from_json(data["plan"])
             for name in ("before", "after"):
                 fields[name] = Distribution(**{key: tuple(value) for key, value in data[name].items()})
+            if data.get("control") is not None:
+                control = data["control"]
+                fields["control"] = Control(changes=tuple(control["changes"]), reason=control["reason"])
             fields["feature_changes"] = tuple(FeatureChange(**change) for change in data["feature_changes"])
             return cls(**fields)
         except (KeyError, TypeError, AttributeError) as error:
             raise InvalidPlan(f"This outcome cannot be read: {error}.") from None
-
-
-NEGLIGIBLE = 1e-3
-"""Logits. A smaller predicted change predicts nothing; a smaller measured one confirms nothing."""
 
 
 def confirms(plan: Plan, answer_id: int, logit_change: float) -> bool | None:

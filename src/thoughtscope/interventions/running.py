@@ -14,12 +14,15 @@ from torch import Tensor
 from thoughtscope.core.errors import InvalidPlan
 from thoughtscope.core.progress import Progress, silent
 from thoughtscope.dictionaries.dictionary import Dictionary, check_fits
+from thoughtscope.dictionaries.features import encode
 from thoughtscope.graphs.targets import token_id
 from thoughtscope.interventions.clean import clean_run
+from thoughtscope.interventions.control import random_control
 from thoughtscope.interventions.measuring import feature_changes, measure
-from thoughtscope.interventions.outcome import FeatureChange, Outcome
+from thoughtscope.interventions.outcome import Control, FeatureChange, Outcome
 from thoughtscope.interventions.patch import Patch
 from thoughtscope.interventions.plans import Plan
+from thoughtscope.models.capture import capture
 from thoughtscope.models.generation import end_tokens, generate
 from thoughtscope.models.hooks import hooked, run
 from thoughtscope.models.model import Model
@@ -94,9 +97,11 @@ def intervene_many(
     length = int(tokens.mask[0].sum())
     for plan in plans:
         check_plan(plan, dictionary, length, max_new_tokens, n_layers=model.n_layers)
+    progress("intervene", 0, len(plans))
     clean = clean_run(model, dictionary, tokens, plans)
     (unedited,) = _continue(model, tokens, max_new_tokens, cache)
     outcomes: dict[int, Outcome] = {}
+    progress("intervene", 0, len(plans))
     for numbers in _batches(plans, batch):
         together, columns = [plans[number] for number in numbers], tokens.ids.shape[1] + max_new_tokens
         patch = Patch(model, dictionary, clean, together, columns=columns, watch=changes > 0)
@@ -114,6 +119,52 @@ def intervene_many(
             )
         progress("intervene", len(outcomes), len(plans))
     return [outcomes[number] for number in range(len(plans))]
+
+
+def intervene_controlled(
+    model: Model,
+    dictionary: Dictionary,
+    tokens: Tokens,
+    plan: Plan,
+    *,
+    draws: int = 4,
+    answer: Answer = None,
+    max_new_tokens: int = 0,
+    progress: Progress = silent,
+) -> Outcome:
+    """`intervene` with `Outcome.control`: the same with random features of equal strength, `draws` times.
+
+    The draws share the plan's forward pass. They are the same each time (seeds 0, 1, …). Where none can be drawn,
+    `control.reason` says why. Raises what `intervene` raises.
+    """
+    _check_counts(draws=(draws, 1))
+    check_fits(dictionary, model)
+    check_plan(plan, dictionary, int(tokens.mask[0].sum()), max_new_tokens, n_layers=model.n_layers)
+    controls, reason = _controls(model, dictionary, tokens, plan, draws)
+    outcome, *others = intervene_many(
+        model,
+        dictionary,
+        tokens,
+        [plan, *controls],
+        answer=answer,
+        max_new_tokens=max_new_tokens,
+        progress=progress,
+    )
+    changes = tuple(other.logit_change for other in others)
+    return replace(outcome, control=Control(changes=changes, reason=reason))
+
+
+def _controls(
+    model: Model, dictionary: Dictionary, tokens: Tokens, plan: Plan, draws: int
+) -> tuple[list[Plan], str | None]:
+    """Random stand-ins for the plan, or none and the reason."""
+    if not plan.edits:
+        return [], "The plan changes nothing."
+    features = encode(dictionary, capture(model, tokens, dictionary.sites))
+    try:
+        return [random_control(dictionary, plan, features, seed=seed) for seed in range(draws)], None
+    except InvalidPlan as refusal:
+        return [], str(refusal)
 
 
 def check_plan(

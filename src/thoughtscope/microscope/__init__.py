@@ -24,7 +24,9 @@ from thoughtscope.microscope.keeping import lay_out as lay_out
 from thoughtscope.microscope.keeping import page_graph as page_graph
 from thoughtscope.microscope.keeping import pin as pin
 from thoughtscope.microscope.keeping import report as report
+from thoughtscope.microscope.keeping import score_part as score_part
 from thoughtscope.microscope.opening import Microscope as Microscope
 from thoughtscope.microscope.opening import open_microscope as open_microscope
+from thoughtscope.microscope.tracing import heard as heard
 from thoughtscope.microscope.tracing import tokens_of as tokens_of
 from thoughtscope.microscope.tracing import trace as trace

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from thoughtscope.core.errors import InvalidPlan, LimitExceeded, NoModel, UnknownFeature, describe_choices
 from thoughtscope.core.ids import NodeId
+from thoughtscope.core.progress import Progress, silent
 from thoughtscope.microscope.opening import Microscope
-from thoughtscope.microscope.tracing import tokens_of
+from thoughtscope.microscope.tracing import heard, tokens_of
 
 if TYPE_CHECKING:
     from thoughtscope.graphs import Graph
@@ -45,8 +46,9 @@ def intervene(
     *,
     attention: Attention = "frozen",
     max_new_tokens: int = 0,
+    progress: Progress = silent,
 ) -> Outcome:
-    """What the model answers when the changes are made while it reads the graph's prompt.
+    """What the model answers when the changes are made while it reads the graph's prompt, and with random features.
 
     No change at all is the empty plan. Raises `NoModel` for a graph of another model, dictionary or tokenizer,
     `InvalidPlan` and `UnknownFeature` for what cannot be changed, `LimitExceeded` for too many new tokens.
@@ -54,20 +56,20 @@ def intervene(
     from thoughtscope import interventions
 
     check_same_model(microscope, graph)
-    tokens = tokens_of(microscope, graph.prompt)
-    check_same_tokens(tokens, graph)
+    tokens = tokens_like(microscope, graph)
     plan = plan_of(graph, changes, attention)
     limit = microscope.model.max_positions
     if tokens.ids.shape[1] + max_new_tokens > limit:
         raise LimitExceeded(f"The model reads {limit} tokens at most; ask for fewer new ones.")
     answer = max(graph.targets, key=lambda target: target.probability, default=None)
-    return interventions.intervene(
+    return interventions.intervene_controlled(
         microscope.model,
         microscope.dictionary,
         tokens,
         plan,
         answer=None if answer is None else answer.vocab_id,
         max_new_tokens=max_new_tokens,
+        progress=progress,
     )
 
 
@@ -141,10 +143,15 @@ def check_same_model(microscope: Microscope, graph: Graph) -> None:
         )
 
 
-def check_same_tokens(tokens: Tokens, graph: Graph) -> None:
-    """Refuses a graph whose prompt this tokenizer cuts differently: positions would name other tokens."""
-    ids = tuple(int(token) for token in tokens.ids[0])
-    if graph.token_ids and ids != tuple(graph.token_ids):
-        raise NoModel(
-            "This model's tokenizer cuts the graph's prompt differently, so its positions do not fit."
-        )
+def tokens_like(microscope: Microscope, graph: Graph) -> Tokens:
+    """The graph's prompt as it was cut when the graph was made, with or without its beginning-of-text token.
+
+    Raises `NoModel` where this tokenizer cuts it differently: positions would name other tokens.
+    """
+    has_bos = getattr(microscope.model.tokenizer, "bos_token_id", None) is not None
+    for bos in (None, True, False) if has_bos else (None,):
+        with heard():  # who traced the prompt was told
+            tokens = tokens_of(microscope, graph.prompt, bos=bos)
+        if not graph.token_ids or tuple(tokens.ids[0].tolist()) == tuple(graph.token_ids):
+            return tokens
+    raise NoModel("This model's tokenizer cuts the graph's prompt differently, so its positions do not fit.")

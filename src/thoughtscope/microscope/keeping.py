@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from thoughtscope.core.errors import InvalidGraph, LimitExceeded, ThoughtscopeError, UnknownFeature
 from thoughtscope.core.labels import is_plain_line
+from thoughtscope.core.progress import Progress, silent
 from thoughtscope.microscope.folder import SLUG, WorkFolder, slug_of
 from thoughtscope.microscope.intervening import Attention, Change, intervene
 from thoughtscope.microscope.opening import Microscope
@@ -23,10 +24,10 @@ MAX_MEMBERS = 500
 
 def keep(folder: WorkFolder, graph: Graph, slug: str | None = None) -> str:
     """Writes a graph into the work folder; its slug."""
-    from thoughtscope.graphs import graph_to_json
+    from thoughtscope.reports.payload import graph_file
 
     slug = slug or slug_of(graph.prompt)
-    folder.write_graph(slug, graph_to_json(graph, slug=slug))
+    folder.write_graph(slug, graph_file(graph, slug))
     return slug
 
 
@@ -94,6 +95,13 @@ def kept_graph(folder: WorkFolder, slug: str) -> Graph:
     return graph_from_json(folder.read_graph(slug))
 
 
+def score_part(folder: WorkFolder, slug: str, nodes: Sequence[str]) -> dict[str, Any]:
+    """What a part of a kept graph explains; see `reports.payload.circuit_scores`."""
+    from thoughtscope.reports.payload import circuit_scores
+
+    return circuit_scores(folder.read_graph(slug), nodes)
+
+
 def pin(folder: WorkFolder, slug: str, pins: Sequence[str]) -> None:
     """Keeps the pinned nodes in the graph's file. Raises `UnknownFeature` for a node that it lacks."""
     _require_nodes(folder.read_graph(slug), pins)
@@ -151,6 +159,7 @@ def intervene_kept(
     attention: Attention = "frozen",
     max_new_tokens: int = 0,
     keep: bool = True,
+    progress: Progress = silent,
 ) -> dict[str, Any]:
     """`intervene` on a kept graph, kept beside it; what happened, as the page shows it.
 
@@ -159,7 +168,9 @@ def intervene_kept(
     from thoughtscope.reports.payload import outcome_json
 
     graph = kept_graph(folder, slug)
-    outcome = intervene(microscope, graph, changes, attention=attention, max_new_tokens=max_new_tokens)
+    outcome = intervene(
+        microscope, graph, changes, attention=attention, max_new_tokens=max_new_tokens, progress=progress
+    )
     labels = microscope.labels.of(microscope.dictionary.name)
     record = {
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -26,6 +26,8 @@ class Microscope:
     bank: Any | None
     """Examples and automatic labels of the dictionary's features; None where nobody collected any."""
     max_tokens: int
+    concepts: tuple[Any, ...] = ()
+    """What groups of the dictionary's features mean; none where nobody taught any."""
     labels: LabelStore = field(default_factory=LabelStore)
     """What people call features; a label in here has its place over an automatic one everywhere."""
 
@@ -50,7 +52,7 @@ def open_microscope(
             f"--model {model} --dictionary ./transcoders or --dictionary hf://org/transcoders-for-it; only the "
             "specimen brings its own."
         )
-    from thoughtscope.atlas import bank_of
+    from thoughtscope.atlas import bank_of, concepts_of
     from thoughtscope.dictionaries import load_dictionary
     from thoughtscope.models import load_model
 
@@ -60,6 +62,7 @@ def open_microscope(
         model=loaded,
         dictionary=fitting,
         bank=bank_of(fitting),
+        concepts=concepts_of(fitting),
         max_tokens=min(loaded.max_positions, max_tokens or PROMPT_TOKENS),
         labels=user_labels() if labels is None else labels,
     )

@@ -63,7 +63,19 @@ def labelled(graph: Graph, *, bank: FeatureBank | None, labels: LabelStore | Non
     return replace(graph, labels={**kept, **found})
 
 
-PAGE_ONLY = ("score_curve", "edge_influence", "outcomes")
+def graph_file(graph: Graph, slug: str | None = None) -> dict[str, Any]:
+    """The graph as a file whose circuit can be read at once: where it has supernodes, the chain's token is pinned."""
+    from thoughtscope.graphs import file_ids, graph_to_json, group_chain
+
+    file, chain = graph_to_json(graph, slug=slug), group_chain(graph)
+    if chain is not None:
+        query = file["qParams"]
+        start = file_ids(graph)[graph.find(chain.names[0])]
+        file["qParams"] = {**query, "pinnedIds": [start, *query["pinnedIds"]]}
+    return file
+
+
+PAGE_ONLY = ("score_curve", "edge_influence", "influence_share", "named_by_rule", "suggested", "outcomes")
 """What stands in the page's graph beside a graph file's own content."""
 
 
@@ -72,6 +84,9 @@ def for_page(file: Mapping[str, Any], known: Mapping[str, Any] | None = None) ->
 
     - `score_curve`: scores and sizes at each stop of the influence slider; see `graphs.score_curve`.
     - `edge_influence`: by link, how much influence it carries to the targets, in the order of `links`.
+    - `influence_share`: by node, its share of all influence on the targets; null for outputs and biases.
+    - `named_by_rule`: the supernodes that a rule has named, with their members, and how sure the names are.
+    - `suggested`: features to change first, and the token where they stand; null where there are none.
 
     `known` is `page_facts` of the same file, if somebody has kept them. Raises `InvalidGraph`.
     """
@@ -90,7 +105,7 @@ def page_facts(file: Mapping[str, Any]) -> dict[str, Any]:
     `influence` is among it where the file states none: the running total by node, by which the slider works.
     """
     from thoughtscope.graphs import score_curve
-    from thoughtscope.graphs.influence import cumulative_influence
+    from thoughtscope.graphs.influence import cumulative_influence, influence_share
     from thoughtscope.graphs.json_read import graph_and_rows
 
     graph, row_of = graph_and_rows(dict(file))
@@ -108,7 +123,82 @@ def page_facts(file: Mapping[str, Any]) -> dict[str, Any]:
         facts["influence"] = [None if row is None else numbers[row] for row in rows]
     facts["score_curve"] = score_curve(graph, total).to_json()
     facts["edge_influence"] = _influence_of_links(graph, row_of, whole["links"])
+    share = np.where(graph.mask("logit"), np.nan, influence_share(graph))
+    shares = [float(f"{value:.4g}") if value == value else None for value in share.tolist()]
+    rows = [row_of.get(node["node_id"]) for node in whole["nodes"]]
+    facts["influence_share"] = [None if row is None else shares[row] for row in rows]
+    facts["named_by_rule"] = named_by_rule(graph)
+    facts["suggested"] = _suggested(graph, {row: name for name, row in row_of.items()})
     return facts
+
+
+def named_by_rule(graph: Graph) -> list[dict[str, Any]]:
+    """The supernodes that a rule named when the graph was made, with the ids of their members in its file.
+
+    Raises nothing: what another tool wrote under that name is passed over.
+    """
+    records = graph.provenance.get("named_by_rule")
+    found = []
+    for record in records if isinstance(records, Sequence) else ():
+        try:
+            members = [feature_file_id(NodeId.parse(name)) for name in record["members"]]
+            figures = {key: float(record[key]) for key in ("log_odds", "margin", "right", "mistaken")}
+            why = {"token": graph.tokens[record["position"]], "why": _why_named(graph, record)}
+            found.append({"label": str(record["label"]), "members": members, **why, **figures})
+        except (KeyError, TypeError, ValueError, IndexError, UnknownFeature):
+            continue
+    return found
+
+
+def _why_named(graph: Graph, record: Mapping[str, Any]) -> str:
+    """One record of `microscope.naming` in words."""
+    return (
+        f"Named by rule, from the features that are active at “{graph.tokens[record['position']]}”: "
+        f"log odds {record['log_odds']:.0f} for {record['value']} against no {record['concept']}, "
+        f"{record['margin']:.0f} ahead of the next {record['concept']} (naive Bayes: too sure). On tokens that did not "
+        f"teach it, the rule reads the right {record['concept']} in {record['right']:.1%}, and one where there is "
+        f"none in {record['mistaken']:.1%}."
+    )
+
+
+def _suggested(graph: Graph, name_of: Mapping[int, str]) -> dict[str, Any] | None:
+    """The features at the token where features hold most of the influence, the strongest first.
+
+    The last token only if there are no others: changed there, the answer follows without saying anything about the way
+    to it.
+    """
+    features = graph.rows("feature")
+    if not len(features):
+        return None
+    held = np.bincount(graph.position[features], weights=graph.influence[features])
+    held[held == 0] = -1
+    if (held[: len(graph.tokens) - 1] > 0).any():
+        held[len(graph.tokens) - 1 :] = -1
+    position = int(held.argmax())
+    here = features[graph.position[features] == position]
+    ordered = here[np.argsort(-graph.influence[here], kind="stable")]
+    return {"position": position, "nodes": [name_of[row] for row in ordered.tolist()]}
+
+
+def circuit_scores(file: Mapping[str, Any], nodes: Sequence[str]) -> dict[str, Any]:
+    """Replacement and completeness of a part of a file's graph: these nodes, all tokens and all outputs.
+
+    Both are null, and `why_unscored` says why, where a score would say nothing. Raises `UnknownFeature` for a node that
+    the file lacks; see `graphs.score`.
+    """
+    from thoughtscope.graphs import score
+    from thoughtscope.graphs.influence import why_unscored
+    from thoughtscope.graphs.json_read import graph_and_rows
+
+    graph, row_of = graph_and_rows(dict(file))
+    for name in nodes:
+        if name not in row_of:
+            raise UnknownFeature(f'The graph has no node "{name}".')
+    reason = why_unscored(graph)
+    if reason is not None:
+        return {"replacement": None, "completeness": None, "why_unscored": reason}
+    found = score(graph, [graph.node_id(row_of[name]) for name in nodes])
+    return {"replacement": found.replacement, "completeness": found.completeness, "why_unscored": None}
 
 
 def distinct_content(file: Mapping[str, Any]) -> dict[str, Any]:
@@ -194,6 +284,8 @@ def outcome_json(
 
     `graph` says which features are nodes that the page can point at; `labels` are people's, by `layer/index`.
     """
+    from thoughtscope.interventions import VERDICTS
+
     present = set() if graph is None else {node for node in graph.node_ids() if node.kind == NodeKind.FEATURE}
 
     def change(row: Any) -> dict[str, Any]:
@@ -221,6 +313,13 @@ def outcome_json(
         "rank_before": outcome.rank_before,
         "rank_after": outcome.rank_after,
         "prediction": _prediction(outcome),
+        "control": _control(outcome),
+        "verdict": {"name": outcome.verdict, "text": VERDICTS[outcome.verdict]},
+        "rival": {
+            "text": outcome.rival,
+            "difference_before": outcome.difference_before,
+            "difference_after": outcome.difference_after,
+        },
         "feature_changes": [change(row) for row in outcome.feature_changes],
         "generation_before": outcome.generation_before,
         "generation_after": outcome.generation_after,
@@ -235,13 +334,28 @@ def _top(distribution: Any) -> list[dict[str, Any]]:
 
 
 def _prediction(outcome: Outcome) -> dict[str, Any] | None:
-    """Which way the graph says that the answer goes, and whether it went there; None when it says nothing."""
+    """Which way the graph says that the answer's logit goes, how far it went, and whether that says anything.
+
+    None when the graph says nothing. `confirmed` is null where that was not tested, or compared with nothing.
+    """
     prediction = outcome.plan.prediction
     change = None if prediction is None else prediction.of(outcome.answer_id)
     if change is None or change == 0:
         return None
+    confirmed = None if outcome.verdict in ("untested", "not_compared") else outcome.verdict == "confirmed"
     return {
         "direction": "up" if change > 0 else "down",
-        "confirmed": outcome.prediction_confirmed,
+        "confirmed": confirmed,
         "change": change,
+        "measured": outcome.logit_change,
+        "threshold": outcome.threshold,
     }
+
+
+def _control(outcome: Outcome) -> dict[str, Any] | None:
+    """What random features of equal number and strength did to the answer's logit; None where nobody asked."""
+    control = outcome.control
+    if control is None:
+        return None
+    changes = list(control.changes)
+    return {"changes": changes, "largest": control.largest, "n": len(changes), "reason": control.reason}

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, cast
 import thoughtscope
 from thoughtscope.core.errors import ThoughtscopeError
 from thoughtscope.core.files import atomic_write_text
-from thoughtscope.graphs.json_write import graph_to_json
 from thoughtscope.reports import payload
 from thoughtscope.reports.bundle import bundle
 
@@ -37,7 +36,8 @@ class Report:
 
     title: str
     data: Mapping[str, Any]
-    """`version`, `title`, `graph` (the graph file), `features` (by `layer/index`), `outcomes`."""
+    """`version`, `title`, `graph` (the graph file), `features` (by `layer/index`), `circuit` (the scores of what is
+    pinned and grouped), `outcomes`."""
 
     @property
     def html(self) -> str:
@@ -80,7 +80,7 @@ def build_report(
 
         bank = bank_of(dictionary)
     shown = None if isinstance(graph, Mapping) else payload.labelled(graph, bank=bank, labels=labels)
-    file = graph_to_json(shown) if shown is not None else dict(cast("Mapping[str, Any]", graph))
+    file = payload.graph_file(shown) if shown is not None else dict(cast("Mapping[str, Any]", graph))
     own = {} if labels is None else labels.of(payload.source_of(file)[0])
     file = payload.relabelled(file, own)
     heading = title or str(file["metadata"].get("prompt", ""))
@@ -89,6 +89,7 @@ def build_report(
         "title": heading,
         "graph": payload.with_names(payload.for_page(file), model, dictionary),
         "features": payload.features_of(file, bank, own),
+        "circuit": _circuit(file),
         "outcomes": [
             dict(outcome)
             if isinstance(outcome, Mapping)
@@ -97,6 +98,19 @@ def build_report(
         ],
     }
     return Report(title=heading, data=data)
+
+
+def _circuit(file: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The scores of what the file has pinned and grouped, and of nothing else: a report computes none of its own."""
+    whole = payload.distinct_content(file)
+    query = whole.get("qParams") or {}
+    picked = [
+        *query.get("pinnedIds", ()),
+        *(name for _, *names in query.get("supernodes", ()) for name in names),
+    ]
+    present = {node["node_id"] for node in whole["nodes"]}
+    nodes = [name for name in dict.fromkeys(picked) if name in present]
+    return {"nodes": nodes, **payload.circuit_scores(file, nodes)} if nodes else None
 
 
 def render(title: str, data: Mapping[str, Any]) -> str:

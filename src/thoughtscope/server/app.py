@@ -7,7 +7,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import FastAPI, Request
 from fastapi import Path as PathParameter
@@ -29,9 +29,13 @@ from thoughtscope.server.wire import (
     LabelRequest,
     LayoutRequest,
     PinsRequest,
+    ScoreRequest,
     SupernodesRequest,
     TraceRequest,
 )
+
+if TYPE_CHECKING:
+    from thoughtscope.models import Tokens
 
 _HTTP_CODES = {
     400: "bad_request",
@@ -129,6 +133,10 @@ def _add_graph_routes(app: FastAPI, session: Session) -> None:
         await asyncio.to_thread(microscope.pin, session.folder, slug, body.pins)
         return {"pins": body.pins}
 
+    @app.post("/api/graphs/{slug}/score")
+    async def score(slug: str, body: ScoreRequest) -> dict[str, Any]:
+        return await asyncio.to_thread(microscope.score_part, session.folder, slug, body.nodes)
+
     @app.get("/api/reports/{slug}")
     async def report(slug: str) -> HTMLResponse:
         opened = await session.microscope() if session.loading else None
@@ -143,10 +151,14 @@ def _add_graph_routes(app: FastAPI, session: Session) -> None:
 def _add_model_routes(app: FastAPI, session: Session) -> None:
     @app.post("/api/trace", response_class=StreamingResponse)
     async def trace(body: TraceRequest) -> StreamingResponse:
-        # A prompt that is too long is refused with a status of its own, before the stream starts.
-        tokens = await session.run(lambda opened: microscope.tokens_of(opened, body.prompt))
+        def cut(opened: Microscope) -> tuple[Tokens, list[str]]:
+            with microscope.heard() as said:
+                return microscope.tokens_of(opened, body.prompt, bos=body.bos), said
 
-        def verb(opened: Microscope, progress: Progress) -> str:
+        # A prompt that is too long is refused with a status of its own, before the stream starts.
+        tokens, said = await session.run(cut)
+
+        def verb(opened: Microscope, progress: Progress) -> dict[str, Any]:
             graph = microscope.trace(
                 opened,
                 tokens,
@@ -155,17 +167,17 @@ def _add_model_routes(app: FastAPI, session: Session) -> None:
                 max_nodes=body.max_nodes,
                 progress=progress,
             )
-            return microscope.keep(session.folder, graph)
+            return {"slug": microscope.keep(session.folder, graph), "warnings": said}
 
-        return StreamingResponse(
-            _events(session, verb), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
-        )
+        return _stream(session, verb, "graph")
 
-    @app.post("/api/intervene")
-    async def intervene(body: InterveneRequest) -> dict[str, Any]:
+    @app.post("/api/intervene", response_model=None)
+    async def intervene(body: InterveneRequest, request: Request) -> StreamingResponse | dict[str, Any]:
+        """A stream of progress for who accepts one, else one answer."""
         changes = [Change(nodes=edit.nodes, op=edit.op, value=edit.value) for edit in body.edits]
-        return await session.run(
-            lambda opened: microscope.intervene_kept(
+
+        def verb(opened: Microscope, progress: Progress) -> dict[str, Any]:
+            return microscope.intervene_kept(
                 opened,
                 session.folder,
                 body.slug,
@@ -173,8 +185,12 @@ def _add_model_routes(app: FastAPI, session: Session) -> None:
                 attention=body.attention,
                 max_new_tokens=body.max_new_tokens,
                 keep=body.keep,
+                progress=progress,
             )
-        )
+
+        if "text/event-stream" in request.headers.get("accept", ""):
+            return _stream(session, verb, "outcome")
+        return await session.run(lambda opened: verb(opened, lambda *_, **__: session.check_open()))
 
     @app.get("/api/features/{layer}/{index}")
     async def feature(layer: Number, index: Number) -> JSONResponse:
@@ -187,8 +203,18 @@ def _add_model_routes(app: FastAPI, session: Session) -> None:
         return {"label": await asyncio.to_thread(microscope.label, opened, layer, index, body.label)}
 
 
-async def _events(session: Session, verb: Callable[[Microscope, Progress], str]) -> AsyncIterator[str]:
-    """Server-sent events of one trace: `progress` …, then `graph` or `error`. A client that leaves stops the work."""
+Verb = Callable[[Microscope, Progress], dict[str, Any]]
+
+
+def _stream(session: Session, verb: Verb, result: str) -> StreamingResponse:
+    """The events of one verb, as they happen."""
+    return StreamingResponse(
+        _events(session, verb, result), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
+    )
+
+
+async def _events(session: Session, verb: Verb, result: str) -> AsyncIterator[str]:
+    """Server-sent events: `progress` …, then the event `result`, or `error`. A client that leaves stops the work."""
     loop = asyncio.get_running_loop()
     queue: asyncio.Queue[tuple[str, dict[str, Any]]] = asyncio.Queue()
     gone = False
@@ -202,8 +228,7 @@ async def _events(session: Session, verb: Callable[[Microscope, Progress], str])
 
     async def work() -> None:
         try:
-            slug = await session.run(lambda opened: verb(opened, progress))
-            queue.put_nowait(("graph", {"slug": slug}))
+            queue.put_nowait((result, await session.run(lambda opened: verb(opened, progress))))
         except Exception as error:
             _, code, message = error_of(error)
             queue.put_nowait(("error", error_body(code, message)))
@@ -212,7 +237,7 @@ async def _events(session: Session, verb: Callable[[Microscope, Progress], str])
     try:
         yield _event("progress", {"stage": "queued", "done": 0, "total": 1})
         kind = ""
-        while kind not in ("graph", "error"):
+        while kind not in (result, "error"):
             kind, data = await queue.get()
             yield _event(kind, data)
     finally:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import thoughtscope
 from thoughtscope.core.errors import NoModel
-from thoughtscope.microscope import Microscope, WorkFolder, keep, trace
+from thoughtscope.microscope import Microscope, WorkFolder, heard, keep, tokens_of, trace
 from thoughtscope.server.errors import Busy, Stopped
 
 T = TypeVar("T")
@@ -91,9 +91,12 @@ class Session:
         def progress(stage: str, done: int, total: int | None, **figures: float) -> None:
             self.check_open()
 
-        self._pending[slug] = self.submit(
-            lambda microscope: keep(self.folder, trace(microscope, prompt, progress=progress), slug)
-        )
+        def verb(microscope: Microscope) -> str:
+            with heard():
+                tokens = tokens_of(microscope, prompt)
+            return keep(self.folder, trace(microscope, tokens, progress=progress), slug)
+
+        self._pending[slug] = self.submit(verb)
 
     async def settled(self, slug: str) -> None:
         """Waits until the graph `slug` is no longer being made. Raises what its trace raised."""

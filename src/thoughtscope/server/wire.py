@@ -48,6 +48,8 @@ class TraceRequest(Wire):
     node_mass: Share = NODE_MASS
     edge_mass: Share = EDGE_MASS
     max_nodes: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    bos: bool | None = None
+    """Whether the prompt begins with the beginning-of-text token; null leaves that to the tokenizer."""
 
 
 class LabelRequest(Wire):
@@ -56,6 +58,12 @@ class LabelRequest(Wire):
 
 class PinsRequest(Wire):
     pins: Annotated[list[NodeName], Field(max_length=MAX_PINS)]
+
+
+class ScoreRequest(Wire):
+    """The part of a graph whose scores are asked for, by the ids of its file."""
+
+    nodes: Annotated[list[NodeName], Field(max_length=MAX_PINS + MAX_SUPERNODES * MAX_MEMBERS)]
 
 
 class SupernodesRequest(Wire):
