@@ -1,4 +1,4 @@
-"""The examples in docstrings run and print what they say; the notebooks run from top to bottom, as they stand."""
+"""The examples in docstrings run and print what they say; notebooks and pages that say so run from top to bottom."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import doctest
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -65,3 +66,19 @@ def test_a_notebook_runs(notebook: Path, tmp_path: Path) -> None:
         cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=180,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_the_page_on_dictionaries_runs(tmp_path: Path) -> None:
+    """Its snippets one after the other, as it says; a warning is an error."""
+    page = (ROOT / "docs" / "dictionaries.md").read_text()
+    snippets = re.findall(r"^```python\n(.*?)^```$", page, flags=re.DOTALL | re.MULTILINE)
+    script = tmp_path / "page.py"
+    script.write_text("\n\n".join(snippets))
+    path = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", str(script)],
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(snippets) >= 6 and len(done.stdout.splitlines()) >= 7
