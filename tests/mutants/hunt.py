@@ -29,7 +29,7 @@ from typing import Any
 from tests.mutants.changes import Change, find_changes
 
 FORK = get_context("fork")
-QUIET = ["-q", "-x", "-p", "no:cacheprovider", "--no-header", "-m", "not browser and not gpu",
+QUIET = ["-q", "-p", "no:cacheprovider", "--no-header", "-m", "not browser and not gpu",
          "-W", "ignore::pytest.PytestAssertRewriteWarning"]  # fmt: skip
 # The rewriting of asserts in plugins is all that is lost by importing them before the fork.
 OUT_OF_TIME = (-signal.SIGXCPU, -signal.SIGKILL)
@@ -72,6 +72,8 @@ class Trail:
     """By test, how long it took."""
     modules: Sequence[str]
     """What the tests import from elsewhere."""
+    failed: Sequence[str] = ()
+    """Tests that fail with nothing changed, and so are not asked."""
 
     def tests_for(self, change: Change) -> list[str]:
         """The tests that run the changed line, quickest first; then the others of their files, in case that a value
@@ -115,37 +117,49 @@ def _file(test: str) -> str:
 
 
 def follow(ground: Ground, cache: Path | None = None, say: Callable[[str], None] = print) -> Trail:
-    """Runs every test file once under coverage. `cache` keeps the result for as long as no source and no test changes.
+    """Runs every test file once under coverage. `cache` keeps what each file gave for as long as neither it nor the
+    package nor what the tests share has changed.
 
-    Raises `RuntimeError` when a test fails: what is noticed anyway says nothing about a change.
+    A test that fails says nothing about a change: it is left out, and named. Raises `RuntimeError` for a file that
+    cannot even be collected.
     """
-    files = sorted(
-        path for path in ground.tests.rglob("test_*.py") if path.parent.name not in ("browser", "mutants")
-    )
-    digest = hashlib.sha256()
-    for path in sorted([*ground.package.rglob("*.py"), *ground.tests.rglob("*.py")]):
-        digest.update(str(path.relative_to(ground.root)).encode() + path.read_bytes())
-    if cache and cache.exists() and (kept := json.loads(cache.read_text()))["digest"] == digest.hexdigest():
-        return Trail(lines=kept["lines"], seconds=kept["seconds"], modules=kept["modules"])
-    say(f"following {len(files)} test files …")
+    ours = [path for path in ground.tests.rglob("*.py") if path.parent.name not in ("browser", "mutants")]
+    files = sorted(path for path in ours if path.name.startswith("test_"))
+    kept = json.loads(cache.read_text()) if cache and cache.exists() else {}
+    shared = [path for path in ours if not path.name.startswith("test_")]
+    common = _digest(ground.root, [*ground.package.rglob("*.py"), *shared])
+    digests = {path.name: _digest(ground.root, [path]) + common for path in files}
+    found = {name: kept[name] for name in digests if kept.get(name, {}).get("digest") == digests[name]}
+    new = [path for path in files if path.name not in found]
+    if new:
+        say(f"following {len(new)} of {len(files)} test files …")
+    jobs = [(path, lambda pipe, path=path: _trace(ground, path, pipe), 900.0) for path in new]
+    for path, code, answer in _run_all(jobs, ground.workers):
+        if answer is None or answer["broken"]:
+            raise RuntimeError(f"{path.name} cannot be run before anything is changed (exit {code}).")
+        found[path.name] = answer | {"digest": digests[path.name]}
+    if cache and new:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        cache.write_text(json.dumps(found))
     lines: dict[str, dict[str, list[int]]] = {}
     seconds: dict[str, float] = {}
-    modules: set[str] = set()
-    jobs = [(path, lambda pipe, path=path: _trace(ground, path, pipe), 900.0) for path in files]
-    for path, code, answer in _run_all(jobs, ground.workers):
-        if answer is None or answer["failed"]:
-            raise RuntimeError(
-                f"{path.name} fails before anything is changed (exit {code}): {answer and answer['failed']}"
-            )
+    for answer in (found[name] for name in sorted(found)):
         for file, by_test in answer["lines"].items():
-            lines.setdefault(file, {}).update(by_test)
-        seconds |= answer["seconds"]
-        modules |= set(answer["modules"])
-    trail = Trail(lines=lines, seconds=seconds, modules=sorted(modules))
-    if cache:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        cache.write_text(json.dumps({"digest": digest.hexdigest(), **vars(trail)}))
-    return trail
+            good = {test: ran for test, ran in by_test.items() if test not in answer["failed"]}
+            lines.setdefault(file, {}).update(good)
+        seconds |= {test: took for test, took in answer["seconds"].items() if test not in answer["failed"]}
+    failed = sorted({test for answer in found.values() for test in answer["failed"]})
+    if failed:
+        say(f"left out, for they fail before anything is changed: {', '.join(failed)}")
+    modules = sorted({name for answer in found.values() for name in answer["modules"]})
+    return Trail(lines=lines, seconds=seconds, modules=modules, failed=failed)
+
+
+def _digest(root: Path, paths: Iterable[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 class Watcher:
@@ -155,6 +169,7 @@ class Watcher:
         self.coverage = coverage
         self.seconds: dict[str, float] = {}
         self.failed: list[str] = []
+        self.broken = False
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         self.coverage.switch_context(nodeid)
@@ -168,8 +183,7 @@ class Watcher:
             self.failed.append(report.nodeid)
 
     def pytest_collectreport(self, report: Any) -> None:
-        if report.failed:
-            self.failed.append(report.nodeid)
+        self.broken |= report.failed
 
 
 def _trace(ground: Ground, path: Path, pipe: Any) -> int:
@@ -191,7 +205,13 @@ def _trace(ground: Ground, path: Path, pipe: Any) -> int:
                 by_test.setdefault(test, []).append(line)
         lines[str(Path(name).relative_to(ground.root))] = by_test
     pipe.send(
-        {"lines": lines, "seconds": watcher.seconds, "failed": watcher.failed, "modules": _foreign_modules()}
+        {
+            "lines": lines,
+            "seconds": watcher.seconds,
+            "failed": watcher.failed,
+            "broken": watcher.broken,
+            "modules": _foreign_modules(),
+        }
     )
     return int(code)
 
@@ -265,7 +285,7 @@ def _try(ground: Ground, change: Change, tests: Sequence[str]) -> int:
     os.chdir(ground.root)
     serve(ground.root / change.path, change.apply((ground.root / change.path).read_bytes()))
     files = dict.fromkeys(map(_file, tests))
-    return int(pytest.main([*QUIET, f"--rootdir={ground.root}", *files], plugins=[Chosen(tests)]))
+    return int(pytest.main([*QUIET, "-x", f"--rootdir={ground.root}", *files], plugins=[Chosen(tests)]))
 
 
 def serve(path: Path, text: bytes) -> None:
