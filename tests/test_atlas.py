@@ -179,7 +179,7 @@ def test_a_bank_lies_with_its_dictionary(tmp_path):
 
 @pytest.mark.parametrize(("layer", "index"), [(3, 0), (-1, 0), (0, N_FEATURES), (0, -1)])
 def test_unknown_features_are_refused(layer, index):
-    with pytest.raises(UnknownFeature, match=f"features 0 to {N_FEATURES - 1}"):
+    with pytest.raises(UnknownFeature, match="layers 0 to 2"):
         bank().detail(layer, index)
 
 

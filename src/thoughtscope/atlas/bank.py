@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
+import numpy as np
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
@@ -147,16 +147,18 @@ class FeatureBank:
             ) from None
 
     def _records(self, layer: int, index: int) -> LayerRecords:
-        if not 0 <= layer < len(self.layers) or not 0 <= index < self.n_features:
+        n_features = len(self.layers[layer].count) if 0 <= layer < len(self.layers) else 0
+        if not 0 <= index < n_features:
+            within = f", with features 0 to {n_features - 1} in layer {layer}" if n_features else ""
             raise UnknownFeature(
-                f"Dictionary {self.dictionary_name} has layers 0 to {len(self.layers) - 1} and features 0 to "
-                f"{self.n_features - 1}; got layer {layer}, feature {index}."
+                f"Dictionary {self.dictionary_name} has layers 0 to {len(self.layers) - 1}{within}; got layer {layer}, "
+                f"feature {index}."
             )
         return self.layers[layer]
 
     def _example(self, records: LayerRecords, number: int) -> dict[str, Any]:
         peak = int(records.example_token[number])
-        start, end = window_of(self.starts, peak, self.window)
+        start, end = window_of(self.starts.numpy(), peak, self.window)
         values = [0.0] * (end - start)
         active = slice(int(records.active_offsets[number]), int(records.active_offsets[number + 1]))
         tokens, strengths = records.active_token[active].tolist(), records.active_value[active].tolist()
@@ -170,10 +172,11 @@ class FeatureBank:
         }
 
 
-def window_of(starts: Int[Tensor, " start"], peak: int, window: tuple[int, int]) -> tuple[int, int]:
+def window_of(starts: Int[np.ndarray, " start"], peak: int, window: tuple[int, int]) -> tuple[int, int]:
     """The tokens shown around a peak: a stretch of its own document."""
-    document = int(torch.searchsorted(starts, torch.tensor(peak), right=True)) - 1
-    return max(int(starts[document]), peak - window[0]), min(int(starts[document + 1]), peak + window[1] + 1)
+    document = int(np.searchsorted(starts, peak, side="right")) - 1
+    first, end = int(starts[document]), int(starts[document + 1])
+    return max(first, peak - window[0]), min(end, peak + window[1] + 1)
 
 
 def bank_of(dictionary: Dictionary) -> FeatureBank | None:

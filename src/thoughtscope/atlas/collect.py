@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from thoughtscope.atlas.bank import FeatureBank, LayerRecords
+from thoughtscope.atlas.bank import FeatureBank, LayerRecords, window_of
 from thoughtscope.core.errors import ThoughtscopeError
 from thoughtscope.core.progress import Progress, silent
 from thoughtscope.core.site import Site
@@ -158,7 +158,7 @@ class _Picker:
                 histogram[index] = np.histogram(wide, bins=BINS, range=(0.0, float(wide.max())))[0]
                 quantiles[index] = np.quantile(wide, (0, 0.25, 0.5, 0.75, 1))
             for group, chosen in self._choose(where, strength, random):
-                start, end = self._window(int(where[chosen]))
+                start, end = window_of(self.starts, int(where[chosen]), self.window)
                 inside = slice(*np.searchsorted(where, (start, end)))
                 actives.append((where[inside], strength[inside]))
                 active_offsets.append(active_offsets[-1] + inside.stop - inside.start)
@@ -195,7 +195,7 @@ class _Picker:
         for group, candidates, n in wanted:
             # Look a while for texts not shown yet; a feature of one phrase has few.
             for event in candidates[: 20 * n]:
-                start, end = self._window(int(where[event]))
+                start, end = window_of(self.starts, int(where[event]), self.window)
                 text = self.ids[start:end].tobytes()
                 if text in seen:
                     continue
@@ -204,11 +204,6 @@ class _Picker:
                 n -= 1
                 if not n:
                     break
-
-    def _window(self, peak: int) -> tuple[int, int]:
-        document = int(np.searchsorted(self.starts, peak, side="right")) - 1
-        start, end = self.starts[document], self.starts[document + 1]
-        return max(int(start), peak - self.window[0]), min(int(end), peak + self.window[1] + 1)
 
 
 def output_tokens(model: Model, part: Part) -> dict[str, Tensor]:

@@ -75,6 +75,20 @@ class FeatureEdit:
             return position >= self.start
         return self.positions is None or position in self.positions
 
+    def to_json(self) -> dict[str, Any]:
+        """The edit as plain JSON values; `from_json` is the exact inverse."""
+        return asdict(self) | {"positions": None if self.positions is None else list(self.positions)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> FeatureEdit:
+        """Reads what `to_json` wrote. Raises `InvalidPlan` for a field that an edit does not have."""
+        allowed = tuple(cls.__dataclass_fields__)
+        for key in data:
+            if key not in allowed:
+                raise InvalidPlan(describe_choices(key, allowed, what="field of a feature edit"))
+        positions = data.get("positions")
+        return cls(**{**data, "positions": None if positions is None else tuple(positions)})
+
 
 def fold(edits: Iterable[FeatureEdit]) -> tuple[float, float]:
     """Edits of one feature at one position, in order, as `a -> factor * a + offset`.
@@ -93,27 +107,12 @@ def fold(edits: Iterable[FeatureEdit]) -> tuple[float, float]:
     return factor, offset
 
 
-def edit_to_json(edit: FeatureEdit | Edit) -> dict[str, Any]:
-    """An edit of a feature or a direction as plain JSON values; `edit_from_json` is the exact inverse."""
-    if isinstance(edit, FeatureEdit):
-        fields = asdict(edit)
-        return fields | {"positions": None if edit.positions is None else list(edit.positions)}
-    return edit.to_json()
-
-
-def edit_from_json(data: Mapping[str, Any]) -> FeatureEdit | Edit:
-    """Reads what `edit_to_json` wrote. Raises `InvalidPlan` for anything else."""
+def read_edit(data: Mapping[str, Any]) -> FeatureEdit | Edit:
+    """Reads what `to_json` of either kind of edit wrote; a direction's has a site. Raises `InvalidPlan`."""
     if not isinstance(data, Mapping):
         raise InvalidPlan(f"An edit is an object with named fields; got {type(data).__name__}.")
     try:
-        if "site" in data:
-            return Edit.from_json(data)
-        allowed = tuple(FeatureEdit.__dataclass_fields__)
-        for key in data:
-            if key not in allowed:
-                raise InvalidPlan(describe_choices(key, allowed, what="field of a feature edit"))
-        positions = data.get("positions")
-        return FeatureEdit(**{**data, "positions": None if positions is None else tuple(positions)})
+        return Edit.from_json(data) if "site" in data else FeatureEdit.from_json(data)
     except (KeyError, TypeError, AttributeError) as error:
         raise InvalidPlan(
             f"This edit cannot be read: {error}. It has: {', '.join(map(str, data))}."

@@ -21,7 +21,7 @@ from thoughtscope.interventions.clean import CleanRun, mlp_site
 from thoughtscope.interventions.edits import FeatureEdit, fold
 from thoughtscope.interventions.plans import Plan
 from thoughtscope.models.edits import writes_of
-from thoughtscope.models.hooks import Read, Step, Write, hold_pattern
+from thoughtscope.models.hooks import Read, Step, Write, hold_pattern, in_turn
 from thoughtscope.models.model import Model
 
 
@@ -92,7 +92,7 @@ class Patch:
         ):
             writes[site] = partial(self._write, site)
         for site, later in direction_writes(self.model, self.plans).items():
-            writes[site] = partial(_then, writes[site], later) if site in writes else later
+            writes[site] = in_turn(writes[site], later) if site in writes else later
         return writes
 
     @property
@@ -233,7 +233,3 @@ def _positions(edits: Sequence[FeatureEdit], length: int) -> Iterable[int]:
     if all(edit.positions is not None for edit in edits):
         return sorted({position for edit in edits for position in edit.positions or ()})
     return range(length)
-
-
-def _then(earlier: Write, later: Write, x: Tensor, step: Step) -> Tensor:
-    return later(earlier(x, step), step)

@@ -12,7 +12,7 @@ import numpy as np
 from thoughtscope.core.errors import InvalidPlan, UnknownFeature, describe_choices
 from thoughtscope.core.ids import FeatureId, NodeId, NodeKind
 from thoughtscope.graphs.graph import FEATURE, Graph
-from thoughtscope.interventions.edits import FeatureEdit, Op, edit_from_json, edit_to_json
+from thoughtscope.interventions.edits import FeatureEdit, Op, read_edit
 from thoughtscope.interventions.prediction import Prediction, follow_edges
 from thoughtscope.models.edits import Edit
 
@@ -82,7 +82,7 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         """The plan as plain JSON values; `from_json` is the exact inverse."""
         return {
-            "edits": [edit_to_json(edit) for edit in self.edits],
+            "edits": [edit.to_json() for edit in self.edits],
             "attention": self.attention,
             "constrained": None if self.constrained is None else list(self.constrained),
             "label": self.label,
@@ -96,7 +96,7 @@ class Plan:
         try:
             constrained, prediction = data.get("constrained"), data.get("prediction")
             return cls(
-                edits=tuple(edit_from_json(edit) for edit in data["edits"]),
+                edits=tuple(read_edit(edit) for edit in data["edits"]),
                 attention=data.get("attention", "frozen"),
                 constrained=None if constrained is None else tuple(constrained),
                 label=str(data.get("label", "")),
