@@ -25,10 +25,10 @@ BY_HAND = ("mutants",)
 INTRODUCTION = """# Evidence
 
 Every figure that these pages state, as measured by `evidence/<name>.py` at the commit given.
-`python evidence/<name>.py` measures one again, `make evidence` all of them but `mutants`; `--json` gives the details too.
-A value is a share unless its claim says otherwise. A control is the same figure where the effect should be absent, and
-*paper* what others have published. Thresholds are not applied here. What needs a program, a device or a file that is not
-there says so and has no value; in the other pages a dash stands in its place.
+`python evidence/<name>.py` measures one again, `make evidence` all of them but `mutants`; `--json` gives the details
+too. A value is a share unless its claim says otherwise. A control is the same figure where the effect should be absent,
+and *paper* what others have published. Thresholds are not applied here. What needs a program, a device or a file that
+is not there says so and has no value; in the other pages a dash stands in its place.
 """
 
 
