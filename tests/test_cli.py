@@ -357,6 +357,7 @@ def test_report_from_a_prompt_and_from_a_file(run, tmp_path: Path) -> None:
             "report": str(page),
             "data": str(page.with_suffix(".data.json")),
             "bytes": page.stat().st_size,
+            "warnings": [],
         }
         assert "&lt;Mine&gt;" in page.read_text(encoding="utf-8")
         assert (
