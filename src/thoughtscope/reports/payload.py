@@ -156,8 +156,8 @@ def _why_named(graph: Graph, record: Mapping[str, Any]) -> str:
         f"Named by rule, from the features that are active at “{graph.tokens[record['position']].strip()}”: "
         f"log odds {record['log_odds']:.0f} for {record['value']} against no {record['concept']}, "
         f"{record['margin']:.0f} ahead of the next {record['concept']} (naive Bayes: too sure). On tokens that did not "
-        f"teach it, the rule reads the right {record['concept']} in {100 * record['right']:.1f}\u00a0%, and one where there "
-        f"is none in {100 * record['mistaken']:.1f}\u00a0%."
+        f"teach it, the rule reads the right {record['concept']} in {100 * record['right']:.1f}\u00a0%, and one where "
+        f"there is none in {100 * record['mistaken']:.1f}\u00a0%."
     )
 
 
