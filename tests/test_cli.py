@@ -343,6 +343,35 @@ def test_every_feature_at_a_token(run, tmp_path: Path) -> None:
     assert refused["code"] == "unknown_feature" and "token of the prompt" in refused["message"]
 
 
+def test_the_verdict_is_said_with_what_it_rests_on(run) -> None:
+    node = run("trace", PROMPT, "--json").json["features"][0]["node"]
+    arguments = ["intervene", PROMPT, "--node", node, "--scale", "-3"]
+    data, told = run(*arguments, "--json").json, run(*arguments).out
+    assert data["control"]["n"] == len(data["control"]["changes"]) == 4 and data["warnings"] == []
+    prediction = data["prediction"]
+    assert prediction["threshold"] == max(1e-3, *map(abs, data["control"]["changes"]))
+    assert f"Verdict: {data['verdict']['text']}." in told
+    for number in (prediction["change"], prediction["measured"], *data["control"]["changes"]):
+        assert f"{number:+.3f}" in told
+    assert f"{data['rival']['difference_before']:+.2f} → {data['rival']['difference_after']:+.2f}" in told
+
+
+def test_a_missing_beginning_is_one_line_or_in_the_object(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.test_server_circuit import bare_microscope
+
+    monkeypatch.setattr("thoughtscope.microscope.open_microscope", lambda *_, **__: bare_microscope())
+    ran = run("trace", "ab")
+    assert (
+        ran.code == 0 and ran.err.count("\n") == 1 and "warning" in ran.err and "beginning-of-text" in ran.err
+    )
+    (said,) = run("trace", "ab", "--json").json["warnings"]
+    assert "beginning-of-text" in said
+    for choice in ("--bos", "--no-bos"):
+        ran = run("trace", "ab", choice, "--json")
+        assert ran.err == "" and ran.json["warnings"] == []
+    assert run("intervene", "ab", "--at", "b", "--json").json["warnings"] == [said]
+
+
 # --- report and convert ----------------------------------------------------------------------------------------------
 
 
@@ -357,6 +386,7 @@ def test_report_from_a_prompt_and_from_a_file(run, tmp_path: Path) -> None:
             "report": str(page),
             "data": str(page.with_suffix(".data.json")),
             "bytes": page.stat().st_size,
+            "warnings": [],
         }
         assert "&lt;Mine&gt;" in page.read_text(encoding="utf-8")
         assert (

@@ -106,6 +106,18 @@ def test_the_outcome_names_nodes_of_the_graph(report: Report, graph: Graph) -> N
         assert row["node_id"] == (expected if expected in ids else None)
 
 
+def test_the_circuits_scores_are_those_of_its_groups_alone(report: Report, graph: Graph) -> None:
+    from thoughtscope.graphs import score
+
+    members = [member for each in graph.supernodes for member in each.members]
+    wanted, found = score(graph, members), report.data["circuit"]
+    assert found["replacement"] == pytest.approx(wanted.replacement, abs=1e-6)
+    assert found["completeness"] == pytest.approx(wanted.completeness, abs=1e-6)
+    assert found["replacement"] != pytest.approx(graph.scores.replacement, abs=1e-6)
+    groups = {name for _, *names in report.data["graph"]["qParams"]["supernodes"] for name in names}
+    assert groups <= set(found["nodes"]) <= groups | set(report.data["graph"]["qParams"]["pinnedIds"])
+
+
 def test_nothing_in_the_data_can_leave_its_element(report: Report) -> None:
     page = report.html
     assert page.count("<script") == page.count("</script>") == 2

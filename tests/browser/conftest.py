@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from tests.browser.contracted import add_contracted
 from tests.browser.fixture_graph import make_feature, make_graph
+from thoughtscope.core.labels import LabelStore
 
 FLAGS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
@@ -55,6 +55,7 @@ class Bank:
 class Server:
     url: str
     folder: Path
+    labels: LabelStore
 
     def ask(self, path: str, body: Any = None, method: str | None = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
@@ -80,15 +81,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     session = Session(
         lambda: tiny_microscope(bank=Bank()), folder=WorkFolder(folder), example_prompts=["ab cd", "the sun"]
     )
-    app = create_app(session)
-    add_contracted(app, folder)
-    running = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", ws="none"))
+    running = uvicorn.Server(uvicorn.Config(create_app(session), port=0, log_level="warning", ws="none"))
     thread = threading.Thread(target=running.run, daemon=True)
     thread.start()
     while not running.started:
         time.sleep(0.02)
     port = running.servers[0].sockets[0].getsockname()[1]
-    yield Server(f"http://127.0.0.1:{port}/", folder)
+    yield Server(f"http://127.0.0.1:{port}/", folder, session.folder.labels)
     running.should_exit = True
     thread.join(10)
     session.close()
@@ -142,6 +141,8 @@ def page(tab: Any, server: Server) -> Iterator[Any]:
     tab.expected_errors = []
     yield tab
     tab.goto("about:blank")
+    for feature in server.labels.all():
+        server.labels.set(feature, "")
     unexpected = [text for text in tab.errors if not any(part in text for part in tab.expected_errors)]
     assert unexpected == [], f"the console reported: {unexpected}"
 

@@ -211,7 +211,7 @@ def _rank(nodes: list[dict[str, Any]], links: list[dict[str, Any]], layers: int)
 
 
 def add_influence(graph: dict[str, Any]) -> None:
-    """Adds `edge_influence`: by link, the share of the influence on the answers that it carries."""
+    """Adds `edge_influence`, what each link carries, and `influence_share`, what each node's links carry together."""
     nodes = {node["node_id"]: node for node in graph["nodes"]}
     into: dict[str, list[tuple[int, dict[str, Any]]]] = {}
     onto: dict[str, set[str]] = {}
@@ -230,6 +230,15 @@ def add_influence(graph: dict[str, Any]) -> None:
             carried[number] = share / whole
             mass[link["source"]] += share
     graph["edge_influence"] = carried
+    sent = dict.fromkeys(nodes, 0.0)
+    for link, share in zip(graph["links"], carried, strict=True):
+        if link["source"] in sent:
+            sent[link["source"]] += share
+    everything = sum(sent.values()) or 1.0
+    graph["influence_share"] = [
+        None if node["feature_type"] == "logit" else sent[node["node_id"]] / everything
+        for node in graph["nodes"]
+    ]
 
 
 def _downwards(nodes: dict[str, Any], onto: dict[str, set[str]]) -> list[str]:

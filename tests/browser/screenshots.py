@@ -15,12 +15,11 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from tests.browser.conftest import FLAGS, find_chromium
 
 PROMPT = "Fact: the capital of the state containing Dallas is"
-SIZES = {"": (1440, 900), "-small": (1024, 700)}
+SIZES = {"": (1440, 830), "-small": (1024, 700)}
 
 
 @contextlib.contextmanager
@@ -62,43 +61,10 @@ def trace(url: str) -> str:
     return json.loads(text.split("event: graph\ndata: ")[1].split("\n")[0])["slug"]
 
 
-def arrange(graph: dict[str, Any]) -> tuple[list[list[str]], list[str]]:
-    """Supernodes of the features at the city and at "capital", and the pins: those, the strongest at the end, tokens."""
-    tokens = graph["metadata"]["prompt_tokens"]
-    features = sorted(
-        (n for n in graph["nodes"] if n["feature_type"].startswith("cross")), key=lambda n: n["influence"]
-    )
-    supernodes = [
-        [f"at {token.strip()}", *(n["node_id"] for n in features if tokens[n["ctx_idx"]] == token)]
-        for token in (" Dallas", " capital")
-    ]
-    supernodes = [group for group in supernodes if len(group) > 2]
-    last = [n["node_id"] for n in features if n["ctx_idx"] == len(tokens) - 1][:4]
-    answer = [n["node_id"] for n in graph["nodes"] if n["is_target_logit"]][:1]
-    told = [
-        n["node_id"]
-        for n in graph["nodes"]
-        if n["feature_type"] == "embedding" and tokens[n["ctx_idx"]] in (" capital", " Dallas", " state")
-    ]
-    return supernodes, [*(member for _, *members in supernodes for member in members), *last, *answer, *told]
-
-
-def put(url: str, path: str, body: Any) -> None:
-    headers = {"Content-Type": "application/json"}
-    urllib.request.urlopen(
-        urllib.request.Request(f"{url}api/{path}", json.dumps(body).encode(), headers, method="PUT")
-    ).read()
-
-
 def shoot(url: str, out: Path) -> list[Path]:
     from playwright.sync_api import sync_playwright
 
     slug = trace(url)
-    graph = json.loads(urllib.request.urlopen(f"{url}api/graphs/{slug}").read())
-    supernodes, pins = arrange(graph)
-    put(url, f"graphs/{slug}/supernodes", {"supernodes": supernodes})
-    put(url, f"graphs/{slug}/pins", {"pins": pins})
-    chosen = f"group:{supernodes[0][0]}" if supernodes else pins[0]
     taken = []
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=find_chromium(), args=FLAGS, headless=True)
@@ -113,17 +79,19 @@ def shoot(url: str, out: Path) -> list[Path]:
                 page.screenshot(path=taken[-1])
                 page.goto(f"{url}#g={slug}")
                 page.wait_for_selector(".stage g.node")
+                page.wait_for_selector(".card.group")
+                page.wait_for_selector(".circuit-panel header b")
                 taken.append(out / f"graph-{theme}{suffix}.png")
                 page.screenshot(path=taken[-1])
-                page.locator(f'.card[data-id="{chosen}"]').click()
+                page.locator(".card.group").first.click()
                 page.locator(".run").click()
-                page.wait_for_selector(".outcome", timeout=120000)
-                member = supernodes[0][1] if supernodes else pins[0]
-                page.locator(f'.stage g.node[data-id="{member}"]').click(force=True)
-                page.locator(".example, .feature-detail .quiet").first.wait_for()
+                page.wait_for_selector(".outcome .scale", timeout=120000)
+                page.wait_for_selector(".run")
                 page.mouse.move(2, height - 2)
                 taken.append(out / f"intervention-{theme}{suffix}.png")
                 page.screenshot(path=taken[-1])
+                page.get_by_role("button", name="Remove this outcome").click()
+                page.wait_for_selector(".bench-outcome .empty")
                 page.close()
         browser.close()
     return taken

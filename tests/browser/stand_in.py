@@ -165,7 +165,8 @@ def outcome(body: dict[str, Any]) -> dict[str, Any]:
         "before": {"top": [{"text": text, "probability": p} for text, p in tops]},
         "after": {"top": [{"text": text, "probability": p} for text, p in after]},
         "kl": 1.234, "answer": " Austin", "rank_before": 1, "rank_after": 4 if down else 1,
-        "prediction": {"direction": "down", "confirmed": down},
+        "prediction": {"direction": "down", "confirmed": down, "change": -2.5, "measured": -1.9 if down else 0.4, "threshold": 0.6},
+        "control": {"changes": [-0.6, 0.1, -0.2, 0.3], "largest": 0.6, "n": 4, "reason": None},
         "feature_changes": [
             {"node_id": n["node_id"], "layer": int(n["layer"]), "index": 1, "position": n["ctx_idx"], "before": n["activation"], "after": 0.4, "label": n["clerp"]}
             for n in others

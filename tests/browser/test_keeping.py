@@ -16,7 +16,9 @@ OUTCOME = {
     "after": {"top": [{"text": " Austin", "probability": 0.996}]},
     "kl": 0.001, "answer": " Austin", "rank_before": 1, "rank_after": 1,
     "prediction": {"direction": "down", "confirmed": False, "change": -2.05, "measured": -0.01, "threshold": 0.1},
-    "control": {"direction": "down", "confirmed": False, "change": None, "measured": -0.02, "threshold": 0.1},
+    "control": {"changes": [-0.02, 0.1, -0.05], "largest": 0.1, "n": 3, "reason": None},
+    "verdict": {"name": "refuted", "text": "refuted: the answer's logit did not move as predicted"},
+    "rival": {"text": " Texas", "difference_before": 6.04, "difference_after": 5.5},
     "feature_changes": [], "generation_before": None, "generation_after": None, "title": "capital × −1",
 }  # fmt: skip
 
@@ -37,7 +39,14 @@ def test_kept_outcomes_are_shown_with_threshold_and_control(page: Any, server: A
     up = {
         **OUTCOME,
         "title": "later",
-        "prediction": {**OUTCOME["prediction"], "direction": "up", "confirmed": True},
+        "prediction": {
+            **OUTCOME["prediction"],
+            "direction": "up",
+            "confirmed": True,
+            "change": 2.05,
+            "measured": 1.5,
+        },
+        "verdict": {"name": "confirmed", "text": "confirmed"},
     }
     graph["outcomes"] = [OUTCOME, up]
     page.route("**/api/graphs/with-outcomes", lambda route: route.fulfill(json=graph))
@@ -52,8 +61,10 @@ def test_kept_outcomes_are_shown_with_threshold_and_control(page: Any, server: A
     page.get_by_label("Outcomes").select_option("1")
     wait_for(lambda: "Refuted" in verdict.inner_text())
     told = verdict.inner_text()
-    assert "falls by 2.05" in told and "−0.01" in told and "from 0.1" in told
-    assert "Random features" in told and "−0.02" in told and "would not count" in told
+    assert "falls" in told and "−2.05" in told and "−0.01" in told and "beyond 0.1" in told
+    assert "3 random" in told and "+0.10" in told and verdict.locator(".mark.random").count() == 3
+    measures = page.locator(".measures").inner_text()
+    assert "Ahead of ·Texas" in measures and "+6.04" in measures and "+5.50" in measures
     page.unroute_all(behavior="ignoreErrors")
 
 

@@ -35,19 +35,27 @@ def made(slug: str) -> dict[str, Any]:
     return graph
 
 
-def test_scores_follow_the_slider_and_the_error_switch(opened: Any) -> None:
+def test_scores_follow_the_slider_and_the_error_switch(opened: Any, server: Any, graph: Any) -> None:
+    curve = server.ask(f"graphs/{graph['metadata']['slug']}")["score_curve"]
+    whole, cut = (
+        [f"{curve[name][curve['stops'].index(stop)]:.2f}" for name in ("replacement", "completeness")]
+        for stop in (1.0, 0.6)
+    )
+    assert whole != cut
+
     def scores() -> list[str]:
         return opened.locator(".scores .score b").all_inner_texts()[:2]
 
-    agree(scores, ["0.61", "0.80"])
+    agree(scores, whole)
     opened.locator("#prune").fill("60")
-    agree(scores, ["0.37", "0.64"])
-    wait_for(lambda: "37 % of the influence" in opened.locator(".trust").inner_text().replace("\n", " "))
+    agree(scores, cut)
+    told = f"{100 * curve['replacement'][curve['stops'].index(0.6)]:.0f} % of the influence"
+    wait_for(lambda: told in opened.locator(".trust").inner_text().replace("\n", " "))
     opened.locator("#errors").click()
-    agree(scores, ["0.37", "0.64"], "errors count, seen or not")
+    agree(scores, cut, "errors count, seen or not")
     wait_for(lambda: "hidden in the picture, not in the scores" in opened.locator(".trust").inner_text())
     opened.locator("#prune").fill("100")
-    agree(scores, ["0.61", "0.80"])
+    agree(scores, whole)
 
 
 def test_unknown_scores_are_said_with_their_reason(show: Any) -> None:
@@ -116,18 +124,14 @@ def test_the_edges_at_rest_are_those_with_most_influence(show: Any) -> None:
 def test_influence_is_one_number_and_else_not_known(show: Any) -> None:
     graph = made("one-number")
     chosen = next(n for n in graph["nodes"] if n["clerp"] == "Texas")
-    share = 100 * sum(
-        carried
-        for link, carried in zip(graph["links"], graph["edge_influence"], strict=True)
-        if link["source"] == chosen["node_id"]
-    )
+    share = 100 * graph["influence_share"][graph["nodes"].index(chosen)]
     page = show(graph, f"&s={chosen['node_id']}")
     shown = page.locator(".facts span", has_text="influence").locator("b")
     wait_for(lambda: abs(float(shown.inner_text().split()[0]) - share) < 0.06)
     click(page, chosen["node_id"])
     tip = page.locator(".tooltip-facts")
     wait_for(lambda: shown.inner_text() in tip.inner_text())
-    del graph["edge_influence"]
+    del graph["edge_influence"], graph["influence_share"]
     graph["metadata"]["slug"] = "no-number"
     page = show(graph, f"&s={chosen['node_id']}")
     agree(lambda: shown.inner_text(), "not known")

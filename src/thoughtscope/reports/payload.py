@@ -153,11 +153,11 @@ def named_by_rule(graph: Graph) -> list[dict[str, Any]]:
 def _why_named(graph: Graph, record: Mapping[str, Any]) -> str:
     """One record of `microscope.naming` in words."""
     return (
-        f"Named by rule, from the features that are active at “{graph.tokens[record['position']]}”: "
+        f"Named by rule, from the features that are active at “{graph.tokens[record['position']].strip()}”: "
         f"log odds {record['log_odds']:.0f} for {record['value']} against no {record['concept']}, "
         f"{record['margin']:.0f} ahead of the next {record['concept']} (naive Bayes: too sure). On tokens that did not "
-        f"teach it, the rule reads the right {record['concept']} in {record['right']:.1%}, and one where there is "
-        f"none in {record['mistaken']:.1%}."
+        f"teach it, the rule reads the right {record['concept']} in {100 * record['right']:.1f}\u00a0%, and one where "
+        f"there is none in {100 * record['mistaken']:.1f}\u00a0%."
     )
 
 

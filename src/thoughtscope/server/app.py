@@ -70,6 +70,7 @@ def create_app(session: Session, access: Access | None = None, *, page: Path | N
     app.add_middleware(Gate, access=access or Access())
     _add_error_handlers(app)
     _add_graph_routes(app, session)
+    _add_derived_routes(app, session)
     _add_model_routes(app, session)
     _add_viewer_routes(app, session)
     _add_page(app, page or page_folder())
@@ -132,6 +133,10 @@ def _add_graph_routes(app: FastAPI, session: Session) -> None:
     async def keep_pins(slug: str, body: PinsRequest) -> dict[str, Any]:
         await asyncio.to_thread(microscope.pin, session.folder, slug, body.pins)
         return {"pins": body.pins}
+
+
+def _add_derived_routes(app: FastAPI, session: Session) -> None:
+    """What is made of a kept graph when somebody asks."""
 
     @app.post("/api/graphs/{slug}/score")
     async def score(slug: str, body: ScoreRequest) -> dict[str, Any]:

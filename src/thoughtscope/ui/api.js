@@ -87,7 +87,8 @@ const server = {
   /** @returns {Promise<Session>} */ session: () => request("session"),
   /** @returns {Promise<GraphFile>} */ graph: (slug) => request(slugPath(slug)),
   feature: (layer, index) => request(`features/${layer}/${index}`),
-  trace: async (body, how) => (await work("trace", body, "graph", how)).slug,
+  /** @returns {Promise<{ slug: string, warnings?: string[] }>} */
+  trace: (body, how) => work("trace", body, "graph", how),
   upload: (json) => request("graphs", { method: "POST", body: json }),
   rename: (slug, title) => request(slugPath(slug), { method: "PATCH", body: { title } }),
   remove: (slug) => request(slugPath(slug), { method: "DELETE" }),
@@ -96,6 +97,7 @@ const server = {
   savePins: (slug, pins) => put(`${slugPath(slug)}/pins`, { pins }),
   saveLayout: (slug, layout) => put(`${slugPath(slug)}/layout`, { layout }),
   saveLabel: (layer, index, label) => put(`labels/${layer}/${index}`, { label }),
+  /** @returns {Promise<CircuitScores>} */
   score: (slug, nodes) => request(`${slugPath(slug)}/score`, { method: "POST", body: { nodes } }),
   /** @returns {Promise<Outcome>} */ intervene: (body, how) => work("intervene", body, "outcome", how),
   removeOutcome: (slug, id) => request(`${slugPath(slug)}/outcomes/${id}`, { method: "DELETE" }),
@@ -124,11 +126,14 @@ function embedded(data) {
       return detail;
     },
     trace: missing("trace a prompt"), upload: missing("take a file"), intervene: missing("run the model"),
-    rename: nothing, remove: nothing, restore: nothing, score: nothing,
+    rename: nothing, remove: nothing, restore: nothing,
+    score: async (slug, nodes) => (isSame(nodes, data.circuit?.nodes ?? []) ? data.circuit : null),
     saveSupernodes: nothing, savePins: nothing, saveLayout: nothing, saveLabel: nothing, removeOutcome: nothing,
     reportAddress: () => null,
   };
 }
+
+const isSame = (ids, others) => new Set(ids).size === new Set(others).size && ids.every((id) => others.includes(id));
 
 function asModel(value) {
   return value && typeof value === "object" ? value : { name: value ?? "" };

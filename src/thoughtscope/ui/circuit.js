@@ -2,8 +2,9 @@
 // The circuit below the graph: pinned nodes and supernodes as cards, their edges added up and laid out in levels.
 import { nodeLabel } from "./model.js";
 
-export const CARD = { width: 150, height: 28 };
+export const CARD = { width: 172, height: 28 };
 const STEP = 42; // least distance of two levels
+const ASIDE = 230; // largest distance of two cards of neighbouring positions
 const KEEP = 0.01; // edges below this share of a card's input are left out
 
 /** Cards for supernodes and for pinned nodes outside them. */
@@ -63,14 +64,50 @@ export function layoutCircuit(cards, width, height) {
   const step = Math.max(STEP, Math.min(78, (height - CARD.height - 14) / Math.max(1, levels.length - 1)));
   const total = Math.max(height - 2, step * (levels.length - 1) + CARD.height + 14);
   const places = new Map();
-  const furthest = Math.max(1, ...cards.map((card) => card.position));
+  const positions = [...new Set(cards.map((card) => card.position))].sort((a, b) => a - b);
+  const aside = Math.min(ASIDE, (width - CARD.width - 16) / Math.max(1, positions.length - 1));
+  const centre = (card) => width / 2 + (positions.indexOf(card.position) - (positions.length - 1) / 2) * aside;
   levels.forEach((level, i) => {
     const y = levels.length === 1 ? total / 2 : total - 7 - CARD.height / 2 - i * step;
     level.sort((a, b) => a.position - b.position || a.row - b.row);
-    spread(level.map((card) => 8 + CARD.width / 2 + (card.position / furthest) * (width - CARD.width - 16)), width)
+    spread(level.map(centre), width)
       .forEach((x, j) => places.set(level[j].id, { x, y }));
   });
   return { places, height: total };
+}
+
+/** From card to card: bottom to top between levels, side to side within one. As the four points of a cubic curve. */
+export function arrowCurve(from, to) {
+  if (Math.abs(from.y - to.y) < CARD.height) {
+    const side = to.x > from.x ? 1 : -1;
+    const [x1, x2] = [from.x + (side * CARD.width) / 2, to.x - (side * CARD.width) / 2];
+    const lift = Math.max(0, Math.abs(x2 - x1) - 40) * 0.06;
+    return [[x1, from.y], [x1 + side * 14, from.y - lift], [x2 - side * 14, to.y - lift], [x2, to.y]];
+  }
+  const up = from.y > to.y ? -1 : 1;
+  const [y1, y2] = [from.y + (up * CARD.height) / 2, to.y - (up * CARD.height) / 2];
+  const bend = (y1 - y2) * 0.5;
+  return [[from.x, y1], [from.x, y1 - bend], [to.x, y2 + bend], [to.x, y2]];
+}
+
+/** A place on each curve for a short text, where it covers no card and no other text; the first curves choose first. */
+export function textPlaces(curves, cards) {
+  const taken = cards.map(({ x, y }) => ({ x, y, w: CARD.width / 2 + 20, h: CARD.height / 2 + 7 }));
+  return curves.map((curve) => {
+    const tries = TRIED.map((t) => pointAt(curve, t));
+    const free = ({ x, y }) => !taken.some((box) => Math.abs(box.x - x) < box.w && Math.abs(box.y - y) < box.h);
+    const found = tries.find(free);
+    if (found) taken.push({ ...found, w: 40, h: 13 });
+    return found ?? null;
+  });
+}
+
+const TRIED = [0.5, 0.42, 0.58, 0.34, 0.66, 0.26, 0.74, 0.18, 0.82];
+
+function pointAt([a, b, c, d], t) {
+  const mix = (axis) => (1 - t) ** 3 * a[axis] + 3 * (1 - t) ** 2 * t * b[axis] + 3 * (1 - t) * t ** 2 * c[axis]
+    + t ** 3 * d[axis];
+  return { x: mix(0), y: mix(1) };
 }
 
 /** One level for each layer that occurs; then the nearest neighbours merge until they fit the height. */

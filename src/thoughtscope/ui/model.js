@@ -18,7 +18,7 @@ export function buildGraph(json) {
     throw new Error(`This graph has ${json.nodes.length} nodes; the page draws at most ${MAX_NODES}. Prune it first.`);
   }
   const tokens = (metadata.prompt_tokens ?? []).map(String);
-  const nodes = json.nodes.map((raw) => readNode(raw, tokens, metadata));
+  const nodes = json.nodes.map((raw, i) => readNode(raw, tokens, metadata, json.influence_share?.[i]));
   nameOutputs(nodes, metadata.thoughtscope?.targets);
   const sameId = tellApart(nodes);
   const byId = new Map(nodes.map((node) => [node.id, node]));
@@ -34,7 +34,6 @@ export function buildGraph(json) {
   const links = readLinks(json.links, json.edge_influence, sameId);
   const connected = connect(links, byId);
   const influenceKnown = links.length > 0 && links.every((link) => link.influence !== null);
-  if (influenceKnown) shareInfluence(nodes, connected.outputs);
   return {
     slug: String(metadata.slug ?? ""), prompt: String(metadata.prompt ?? tokens.join("")), scan: metadata.scan,
     tokens, nodes, byId, layers, links, metadata, json, ours: metadata.thoughtscope ?? null, influenceKnown,
@@ -45,7 +44,7 @@ export function buildGraph(json) {
 }
 
 /** @returns {GraphNode} */
-function readNode(raw, tokens, metadata) {
+function readNode(raw, tokens, metadata, share) {
   const type = String(raw.feature_type ?? "");
   const kind = /logit/.test(type) ? "logit" : /embedding/.test(type) ? "token" : /error|bias/.test(type) ? "error"
     : "feature";
@@ -56,7 +55,7 @@ function readNode(raw, tokens, metadata) {
     id: String(raw.node_id), fileId: String(raw.node_id), kind, type, position, layer, index: null,
     token: tokens[position] ?? "", clerp: String(raw.clerp ?? ""), topToken: topToken(raw),
     cumulative: finite(raw.influence), activation: finite(raw.activation), probability: finite(raw.token_prob),
-    isTarget: Boolean(raw.is_target_logit), influence: null, row: 0,
+    isTarget: Boolean(raw.is_target_logit), influence: finite(share), row: 0,
     absent: Math.max(0, finite(raw.absent) ?? 0), // input that the file's maker left out
   };
   if (kind === "feature") node.index = featureIndex(raw, layer, metadata);
@@ -125,14 +124,6 @@ function unescaped(text) {
   return /(^|[^\\])"/.test(text) ? text : text.replaceAll('\\"', '"');
 }
 
-/** What passes through a node is what its edges carry onwards; an output is where the influence starts. */
-function shareInfluence(nodes, outputs) {
-  for (const node of nodes) {
-    if (node.kind === "logit") continue;
-    node.influence = outputs.get(node.id).reduce((sum, link) => sum + Number(link.influence), 0);
-  }
-}
-
 /** @returns {Link[]} */
 function readLinks(rows, influence, sameId) {
   const links = [];
@@ -181,6 +172,14 @@ function connect(links, byId) {
   }
   for (const link of links) link.fraction = link.weight / totals.get(link.target.id);
   return { inputs, outputs, totals };
+}
+
+/** Why a supernode is called what it is called, if a rule named it and nobody has changed it since.
+ * @param {Graph} graph @param {Group} group @returns {string | null} */
+export function ruleOf(graph, { label, members }) {
+  const named = graph.json.named_by_rule?.find((group) => group.label === label);
+  const same = named?.members.length === members.length && members.every((id) => named?.members.includes(id));
+  return named && same ? named.why : null;
 }
 
 /** @param {GraphNode} node */

@@ -24,6 +24,7 @@ let current = {
   /** @type {Layout | null} */ layout: null, // the layout on screen
   trace: null, // { prompt, stage, done, total } while a prompt is traced
   traceError: null,
+  /** @type {{ prompt: string, text: string } | null} */ traceWarning: null, // said of the last prompt that was traced
   outcomes: [], // interventions on this graph, newest first
   outcomeShown: 0,
   running: null, // { stage, done, total } while an intervention is under way

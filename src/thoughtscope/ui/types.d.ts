@@ -8,8 +8,6 @@ interface Session {
   graphs: GraphSummary[];
   example_prompts: string[];
   read_only: boolean;
-  /** Optional verbs of this server: "score" (the scores of a part of a graph). */
-  offers?: string[];
 }
 
 interface GraphSummary {
@@ -29,8 +27,14 @@ interface GraphFile {
   nodes: any[];
   links: { source: string; target: string; weight: number }[];
   score_curve?: ScoreCurve | null;
-  /** By link, in their order: the share of the influence on the answers that it carries. */
+  /** By link, in their order: how much influence on the answers it carries. */
   edge_influence?: number[] | null;
+  /** By node, in their order: its share of all influence on the answers; null for outputs. */
+  influence_share?: (number | null)[] | null;
+  /** Supernodes that a rule named when the graph was made, with their members and how sure the names are. */
+  named_by_rule?: NamedGroup[] | null;
+  /** Features to change first, and the token where they stand. */
+  suggested?: { position: number; nodes: string[] } | null;
   /** The interventions that were done on this graph, oldest first. */
   outcomes?: Outcome[];
 }
@@ -50,15 +54,31 @@ interface ScoreCurve {
   why_unscored: string | null;
 }
 
+interface NamedGroup { label: string; members: string[]; why: string }
+
 interface Prediction {
   direction: "up" | "down";
+  /** Null where nothing could be tested, or there was nothing to compare with. */
   confirmed: boolean | null;
-  /** Change of the answer's logit that the graph predicts, and the one that was measured. */
+  /** Change of the answer's centred logit that the graph predicts, and the one that was measured. */
   change?: number | null;
   measured?: number | null;
-  /** Changes smaller than this count as none. */
+  /** What the change must exceed to be confirmed: what counts as none, or the control's largest. */
   threshold?: number | null;
 }
+
+/** The same change on random features of equal number and strength, several times. */
+interface Control {
+  /** Changes of the answer's centred logit. */
+  changes: number[];
+  largest: number | null;
+  n: number;
+  /** Why none could be drawn. */
+  reason: string | null;
+}
+
+/** POST api/graphs/{slug}/score: both scores null where `why_unscored` says why. */
+interface CircuitScores { replacement: number | null; completeness: number | null; why_unscored: string | null }
 
 /** POST api/intervene. */
 interface Outcome {
@@ -69,8 +89,10 @@ interface Outcome {
   rank_before: number;
   rank_after: number;
   prediction?: Prediction | null;
-  /** The same change on random features of equal number and strength. */
-  control?: Prediction | null;
+  control?: Control | null;
+  verdict?: { name: "confirmed" | "no_stronger" | "not_compared" | "refuted" | "untested"; text: string };
+  /** The strongest token beside the answer, and the answer's logit less its own, before and after. */
+  rival?: { text: string; difference_before: number; difference_after: number };
   feature_changes?: FeatureChange[];
   generation_before?: string | null;
   generation_after?: string | null;
@@ -107,7 +129,7 @@ interface GraphNode {
   topToken: string | null;
   /** Place in the order of influence, as the file's running total. */
   cumulative: number | null;
-  /** Share of the influence on the answers that passes through the node: what its edges carry. Null: not known. */
+  /** Its share of all influence on the answers. Null: not known. */
   influence: number | null;
   activation: number | null;
   probability: number | null;

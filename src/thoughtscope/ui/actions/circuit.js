@@ -1,6 +1,5 @@
 // @ts-check
 // Picking a circuit out of the graph: pins, marks, supernodes, and where their cards lie.
-import { byInfluence } from "../model.js";
 import { getState, setState } from "../store.js";
 import { tokenWord } from "../text.js";
 import { notify } from "./notice.js";
@@ -40,21 +39,11 @@ export function group(label) {
   setState({ marked: [], dialog: null });
 }
 
-/** A first thing to change: the features at the token where they hold most of the influence, the last token only if
- * there are no others: changed there, the answer follows without saying anything about the way to it. */
+/** A first thing to change: the server's choice, with the token where it stands. */
 export function suggestedGroup(graph) {
-  const last = graph.tokens.length - 1;
-  const places = new Map();
-  for (const node of [...graph.nodes].sort(byInfluence)) {
-    if (node.kind !== "feature") continue;
-    const { token, position } = node;
-    if (!places.has(position)) places.set(position, { token, position, members: [], weight: 0 });
-    const place = places.get(position);
-    place.members.push(node.id);
-    place.weight += node.influence ?? 1;
-  }
-  const late = (place) => Number(place.position === last);
-  return [...places.values()].sort((a, b) => late(a) - late(b) || b.weight - a.weight)[0] ?? null;
+  const { position, nodes } = graph.json.suggested ?? {};
+  const members = (nodes ?? []).filter((id) => graph.byId.has(id));
+  return members.length ? { token: graph.tokens[position], position, members } : null;
 }
 
 /** Makes the suggestion a supernode, pins it between its token and the answer, and selects it. */

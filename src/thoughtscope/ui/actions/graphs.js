@@ -93,15 +93,16 @@ function placesOf(layout) {
 
 let tracing = null;
 
-export async function tracePrompt(prompt) {
+/** @param {string} prompt @param {{ bos?: boolean }} options */
+export async function tracePrompt(prompt, options = {}) {
   if (!prompt.trim() || tracing) return;
   tracing = new AbortController();
-  setState({ trace: { prompt, stage: "starting", done: 0, total: 0 }, traceError: null });
+  setState({ trace: { prompt, stage: "starting", done: 0, total: 0 }, traceError: null, traceWarning: null });
   try {
     const onProgress = (progress) => setState({ trace: { prompt, ...progress } });
-    const slug = await source.trace({ prompt }, { onProgress, signal: tracing.signal });
+    const { slug, warnings } = await source.trace({ prompt, ...options }, { onProgress, signal: tracing.signal });
     tracing = null;
-    setState({ trace: null });
+    setState({ trace: null, traceWarning: warnings?.length ? { prompt, text: warnings.join(" ") } : null });
     await Promise.all([openGraph(slug), refreshSession()]);
     tell({ library: true });
   } catch (error) {
@@ -184,7 +185,8 @@ export function graphFile() {
     return label ? { ...raw, clerp: label } : raw;
   });
   const groups = supernodes.map((g) => [g.label, ...g.members]);
-  const { score_curve, edge_influence, outcomes, ...file } = graph.json; // what the server adds is not the file's
+  const { score_curve, edge_influence, influence_share, named_by_rule, suggested, outcomes,
+    ...file } = graph.json; // what the server adds is not the file's
   return { ...file, nodes, qParams: { ...file.qParams, pinnedIds: pins, supernodes: groups } };
 }
 

@@ -6,7 +6,6 @@ import { getState } from "../store.js";
 export const source = openSource();
 export const canWrite = () => source.kind === "server" && !getState().session?.read_only;
 export const canTrace = () => canWrite() && Boolean(getState().session?.model);
-export const offers = (verb) => source.kind === "server" && Boolean(getState().session?.offers?.includes(verb));
 
 /** Whether the loaded dictionary is the one that this graph's features belong to. */
 export function hasFeatures() {

@@ -2,15 +2,18 @@
 // The circuit: pinned nodes and supernodes as cards with their edges added up. Cards can be dragged.
 import { html } from "../html.js";
 import { useMemo, useRef } from "../vendor/hooks.mjs";
-import { useParts, useStore } from "../store.js";
+import { useParts } from "../store.js";
 import { placeCard, suggestedGroup, takeSuggestion, toggleMark, togglePin, ungroup } from "../actions/circuit.js";
 import { canWrite, hasFeatures } from "../actions/source.js";
 import { hover, select } from "../actions/view.js";
-import { CARD, circuitCards, circuitEdges, layoutCircuit } from "../circuit.js";
+import { CARD, arrowCurve, circuitCards, circuitEdges, layoutCircuit, textPlaces } from "../circuit.js";
 import { signName } from "../colour.js";
+import { ruleOf } from "../model.js";
 import { useSize } from "../measure.js";
 import { Glyph, Token } from "./token.js";
 import { count, percent, plainText, signed, tokenText } from "../text.js";
+
+const TOLD = 14; // arrows that say their weight while nothing is selected
 
 export function Circuit({ graph }) {
   const { pins, supernodes, labels, selected, marked, cards: moved } = useParts("pins", "supernodes", "labels",
@@ -26,12 +29,17 @@ export function Circuit({ graph }) {
     ${cards.length === 0 && html`<${EmptyCircuit} graph=${graph} />`}
     ${layout && cards.length > 0 && html`<svg class="circuit" width=${field.width} height=${field.height} role="group"
       aria-label=${`Circuit of ${cards.length} cards`}>
-      <${Arrows} edges=${edges} place=${place} selected=${selected} />
-      ${cards.map((card) => html`<${Card} key=${card.id} card=${card} place=${place(card)}
+      <${Arrows} cards=${cards} edges=${edges} place=${place} selected=${selected} />
+      ${cards.map((card) => html`<${Card} key=${card.id} card=${card} place=${place(card)} rule=${ruleFor(graph, card)}
         selected=${selected === card.id}
         marked=${card.members.length === 1 && marked.includes(card.members[0].id)} size=${field} />`)}
     </svg>`}
   </div>`;
+}
+
+/** How a group came by its name, where a rule gave it. */
+function ruleFor(graph, { kind, label, members }) {
+  return kind === "group" ? ruleOf(graph, { label, members: members.map((node) => node.id) }) : null;
 }
 
 /** Where a dragged card lies in a panel of this size, wholly inside it. */
@@ -53,16 +61,21 @@ function EmptyCircuit({ graph }) {
       and group them with <kbd>G</kbd>.</p></div>`;
 }
 
-function Arrows({ edges, place, selected }) {
+function Arrows({ cards, edges, place, selected }) {
   const touches = (edge) => selected === edge.source.id || selected === edge.target.id;
   const inside = edges.some(touches);
   const most = Math.max(...edges.map((edge) => Math.abs(edge.fraction)), 0.01);
+  const told = inside ? edges.filter(touches) : edges.slice(0, TOLD);
+  const at = textPlaces(told.map((edge) => arrowCurve(place(edge.source), place(edge.target))), cards.map(place));
   return html`<g class="arrows">${[...edges].reverse().map((edge) => html`<path
     key=${`${edge.source.id}>${edge.target.id}`}
     class=${`arrow ${signName(edge.weight)}${touches(edge) ? " near" : inside ? " far" : ""}`}
     d=${arrowPath(place(edge.source), place(edge.target))}
     stroke-width=${0.8 + 5 * Math.sqrt(Math.abs(edge.fraction) / most)}>
-    <title>${arrowText(edge)}</title></path>`)}</g>`;
+    <title>${arrowText(edge)}</title></path>`)}
+    ${told.map((edge, i) => at[i] && html`<text key=${`${edge.source.id} ${edge.target.id}`} aria-hidden="true"
+      class=${`arrow-weight ${signName(edge.weight)}`} x=${at[i].x} y=${at[i].y} dy="0.35em"
+      text-anchor="middle">${signed(edge.weight)}</text>`)}</g>`;
 }
 
 function arrowText({ source, target, weight, fraction }) {
@@ -70,35 +83,27 @@ function arrowText({ source, target, weight, fraction }) {
     + `${percent(Math.abs(fraction))} of its input`;
 }
 
-/** From card to card: bottom to top between levels, side to side within one. */
 function arrowPath(from, to) {
-  if (Math.abs(from.y - to.y) < CARD.height) {
-    const side = to.x > from.x ? 1 : -1;
-    const [x1, x2] = [from.x + (side * CARD.width) / 2, to.x - (side * CARD.width) / 2];
-    const lift = Math.max(0, Math.abs(x2 - x1) - 40) * 0.06;
-    return `M${x1} ${from.y}C${x1 + side * 14} ${from.y - lift} ${x2 - side * 14} ${to.y - lift} ${x2} ${to.y}`;
-  }
-  const up = from.y > to.y ? -1 : 1;
-  const [y1, y2] = [from.y + (up * CARD.height) / 2, to.y - (up * CARD.height) / 2];
-  const bend = (y1 - y2) * 0.5;
-  return `M${from.x} ${y1}C${from.x} ${y1 - bend} ${to.x} ${y2 + bend} ${to.x} ${y2}`;
+  const [start, ...rest] = arrowCurve(from, to).map((point) => point.join(" "));
+  return `M${start}C${rest.join(" ")}`;
 }
 
-function Card({ card, place, selected, marked, size }) {
+function Card({ card, place, selected, marked, size, rule }) {
   const hand = useCardHand(card, place, size);
   const [w, h] = [CARD.width, CARD.height];
   const group = card.kind === "group";
   const label = cardText(card);
   const close = () => (group ? ungroup(card.label) : togglePin(card.id));
-  return html`<g class=${`card ${card.kind}${selected ? " selected" : ""}${marked ? " marked" : ""}`} data-id=${card.id}
+  return html`<g class=${`card ${card.kind}${selected ? " selected" : ""}${marked ? " marked" : ""}${rule ? " by-rule" : ""}`}
+    data-id=${card.id}
     transform=${`translate(${place.x} ${place.y})`} role="button" tabindex="0"
       aria-pressed=${selected ? "true" : "false"}
-    aria-label=${`${label}${group ? `, supernode of ${card.members.length}` : ""}`} ...${hand}>
+    aria-label=${`${label}${group ? `, supernode of ${card.members.length}` : ""}${rule ? `. ${rule}` : ""}`} ...${hand}>
     ${group && html`<rect class="stack" x=${-w / 2 + 3} y=${-h / 2 + 3} width=${w} height=${h} rx="4"/>`}
     <rect class="face" x=${-w / 2} y=${-h / 2} width=${w} height=${h} rx="4"/>
     <foreignObject x=${-w / 2} y=${-h / 2} width=${w} height=${h}>
-      <div class="card-text"><${Glyph} kind=${card.kind} /><span title=${label}>${label}</span>
-        ${group && html`<small>${card.members.length}</small>`}
+      <div class="card-text"><${Glyph} kind=${card.kind} /><span title=${rule ? `${label}. ${plainText(rule)}` : label}>${label}</span>
+        ${group && html`<small>${rule ? "rule · " : ""}${card.members.length}</small>`}
       <button class="card-close" tabindex="-1" aria-label=${group ? `Ungroup ${label}` : `Unpin ${label}`}
         title=${group ? "Ungroup" : "Unpin"} onClick=${close}>×</button></div>
     </foreignObject>

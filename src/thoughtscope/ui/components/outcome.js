@@ -18,6 +18,9 @@ export function Outcome({ outcome }) {
         <dd>${plainNumber(outcome.kl)}</dd></div>
       <div title="Where the model’s first answer stands among all outputs"><dt>Rank of <${Token}
         text=${answerText(outcome)} /></dt><dd>${rank(outcome.rank_before)} → ${rank(outcome.rank_after)}</dd></div>
+      ${outcome.rival && html`<div title="The answer’s logit less that of the strongest other token, before and after">
+        <dt>Ahead of <${Token} text=${outcome.rival.text} /></dt><dd>${signed(outcome.rival.difference_before)} →${" "}
+          ${signed(outcome.rival.difference_after)}</dd></div>`}
     </dl>
     ${outcome.generation_after && html`<dl class="generation"><dt>before</dt><dd>${plainText(outcome.generation_before)}
       </dd><dt>after</dt><dd>${plainText(outcome.generation_after)}</dd></dl>`}
@@ -53,36 +56,59 @@ function answerText(outcome) {
 
 const rank = (value) => (Number.isFinite(value) ? value.toLocaleString("en-US") : "–");
 
-/** The graph says which way the answer's logit goes; the model decides whether that was right. */
+const WORDS = {
+  confirmed: ["✓ Confirmed", "confirmed"], refuted: ["✗ Refuted", "refuted"],
+  no_stronger: ["Right direction, no stronger than random features", "refuted"],
+  not_compared: ["Right direction, not compared with random features", "none"],
+  untested: ["Nothing to test", "none"],
+};
+
+/** What the graph predicts, what was measured, and what random features do: the verdict is the server's. */
 function Verdict({ outcome }) {
   const { prediction, control } = outcome;
-  if (!prediction || prediction.confirmed === null || prediction.confirmed === undefined) {
-    return html`<div class="verdict none"><b>No prediction</b>
-      <p>The graph shows no path from these nodes to the answer.</p></div>`;
-  }
-  const wanted = { down: "falls", up: "rises" }[prediction.direction] ?? "changes";
-  return html`<div class=${`verdict ${prediction.confirmed ? "confirmed" : "refuted"}`}>
-    <b>${prediction.confirmed ? "✓ Confirmed" : "✗ Refuted"}</b>
-    <p>The graph predicts that the logit of <${Token} text=${answerText(outcome)} /> ${wanted}${Number.isFinite(
-      prediction.change) ? ` by ${plainNumber(Math.abs(Number(prediction.change)))}` : ""}.
-      ${" "}<${Measured} prediction=${prediction} /></p>
-    ${control && html`<b class="control">Control</b><p>Random features of equal number and strength:
-      ${" "}${movedText(control)}, ${control.confirmed ? "which would count as confirmed too"
-        : "which would not count as confirmed"}.</p>`}
+  const known = outcome.verdict?.name ?? plainVerdict(prediction);
+  const [title, kind] = WORDS[known] ?? WORDS.untested;
+  return html`<div class=${`verdict ${kind}`}><b>${title}</b>
+    ${known === "untested" ? html`<p>The graph predicts no change of the answer’s logit from these nodes.</p>`
+      : html`<p>${predicted(outcome)}</p>`}
+    ${prediction && Number.isFinite(prediction.measured) && html`<${Scale} prediction=${prediction} control=${control} />`}
+    ${control?.reason && html`<p>No random features to compare with: ${plainText(control.reason)}</p>`}
   </div>`;
 }
 
-function movedText({ measured }) {
-  return Number.isFinite(measured) ? `it moved by ${signed(Number(measured))}` : "how far it moved is not known";
+/** For outcomes of files that state no verdict. */
+function plainVerdict(prediction) {
+  if (!prediction || typeof prediction.confirmed !== "boolean") return "untested";
+  return prediction.confirmed ? "confirmed" : "refuted";
 }
 
-function Measured({ prediction }) {
-  const { measured, threshold, confirmed } = prediction;
-  if (!Number.isFinite(measured)) return `${confirmed ? "It did." : "It did not."} By how much is not known.`;
-  const bar = Number.isFinite(threshold) ? ` A change counts from ${plainNumber(Number(threshold))}.`
-    : " The threshold is not known.";
-  return html`It moved by <b>${signed(Number(measured))}</b>.${bar}`;
+function predicted(outcome) {
+  const { prediction } = outcome;
+  const wanted = { down: "falls", up: "rises" }[prediction.direction] ?? "changes";
+  return html`The graph predicts that the logit of <${Token} text=${answerText(outcome)} /> ${wanted}.`;
 }
+
+/** The predicted change, the measured one and those of random features on one scale, with what must be exceeded. */
+function Scale({ prediction, control }) {
+  const { change, measured, threshold } = prediction;
+  const random = control?.changes ?? [];
+  const bar = Number.isFinite(threshold) ? Number(threshold) : 0;
+  const reach = Math.max(...[change ?? 0, measured, bar, ...random].map(Math.abs), 1e-6);
+  const at = (value) => `${50 + (46 * value) / reach}%`;
+  const row = (name, values, kind, title) => html`<div class="scale-row" title=${title}><dt>${name}</dt>
+    <dd class="scale-line"><i class="band" style=${{ left: at(-bar), right: `${50 - (46 * bar) / reach}%` }}></i>
+      ${values.map((value, i) => html`<i key=${i} class=${`mark ${kind}`} style=${{ left: at(value) }}></i>`)}</dd>
+    <dd class="scale-number">${signed(furthest(values))}</dd></div>`;
+  return html`<dl class="scale" aria-label="Change of the answer’s logit">
+    ${Number.isFinite(change) && row("predicted", [Number(change)], "predicted", "What the graph’s edges add up to")}
+    ${row("measured", [Number(measured)], "measured", "What the model did")}
+    ${random.length > 0 && row(`${random.length} random`, random, "random",
+      "The same change on random features of the same layers and strength, several times; the number is the furthest")}
+    <p class="quiet">${random.length ? "Confirmed is what goes further than the random features"
+      : "Confirmed is what goes further than nothing"}: beyond ${plainNumber(bar)} (shaded).</p></dl>`;
+}
+
+const furthest = (values) => values.reduce((far, value) => (Math.abs(value) > Math.abs(far) ? value : far), 0);
 
 function Bars({ before, after, answer }) {
   const chance = (list) => new Map(list.map((entry) => [entry.text, entry.probability]));

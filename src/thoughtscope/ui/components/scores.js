@@ -35,7 +35,8 @@ export function Scores() {
 
 function Meter({ name, value, title, reason }) {
   const known = Number.isFinite(value);
-  return html`<div class="score" title=${known ? title : `${title} Not known: ${reason}.`}>
+  return html`<div class="score" data-value=${known ? value : undefined}
+    title=${known ? title : `${title} Not known: ${reason}.`}>
     <span class="score-name">${name}</span>
     ${known && html`<span class="meter" aria-hidden="true"><i
       style=${{ width: `${Math.min(1, Math.max(0, value)) * 100}%` }}>

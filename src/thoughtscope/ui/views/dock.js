@@ -4,7 +4,7 @@ import { html } from "../html.js";
 import { useEffect, useState } from "../vendor/hooks.mjs";
 import { setState, useParts, useStore } from "../store.js";
 import { arrangeCards, groupable } from "../actions/circuit.js";
-import { offers, source } from "../actions/source.js";
+import { source } from "../actions/source.js";
 import { Bench } from "../components/intervention.js";
 import { Circuit } from "../components/circuit.js";
 import { Splitter } from "../components/splitter.js";
@@ -39,14 +39,14 @@ function Buttons({ dock }) {
     ${dock === "closed" ? size("open", "Open the circuit", "▴") : size("closed", "Close the circuit", "✕")}`;
 }
 
-/** The scores of the picked nodes alone, where the server computes them. */
+/** The scores of the picked nodes alone: the server's, or in a report those of what the file had picked. */
 function CircuitScore({ graph }) {
   const { pins, supernodes } = useParts("pins", "supernodes");
-  const [scores, setScores] = useState(/** @type {any} */ (null));
+  const [scores, setScores] = useState(/** @type {CircuitScores | null} */ (null));
   const nodes = [...new Set([...pins, ...supernodes.flatMap((g) => g.members)])];
   useEffect(() => {
     setScores(null);
-    if (!nodes.length || !offers("score")) return undefined;
+    if (!nodes.length) return undefined;
     let wanted = true;
     const ask = () => source.score(graph.slug, nodes.map((id) => graph.byId.get(id).fileId))
       .then((found) => wanted && setScores(found), () => wanted && setScores(null));
@@ -57,6 +57,9 @@ function CircuitScore({ graph }) {
     };
   }, [graph, nodes.join()]);
   if (!scores) return null;
+  if (scores.replacement === null || scores.completeness === null) {
+    return html`<small title=${`The scores of these nodes are not known: ${scores.why_unscored}.`}>not scored</small>`;
+  }
   return html`<small title=${"Scores of the graph with these nodes, all tokens and all outputs alone; everything else "
     + "counts as error."}>replacement <b>${scores.replacement.toFixed(2)}</b> completeness${" "}
     <b>${scores.completeness.toFixed(2)}</b></small>`;

@@ -62,7 +62,7 @@ function themeGlyph(theme) {
 
 /** @param {{ large?: boolean }} props */
 export function PromptBox({ large = false }) {
-  const { graph, trace, traceError } = useParts("graph", "trace", "traceError");
+  const { graph, trace, traceError, traceWarning } = useParts("graph", "trace", "traceError", "traceWarning");
   const [text, setText] = useState(graph?.prompt ?? "");
   useEffect(() => setText(graph?.prompt ?? ""), [graph]);
   const submit = (event) => {
@@ -79,6 +79,11 @@ export function PromptBox({ large = false }) {
       : html`<button class="primary" disabled=${!text.trim()}>Trace</button>`}
     ${traceError && html`<p class="prompt-error" role="alert">${traceError}
       <button type="button" class="plain" onClick=${() => setState({ traceError: null })}
+        aria-label="Dismiss">×</button></p>`}
+    ${traceWarning && html`<p class="prompt-error prompt-warning" role="status">${plainText(traceWarning.text)}
+      <button type="button" onClick=${() => tracePrompt(traceWarning.prompt, { bos: true })}>Trace with a beginning
+        token</button>
+      <button type="button" class="plain" onClick=${() => setState({ traceWarning: null })}
         aria-label="Dismiss">×</button></p>`}
   </form>`;
 }

@@ -8,7 +8,7 @@ import { editLabel } from "../actions/features.js";
 import { canWrite, hasFeatures, source } from "../actions/source.js";
 import { hover, select } from "../actions/view.js";
 import { selectedMembers } from "../circuit.js";
-import { byInfluence, givenLabel, nodeLabel } from "../model.js";
+import { byInfluence, givenLabel, nodeLabel, ruleOf } from "../model.js";
 import { Connections } from "../components/connections.js";
 import { FeatureDetail, madeWith, useFeature } from "../components/feature.js";
 import { Glyph, Token } from "../components/token.js";
@@ -26,7 +26,7 @@ export function Inspector() {
   }
   const isGroup = selected.startsWith("group:") && !graph.byId.has(selected);
   return html`<aside class="inspector panel" aria-label="Selected node">
-    ${isGroup ? html`<${GroupHead} key=${selected} label=${selected.slice(6)} members=${members} />`
+    ${isGroup ? html`<${GroupHead} key=${selected} graph=${graph} label=${selected.slice(6)} members=${members} />`
       : html`<${NodeHead} key=${selected} node=${members[0]} />`}
     <${Connections} key=${`c${selected}`} graph=${graph} members=${members} shown=${shown} />
     ${isGroup ? html`<${MemberList} members=${members} />` : html`<${Detail} key=${`d${selected}`}
@@ -47,7 +47,7 @@ function NodeHead({ node }) {
       ${node.kind === "logit" && html`<span>probability <b>${percent(node.probability)}</b></span>`}
       ${node.activation !== null && node.kind === "feature"
         && html`<span>activation <b>${plainNumber(node.activation)}</b></span>`}
-      ${node.kind !== "logit" && html`<span title="Share of the influence on the answers that passes through this node">
+      ${node.kind !== "logit" && html`<span title="This node’s share of all influence on the answers">
         influence <b>${node.influence === null ? "not known" : percent(node.influence)}</b></span>`}
       <span class="spacer"></span>
       ${toggle(pins.includes(node.id), "Pin", "Pinned", togglePin, "Pin to the circuit (P)")}
@@ -97,12 +97,14 @@ function Detail({ node }) {
   return html`<p class="quiet pad">${ABOUT[node.kind]}</p>`;
 }
 
-function GroupHead({ label, members }) {
+function GroupHead({ graph, label, members }) {
+  const rule = ruleOf(graph, { label, members: members.map((node) => node.id) });
   return html`<header class="node-head">
     <div class="kind"><${Glyph}
       kind="group" /><span>Supernode</span><small>${members.length} nodes that act as one</small></div>
     <${EditableName} value=${label} placeholder="Name" what="Name of the supernode"
       onSave=${(text) => renameGroup(label, text)} />
+    ${rule && html`<p class="rule">${plainText(rule)}</p>`}
     <div class="facts"><span class="spacer"></span>
       <button class="small" onClick=${() => ungroup(label)}>Ungroup</button></div>
   </header>`;
@@ -138,7 +140,7 @@ function Overview({ graph }) {
       <ol class="bars">${outputs.map((node) => html`<${OutputRow} key=${node.id} node=${node} />`)}</ol>
     </section>
     ${strongest.length > 0 && html`<section><h3>Strongest features <span>${graph.influenceKnown
-      ? "share of the influence on the answers" : "influence not known; in the file’s order"}</span></h3>
+      ? "share of all influence on the answers" : "influence not known; in the file’s order"}</span></h3>
       <${NodeList} nodes=${strongest} influence /></section>`}
     <${HowToRead} hasErrors=${graph.hasErrors} />
     <dl class="origin"><dt>Model</dt><dd>${model || "not stated"}</dd>
