@@ -425,3 +425,27 @@ def test_a_control_at_the_edge_of_the_prompt(world: World) -> None:
     assert random_control(dictionary, Plan(), features, seed=0).label == "random control"
     draw = lambda seed: random_control(dictionary, Plan(edits=(edit(start=5),)), features, seed=seed)
     assert draw(1) == draw(1) and len({draw(seed).feature_edits[0].index for seed in range(8)}) > 3
+
+
+@pytest.mark.parametrize("skip_first", [True, False])
+def test_changes_at_the_first_position_are_those_of_dictionaries_that_have_features_there(
+    world: World, skip_first: bool
+) -> None:
+    model, dictionary, tokens = world
+    direction = Edit(site=Site("resid_pre", 0), op="add", vector=torch.linspace(-1, 2, 16), positions=(0,))
+    outcome = intervene(
+        model, replace(dictionary, skip_first=skip_first), tokens, Plan(edits=(direction,)), changes=999
+    )
+    assert any(one.position == 0 for one in outcome.feature_changes) is not skip_first
+
+
+@pytest.mark.parametrize("write", ["mlp_out", "mlp_raw"])
+def test_held_mlps_of_skip_transcoders_whether_changes_are_listed_or_not(write: str) -> None:
+    """What is watched changes no figure, also where only the skip path of a held block needs its input."""
+    model = tiny_model("gemma2", layers=3)
+    dictionary, tokens = random_dictionary(model, skip=True, write=write), tokens_from_ids(model, IDS)
+    low = edit(part="0", index=1, op="add", value=3.0)
+    for constrained in (None, (0, 0), (1, 1), (1, 2), (0, 2)):
+        made = Plan(edits=(low,), constrained=constrained)
+        watched, bare = (intervene(model, dictionary, tokens, made, changes=n) for n in (5, 0))
+        assert watched.kl == bare.kl > 0 and watched.logit_change == bare.logit_change
