@@ -425,3 +425,92 @@ def test_a_control_at_the_edge_of_the_prompt(world: World) -> None:
     assert random_control(dictionary, Plan(), features, seed=0).label == "random control"
     draw = lambda seed: random_control(dictionary, Plan(edits=(edit(start=5),)), features, seed=seed)
     assert draw(1) == draw(1) and len({draw(seed).feature_edits[0].index for seed in range(8)}) > 3
+
+
+@pytest.mark.parametrize("skip_first", [True, False])
+def test_changes_at_the_first_position_are_those_of_dictionaries_that_have_features_there(
+    world: World, skip_first: bool
+) -> None:
+    model, dictionary, tokens = world
+    direction = Edit(site=Site("resid_pre", 0), op="add", vector=torch.linspace(-1, 2, 16), positions=(0,))
+    outcome = intervene(
+        model, replace(dictionary, skip_first=skip_first), tokens, Plan(edits=(direction,)), changes=999
+    )
+    assert any(one.position == 0 for one in outcome.feature_changes) is not skip_first
+
+
+@pytest.mark.parametrize("write", ["mlp_out", "mlp_raw"])
+def test_held_mlps_of_skip_transcoders_whether_changes_are_listed_or_not(write: str) -> None:
+    """What is watched changes no figure, also where only the skip path of a held block needs its input."""
+    model = tiny_model("gemma2", layers=3)
+    dictionary, tokens = random_dictionary(model, skip=True, write=write), tokens_from_ids(model, IDS)
+    low = edit(part="0", index=1, op="add", value=3.0)
+    for constrained in (None, (0, 0), (1, 1), (1, 2), (0, 2)):
+        made = Plan(edits=(low,), constrained=constrained)
+        watched, bare = (intervene(model, dictionary, tokens, made, changes=n) for n in (5, 0))
+        assert watched.kl == bare.kl > 0 and watched.logit_change == bare.logit_change
+
+
+def test_stand_ins_are_drawn_from_where_they_may_be(world: World) -> None:
+    """Another feature of the part that writes something; among the active ones if asked; each once."""
+    model, dictionary, tokens = world
+    features = encode(dictionary, capture(model, tokens, dictionary.sites))
+    active = set(features.index[features.part == 1].tolist())
+    edits = tuple(
+        edit(part="1", index=index, op="add", value=1.0, positions=(2,)) for index in sorted(active)[:3]
+    )
+    for seed in range(6):
+        made = random_control(dictionary, Plan(edits=edits), features, seed=seed, among="active")
+        chosen = [one.index for one in made.feature_edits]
+        assert len(set(chosen)) == 3 and set(chosen) <= active - {one.index for one in edits}
+        assert {one.part for one in made.feature_edits} == {"1"}
+    few = tuple(edit(part="1", index=index) for index in sorted(active)[1:])
+    only = random_control(dictionary, Plan(edits=few[:1]), features, seed=0, among="active")
+    assert only.feature_edits[0].index in active
+    with pytest.raises(InvalidPlan, match="no other feature left"):
+        random_control(dictionary, Plan(edits=few), features, seed=0, among="active")
+    # Features that write nothing cannot stand in.
+    part = dictionary.part("1")
+    silent = {
+        site: torch.where(torch.arange(len(rows))[:, None] == 7, rows, 0 * rows)
+        for site, rows in part.W_dec.items()
+    }
+    silent = {
+        site: rows + part.W_dec[site] * (torch.arange(len(rows)) == 2)[:, None]
+        for site, rows in silent.items()
+    }
+    quiet = replace(
+        dictionary,
+        parts=tuple(replace(one, W_dec=silent) if one.name == "1" else one for one in dictionary.parts),
+    )
+    for seed in range(4):
+        (stand_in,) = random_control(
+            quiet,
+            Plan(edits=(edit(part="1", index=2, op="add", value=1.0, positions=(3,)),)),
+            features,
+            seed=seed,
+        ).edits
+        assert stand_in.index == 7
+    nothing = Plan(
+        edits=(edit(part="1", index=2, op="scale", value=1.0), edit(part="1", index=3, op="add", value=0.0))
+    )
+    assert random_control(dictionary, nothing, features, seed=0).edits == ()
+    scaled = Plan(
+        edits=(edit(part="1", index=int(features.index[features.part == 1][0]), op="scale", value=3.0),)
+    )
+    row = int((features.part == 1).nonzero()[0])
+    (first, *_) = random_control(dictionary, scaled, features, seed=0).feature_edits
+    rows = part.decoder_rows(torch.tensor([int(features.index[row]), first.index]))
+    mine, other = torch.cat(list(rows.values()), dim=1).norm(dim=1).tolist()
+    assert first.positions == (int(features.position[row]),) and first.value * other == pytest.approx(
+        2 * float(features.value[row]) * mine, rel=1e-4
+    )
+    way = Edit(site=Site("resid_post", 1), op="add", vector=torch.full((16,), 2.0), start=1)
+    turned = [
+        random_control(dictionary, Plan(edits=(way,)), features, seed=seed).direction_edits[0]
+        for seed in (0, 1)
+    ]
+    assert all(float(one.vector.norm()) == pytest.approx(8.0, rel=1e-5) and one.start == 1 for one in turned)
+    assert not torch.allclose(turned[0].vector, turned[1].vector)
+    plain = Edit(site=Site("resid_post", 1), op="ablate")
+    assert random_control(dictionary, Plan(edits=(plain,)), features, seed=0).edits == (plain,)

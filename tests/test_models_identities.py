@@ -135,6 +135,24 @@ def test_rows_that_a_held_pattern_covers(start: int, rows: int, keys: int, cover
     assert not out[:, :, :covered, 3:].any() and torch.equal(out[:, :, covered:], x[:, :, covered:])
 
 
+def test_a_held_pattern_of_more_keys_than_queries() -> None:
+    value, x = torch.rand(1, 2, 2, 4), torch.rand(1, 2, 3, 5)
+    out = hold_pattern(value)(x, Step(positions=torch.arange(3)[None]))
+    assert torch.equal(out[:, :, :2, :4], value) and torch.equal(out[:, :, 2:], x[:, :, 2:])
+    assert hold_pattern(value)(x, Step(positions=torch.arange(2, 5)[None], start=2)) is x
+
+
+def test_modules_that_are_no_plain_language_model() -> None:
+    from thoughtscope.models.loading import model_from
+
+    for family, field, words in (("gpt2", "add_cross_attention", "cross-attention"),
+                                 ("gemma3", "use_bidirectional_attention", "both directions")):  # fmt: skip
+        module = tiny_model(family, layers=1).module
+        setattr(module.config, field, True)
+        with pytest.raises(UnsupportedModel, match=words):
+            model_from(module, name="odd")
+
+
 def test_a_frozen_scale_belongs_to_a_norm(model: Model) -> None:
     with (
         pytest.raises(UnknownSite, match="is not made by a norm"),
