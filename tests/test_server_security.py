@@ -81,6 +81,7 @@ ROUTES = [
     ("DELETE", "/api/graphs/a"),
     ("PATCH", "/api/graphs/a"),
     ("POST", "/api/graphs/a/restore"),
+    ("POST", "/api/graphs/a/score"),
     ("PUT", "/api/graphs/a/layout"),
     ("DELETE", "/api/graphs/a/outcomes/0"),
 ]

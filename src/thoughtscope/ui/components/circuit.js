@@ -93,16 +93,18 @@ function Card({ card, place, selected, marked, size, rule }) {
   const [w, h] = [CARD.width, CARD.height];
   const group = card.kind === "group";
   const label = cardText(card);
+  const named = rule ? `${label}. ${plainText(rule)}` : label;
   const close = () => (group ? ungroup(card.label) : togglePin(card.id));
-  return html`<g class=${`card ${card.kind}${selected ? " selected" : ""}${marked ? " marked" : ""}${rule ? " by-rule" : ""}`}
+  const states = [["selected", selected], ["marked", marked], ["by-rule", rule]].filter(([, on]) => on);
+  return html`<g class=${["card", card.kind, ...states.map(([name]) => name)].join(" ")}
     data-id=${card.id}
     transform=${`translate(${place.x} ${place.y})`} role="button" tabindex="0"
       aria-pressed=${selected ? "true" : "false"}
-    aria-label=${`${label}${group ? `, supernode of ${card.members.length}` : ""}${rule ? `. ${rule}` : ""}`} ...${hand}>
+    aria-label=${`${named}${group ? `, supernode of ${card.members.length}` : ""}`} ...${hand}>
     ${group && html`<rect class="stack" x=${-w / 2 + 3} y=${-h / 2 + 3} width=${w} height=${h} rx="4"/>`}
     <rect class="face" x=${-w / 2} y=${-h / 2} width=${w} height=${h} rx="4"/>
     <foreignObject x=${-w / 2} y=${-h / 2} width=${w} height=${h}>
-      <div class="card-text"><${Glyph} kind=${card.kind} /><span title=${rule ? `${label}. ${plainText(rule)}` : label}>${label}</span>
+      <div class="card-text"><${Glyph} kind=${card.kind} /><span title=${named}>${label}</span>
         ${group && html`<small>${rule ? "rule · " : ""}${card.members.length}</small>`}
       <button class="card-close" tabindex="-1" aria-label=${group ? `Ungroup ${label}` : `Unpin ${label}`}
         title=${group ? "Ungroup" : "Unpin"} onClick=${close}>×</button></div>

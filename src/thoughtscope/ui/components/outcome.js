@@ -71,7 +71,8 @@ function Verdict({ outcome }) {
   return html`<div class=${`verdict ${kind}`}><b>${title}</b>
     ${known === "untested" ? html`<p>The graph predicts no change of the answer’s logit from these nodes.</p>`
       : html`<p>${predicted(outcome)}</p>`}
-    ${prediction && Number.isFinite(prediction.measured) && html`<${Scale} prediction=${prediction} control=${control} />`}
+    ${prediction && Number.isFinite(prediction.measured)
+      && html`<${Scale} prediction=${prediction} control=${control} />`}
     ${control?.reason && html`<p>No random features to compare with: ${plainText(control.reason)}</p>`}
   </div>`;
 }

@@ -4,7 +4,7 @@ import { html } from "../html.js";
 import { useEffect, useState } from "../vendor/hooks.mjs";
 import { setState, useParts, useStore } from "../store.js";
 import { arrangeCards, groupable } from "../actions/circuit.js";
-import { source } from "../actions/source.js";
+import { canWrite, source } from "../actions/source.js";
 import { Bench } from "../components/intervention.js";
 import { Circuit } from "../components/circuit.js";
 import { Splitter } from "../components/splitter.js";
@@ -46,7 +46,7 @@ function CircuitScore({ graph }) {
   const nodes = [...new Set([...pins, ...supernodes.flatMap((g) => g.members)])];
   useEffect(() => {
     setScores(null);
-    if (!nodes.length) return undefined;
+    if (!nodes.length || (source.kind === "server" && !canWrite())) return undefined;
     let wanted = true;
     const ask = () => source.score(graph.slug, nodes.map((id) => graph.byId.get(id).fileId))
       .then((found) => wanted && setScores(found), () => wanted && setScores(null));
