@@ -26,6 +26,7 @@ def measure(seed: int) -> Measured:
             "possible": {folder: len(changes) for folder, changes in found.changes.items()},
             "by_package": mutants.figures(found.verdicts, mutants.folder_of),
             "by_change": mutants.figures(found.verdicts, lambda verdict: verdict.change.operator),
+            "left_out": list(found.left_out),
             "survivors": [str(verdict.change) for verdict in mutants.survivors(found.verdicts)],
         },
     )

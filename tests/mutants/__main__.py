@@ -46,6 +46,8 @@ class Found:
     """On the sample."""
     controls: Sequence[Verdict]
     """The same tests for some of the sample, with nothing changed: none of them may notice anything."""
+    left_out: Sequence[str]
+    """Tests that were not asked, because they fail before anything is changed."""
 
 
 def measure(where: Ground, *, n: int, seed: int) -> Found:
@@ -64,7 +66,7 @@ def measure(where: Ground, *, n: int, seed: int) -> Found:
             say(
                 f"{len(verdicts)} of {len(chosen)}, {time.monotonic() - start:.0f} s  {verdict.fate}  {verdict.change}"
             )
-    return Found(changes=changes, verdicts=verdicts, controls=controls)
+    return Found(changes=changes, verdicts=verdicts, controls=controls, left_out=trail.failed)
 
 
 def figures(verdicts: Sequence[Verdict], of: Any) -> dict[str, dict[str, Any]]:

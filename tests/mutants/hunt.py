@@ -22,6 +22,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
@@ -342,7 +343,8 @@ def _run_all(
         yield from _turns(waiting, running, workers, start)
     finally:
         for _, child, _, _ in running.values():
-            child.kill()
+            with suppress(ProcessLookupError):  # it has just ended by itself
+                os.killpg(child.pid, signal.SIGKILL)
 
 
 def _turns(
