@@ -303,12 +303,13 @@ def _try(ground: Ground, change: Change, tests: Sequence[str]) -> int:
 
     os.chdir(ground.root)
     serve(ground.root / change.path, change.apply((ground.root / change.path).read_bytes()))
+    ways: list[str] = []
     for file, some in groupby(tests, _file):
-        code = int(
-            pytest.main([*QUIET, "-x", f"--rootdir={ground.root}", file], plugins=[Chosen(list(some))])
-        )
+        asked = [*QUIET, *ways, "-x", f"--rootdir={ground.root}", file]
+        code = int(pytest.main(asked, plugins=[Chosen(list(some))]))
         if code:
             return code
+        ways = ["-o", "addopts=--import-mode=importlib"]  # the other options act on imports, made by now
     return 0
 
 
