@@ -51,7 +51,7 @@ class Found:
 
 
 def measure(where: Ground, *, n: int, seed: int) -> Found:
-    """Hunts a sample of `n` changes. Says on stderr how far it is."""
+    """Hunts a sample of `n` changes. Says on stderr how far it is. Raises `RuntimeError` when every control fails."""
     say = lambda text: print(text, file=sys.stderr, flush=True)
     trail = follow(where, cache=where.root / "build" / "mutants.json", say=say)
     changes = where.changes()
@@ -59,6 +59,14 @@ def measure(where: Ground, *, n: int, seed: int) -> Found:
     start = time.monotonic()
     every = max(1, len(chosen) // CONTROLS)
     controls = list(hunt(where, trail, [unchanged(change) for change in chosen[::every]]))
+    alarms = sum(verdict.fate in NOTICED for verdict in controls)
+    say(
+        f"{alarms} of {len(controls)} noticed something with nothing changed, {time.monotonic() - start:.0f} s"
+    )
+    if alarms == len(controls):
+        raise RuntimeError(
+            "Every control noticed something with nothing changed: the hunt itself is at fault."
+        )
     verdicts: list[Verdict] = []
     for verdict in hunt(where, trail, chosen):
         verdicts.append(verdict)
