@@ -32,7 +32,7 @@ from thoughtscope.interventions import (
     random_control,
 )
 from thoughtscope.interventions.clean import clean_run, mlp_site
-from thoughtscope.interventions.edits import edit_from_json, edit_to_json, fold
+from thoughtscope.interventions.edits import fold, read_edit
 from thoughtscope.interventions.outcome import confirms
 from thoughtscope.interventions.prediction import Prediction, TargetChange
 from thoughtscope.interventions.running import check_plan
@@ -71,7 +71,7 @@ def unchecked(like: Any, **fields: Any) -> Any:
 def test_an_edit_that_is_just_allowed(fields: dict) -> None:
     made = edit(**fields)
     assert type(made.value) is float and made.value == float(fields.get("value", 1.0))
-    assert edit_from_json(edit_to_json(made)) == made
+    assert read_edit(made.to_json()) == made
 
 
 @pytest.mark.parametrize(("fields", "words"), [
@@ -119,7 +119,7 @@ def test_edits_of_one_feature_fold_in_order() -> None:
 ])  # fmt: skip
 def test_what_is_no_edit(data: Any, words: str) -> None:
     with pytest.raises(InvalidPlan, match=words):
-        inspect.unwrap(edit_from_json)(data)
+        inspect.unwrap(read_edit)(data)
 
 
 @pytest.mark.parametrize(("constrained", "fits"), [

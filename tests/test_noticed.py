@@ -66,7 +66,8 @@ def test_a_bound_that_is_too_low_or_says_nothing(floor: float) -> None:
     highest = max(float(mass) for node, mass in arrived if node not in kept) / whole.weights.sum()
     assert highest <= found.bound
     certain = found.frontier_mass + found.dropped_mass
-    assert certain < found.bound <= certain + found.frontier_mass
+    # Where all waits at one feature both sides are the same sum, added up in another order.
+    assert certain < found.bound <= (certain + found.frontier_mass) * (1 + 1e-12)
 
 
 def test_a_node_budget_that_forgets_what_is_already_expanded() -> None:
