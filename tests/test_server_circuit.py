@@ -210,19 +210,30 @@ def test_a_missing_beginning_is_said_and_put_when_asked(tmp_path: Path) -> None:
     session.close()
 
 
-def test_only_the_missing_beginning_is_caught(recwarn: pytest.WarningsRecorder) -> None:
+def test_only_the_missing_beginning_is_caught_and_only_in_this_thread(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
     import warnings
 
-    from thoughtscope.microscope import heard
+    from thoughtscope.microscope import heard, tokens_of
     from thoughtscope.models import MissingBos
 
     warnings.simplefilter("always")
+    opened = bare_microscope()
     with heard() as said:
-        warnings.warn("no token", MissingBos, stacklevel=1)
+        tokens_of(opened, "ab")
         warnings.warn("something else", UserWarning, stacklevel=1)
-    assert said == ["no token"] and [str(each.message) for each in recwarn] == ["something else"]
+        assert not any(each.category is MissingBos for each in recwarn)
+        other = threading.Thread(target=tokens_of, args=(opened, "cd"))
+        other.start()
+        other.join()
+    assert len(said) == 1 and "begins with 'a'" in said[0]
+    told = [str(each.message) for each in recwarn]
+    assert told[0] == "something else" and "begins with 'c'" in told[1] and len(told) == 2
     with pytest.raises(LimitExceeded), heard():
         raise LimitExceeded("too long")
+    tokens_of(opened, "ef")
+    assert "begins with 'e'" in str(recwarn[-1].message), "what is heard ends with the block"
 
 
 def test_a_bos_that_is_no_truth_value_is_refused(client: TestClient) -> None:

@@ -210,7 +210,7 @@ def test_marks_that_turn_the_direction_are_spelt_out(show: Any) -> None:
         "**/api/trace", lambda route: (sent.append(json.loads(route.request.post_data)), route.abort())
     )
     page.expected_errors = ["ERR_FAILED"]
-    page.locator("#prompt").press("Enter")
+    page.get_by_role("button", name="Trace", exact=True).click()
     wait_for(lambda: bool(sent))
     assert sent[0]["prompt"] == graph["metadata"]["prompt"], "what is sent is what was meant"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -36,18 +35,11 @@ def tokens_of(microscope: Microscope, prompt: str, *, bos: bool | None = None) -
 
 @contextmanager
 def heard() -> Iterator[list[str]]:
-    """Collects what `MissingBos` warnings say, in place of raising or printing them. Other warnings go their way."""
-    from thoughtscope.models import MissingBos
+    """Collects what `MissingBos` would say in this thread, in place of warning."""
+    from thoughtscope.models import tokens
 
-    said: list[str] = []
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", MissingBos)
+    with tokens.heard() as said:
         yield said
-    for warning in caught:
-        if issubclass(warning.category, MissingBos):
-            said.append(str(warning.message))
-        else:
-            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
 def trace(

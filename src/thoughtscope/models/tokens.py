@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -86,10 +88,30 @@ def tokenize(
         _check_length(len(rows[-1].ids), limit, model)
     tokens = _pad(model, texts, rows)
     if bos is None and special_tokens and not templated and (why := wants_bos(model, tokens)) is not None:
-        warnings.warn(
-            f"{why} Ask for it with tokenize(..., bos=True), or say bos=False.", MissingBos, stacklevel=2
-        )
+        message = f"{why} Ask for it with tokenize(..., bos=True), or say bos=False."
+        listener = _LISTENER.get()
+        if listener is None:
+            warnings.warn(message, MissingBos, stacklevel=2)
+        else:
+            listener.append(message)
     return tokens
+
+
+_LISTENER: ContextVar[list[str] | None] = ContextVar("missing_bos", default=None)
+
+
+@contextmanager
+def heard() -> Iterator[list[str]]:
+    """Collects what `MissingBos` would say in this thread, in place of warning.
+
+    Python's own way to catch warnings is one switch for all threads, and a server has several.
+    """
+    said: list[str] = []
+    token = _LISTENER.set(said)
+    try:
+        yield said
+    finally:
+        _LISTENER.reset(token)
 
 
 class MissingBos(UserWarning):
