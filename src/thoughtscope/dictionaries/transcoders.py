@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from thoughtscope.core.errors import DictionaryMismatch, UnknownSite
+from thoughtscope.core.errors import DictionaryMismatch
 from thoughtscope.core.site import SITE_KINDS, Site
 from thoughtscope.dictionaries.activation import Activation
 from thoughtscope.dictionaries.card import Card
@@ -119,10 +119,7 @@ def is_cross_layer(dictionary: Dictionary) -> bool:
 
 def parse_sites(kind: str, n_layers: int) -> tuple[Site, ...]:
     """One site of a kind per layer. Raises `UnknownSite`."""
-    sites = tuple(Site(kind, layer) for layer in range(n_layers))
-    if any(site.layer is None for site in sites):
-        raise UnknownSite(f'"{kind}" is not a site of a block.')
-    return sites
+    return tuple(Site(kind, layer) for layer in range(n_layers))
 
 
 READ_KINDS = tuple(name for name, kind in SITE_KINDS.items() if kind.attribution == "read")
