@@ -28,7 +28,7 @@ SPECIMEN := src/thoughtscope/assets/specimen
 TEXT ?=
 TEXT_FLAG := $(if $(TEXT),--text $(TEXT))
 
-.PHONY: demo test mutants check format bench docs evidence screenshots specimen wheel version clean
+.PHONY: pins demo test mutants check format bench docs evidence screenshots specimen wheel version clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -82,15 +82,24 @@ wheel: $(READY)
 	cd build/wheel && HF_HUB_OFFLINE=1 bin/thoughtscope report graph.json --out report.html
 	cd dist && $(abspath $(RUN)) -c "import hashlib, pathlib; [print(hashlib.sha256(p.read_bytes()).hexdigest(), p) for p in pathlib.Path().iterdir()]"
 
+# The hashes in constraints.txt anew; PINS="rich==15.0.1" changes a version.
+pins:
+	$(PYTHON) .ci/pins.py $(PINS)
+
 version:
 	@sed -n 's/^__version__ = "\(.*\)"/\1/p' src/thoughtscope/__init__.py
 
-# PyTorch first and by itself, at its pinned version: some machines keep that build at hand.
+# First exactly what constraints.txt names, by hash and without asking what it needs; PyTorch by itself, at its pinned
+# version, as some machines keep a build of their own. Then this checkout; only what that build of PyTorch needs is still
+# to come.
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "thoughtscope needs Python 3.11 or newer with venv (Debian: apt install python3-venv)"; exit 1; }
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet --constraint constraints.txt "$$(grep '^torch==' constraints.txt)"
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
+	grep -v '^torch==' constraints.txt > $(VENV)/pinned.txt
+	$(PIP) install --quiet --no-deps --require-hashes --requirement $(VENV)/pinned.txt
+	$(PIP) install --quiet --no-deps "$$(grep '^torch==' constraints.txt)"
+	$(PIP) install --quiet --no-build-isolation --editable '.[dev]'
+	$(PIP) check
 	touch $@
 
 clean:
