@@ -16,7 +16,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 INDEX = "https://pypi.org/simple"
-USABLE = re.compile(r"(\.tar\.gz|\.zip|-(py3|py2\.py3|cp31[1-9]|cp3\d+-abi3)[^-]*-.*(any|linux|macosx).*\.whl)$")
+USABLE = re.compile(
+    r"(\.tar\.gz|\.zip|-(py3|py2\.py3|cp31[1-9]|cp3\d+-abi3)[^-]*-.*(any|linux|macosx).*\.whl)$"
+)
 """Files that Linux and macOS with Python 3.11 or newer could install."""
 FILE = Path(__file__).resolve().parents[1] / "constraints.txt"
 UNHASHED = frozenset({"torch"})
@@ -56,7 +58,9 @@ def hashes(name: str, version: str) -> list[str]:
     page = urllib.request.urlopen(f"{INDEX}/{_plain(name)}/", timeout=60).read().decode()
     links = _Links()
     links.feed(page)
-    stem = re.compile(rf"{_plain(name).replace('-', '[-_.]+')}-{re.escape(version)}(-|\.tar\.gz|\.zip)", re.IGNORECASE)
+    stem = re.compile(
+        rf"{_plain(name).replace('-', '[-_.]+')}-{re.escape(version)}(-|\.tar\.gz|\.zip)", re.IGNORECASE
+    )
     return sorted({digest for file, digest in links.found if stem.match(file) and USABLE.search(file)})
 
 
