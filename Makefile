@@ -6,6 +6,7 @@
 #   make evidence     every measured figure again, into docs/evidence.md
 #   make bench        side by side with peers, where they are installed
 #   make docs         links, snippets and figures of the documentation; examples and notebooks run
+#   make oldest       the tests on the oldest versions that pyproject.toml allows (OLDEST_TORCH=2.10.0)
 #   make mutants      small wrong changes, and which of them the tests notice (20 minutes)
 #   make screenshots  the pictures in docs/screenshots
 #   make wheel        build, and check the wheel in an environment of its own
@@ -22,13 +23,14 @@ PYTEST_FLAGS ?=
 # As many workers as there are cores, each with one thread; `make test WORKERS=0` runs everything in one process.
 WORKERS ?= auto
 DEMO_FLAGS ?=
+OLDEST_TORCH ?= 2.10.0
 MUTANTS_FLAGS ?=
 SPECIMEN := src/thoughtscope/assets/specimen
 # A folder of running text for the specimen; without it, the generator's own grammars.
 TEXT ?=
 TEXT_FLAG := $(if $(TEXT),--text $(TEXT))
 
-.PHONY: pins demo test mutants check format bench docs evidence screenshots specimen wheel version clean
+.PHONY: pins oldest demo test mutants check format bench docs evidence screenshots specimen wheel version clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -81,6 +83,15 @@ wheel: $(READY)
 	cd build/wheel && HF_HUB_OFFLINE=1 bin/thoughtscope trace "Fact: the capital of the state containing Dallas is" --out graph.json
 	cd build/wheel && HF_HUB_OFFLINE=1 bin/thoughtscope report graph.json --out report.html
 	cd dist && $(abspath $(RUN)) -c "import hashlib, pathlib; [print(hashlib.sha256(p.read_bytes()).hexdigest(), p) for p in pathlib.Path().iterdir()]"
+
+# Deprecations in old versions are not ours to mend, so warnings are no errors here. Python 3.11, for numpy's sake.
+oldest:
+	rm -rf build/oldest && mkdir -p build
+	python3.11 -m venv build/oldest
+	python3.11 .ci/oldest.py > build/oldest.txt
+	build/oldest/bin/python -m pip --disable-pip-version-check --no-input install --quiet torch==$(OLDEST_TORCH)
+	build/oldest/bin/python -m pip --disable-pip-version-check --no-input install --quiet --constraint build/oldest.txt --editable '.[dev]'
+	build/oldest/bin/python -m pytest -q -n $(WORKERS) -o filterwarnings=default -m "not browser" $(PYTEST_FLAGS)
 
 # The hashes in constraints.txt anew; PINS="rich==15.0.1" changes a version.
 pins:

@@ -39,6 +39,14 @@ class Tap:
     read_pattern: Callable[[Tensor], None] | None = None
 
 
+def wanted_implementation(config: Any) -> str | None:
+    """`"eager"` for a model whose attention scores are capped; None, the library's default, for any other.
+
+    Older versions of transformers choose sdpa for Gemma 2, which leaves the cap out and says nothing.
+    """
+    return "eager" if getattr(config, "attn_logit_softcapping", None) else None
+
+
 _TAPS: WeakKeyDictionary[nn.Module, list[Tap]] = WeakKeyDictionary()
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from thoughtscope.core.errors import CorruptArtefact, ThoughtscopeError, UnsupportedModel, describe_choices
+from thoughtscope.models.attention import wanted_implementation
 from thoughtscope.models.checkpoints import check_files, first_line, locate
 from thoughtscope.models.families import FAMILIES, bind
 from thoughtscope.models.model import Model
@@ -102,6 +103,7 @@ def _module(folder: Path, config: Any, dtype: torch.dtype | str, trust_remote_co
                 config=config,
                 dtype=dtype,
                 use_safetensors=True,
+                attn_implementation=wanted_implementation(config),
                 local_files_only=True,
                 trust_remote_code=trust_remote_code,
                 output_loading_info=True,

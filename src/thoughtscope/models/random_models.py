@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from thoughtscope.core.errors import UnsupportedModel, describe_choices
+from thoughtscope.models.attention import wanted_implementation
 from thoughtscope.models.families import FAMILIES, Architecture
 from thoughtscope.models.loading import model_from
 from thoughtscope.models.model import Model
@@ -58,8 +59,7 @@ def random_model(
     fields = {**_fields(FAMILIES[made[family]], layers), **overrides}
     config = module_class.config_class(**{own_name.get(name, name): fields[name] for name in fields})
     config.architectures = [made[family]]
-    if attention is not None:
-        config._attn_implementation = attention
+    config._attn_implementation = attention or wanted_implementation(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = module_class(config)

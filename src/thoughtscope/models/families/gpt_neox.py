@@ -11,14 +11,17 @@ from thoughtscope.models.families.registry import FAMILIES, Architecture
 
 def bind(module: Any) -> Family:
     """The facts of a `GPTNeoXForCausalLM`."""
-    body = module.gpt_neox
+    body, head = (
+        module.gpt_neox,
+        module.get_output_embeddings(),
+    )  # whose name differs between versions of transformers
     rotary = Rotary(angles=lambda x, positions: body.rotary_emb(x, positions))
     return Family(
         name="gpt_neox",
         blocks=tuple(_block(layer, rotary) for layer in body.layers),
         final_norm=layer_norm(body.final_layer_norm),
-        unembed=module.lm_head.weight,
-        unembed_bias=module.lm_head.bias,
+        unembed=head.weight,
+        unembed_bias=head.bias,
         embed_module=body.embed_in,
         config=module.config,
     )
