@@ -431,7 +431,7 @@ def test_threads_never_see_each_others_edits() -> None:
     wrong: list[int] = []
 
     def work(number: int) -> None:
-        for _ in range(12):
+        for _ in range(40):
             with torch.no_grad():
                 edited = {Site("resid_post", 1): lambda x, step: x * number} if number else {}
                 if not torch.equal(forward(model, tokens, writes=edited), expected[number]):

@@ -15,7 +15,7 @@ from thoughtscope.models import Edit, capture, forward, generate, hold, hold_pat
 from thoughtscope.models.edits import writes_of
 
 IDS = [[3, 1, 4, 1, 5, 9, 2, 6, 5, 35], [8, 9, 7, 9, 3, 2, 3]]
-LONG = 32
+LONG = 64
 
 
 def vector(seed: int = 0, size: float = 2.0) -> torch.Tensor:
