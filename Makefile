@@ -93,9 +93,9 @@ oldest:
 	build/oldest/bin/python -m pip --disable-pip-version-check --no-input install --quiet --constraint build/oldest.txt --editable '.[dev]'
 	build/oldest/bin/python -m pytest -q -n $(WORKERS) -o filterwarnings=default -m "not browser" $(PYTEST_FLAGS)
 
-# The hashes in constraints.txt anew; PINS="rich==15.0.1" changes a version.
+# The hashes in constraints.txt anew, from the simple pages of a package index; PINS="rich==15.0.1" changes a version.
 pins:
-	$(PYTHON) .ci/pins.py $(PINS)
+	$(PYTHON) .ci/pins.py $(INDEX) $(PINS)
 
 version:
 	@sed -n 's/^__version__ = "\(.*\)"/\1/p' src/thoughtscope/__init__.py

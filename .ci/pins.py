@@ -1,7 +1,9 @@
 """`python .ci/pins.py`: rewrites constraints.txt with the hashes of each pinned version's files, as the index has them.
 
-    python .ci/pins.py              the versions stay, their hashes are asked for anew
-    python .ci/pins.py rich==15.0.1 one version changes
+    python .ci/pins.py INDEX                the versions stay, their hashes are asked for anew
+    python .ci/pins.py INDEX rich==15.0.1   one version changes
+
+`INDEX` is the address of a package index's simple pages, without a slash at its end.
 
 PyTorch alone has none: some machines keep a build of their own of the same version.
 """
@@ -15,7 +17,6 @@ from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 from pathlib import Path
 
-INDEX = "https://pypi.org/simple"
 USABLE = re.compile(
     r"(\.tar\.gz|\.zip|-(py3|py2\.py3|cp31[1-9]|cp3\d+-abi3)[^-]*-.*(any|linux|macosx).*\.whl)$"
 )
@@ -28,13 +29,13 @@ HEADER = """\
 """
 
 
-def main(changes: list[str]) -> None:
+def main(index: str, *changes: str) -> None:
     pins = {**read_pins(FILE.read_text()), **read_pins("\n".join(changes))}
     with ThreadPoolExecutor(8) as pool:
-        found = dict(zip(pins, pool.map(lambda name: hashes(name, pins[name]), pins), strict=True))
+        found = dict(zip(pins, pool.map(lambda name: hashes(index, name, pins[name]), pins), strict=True))
     missing = [f"{name}=={pins[name]}" for name in pins if name not in UNHASHED and not found[name]]
     if missing:
-        raise SystemExit(f"{INDEX} has no file of {', '.join(missing)}.")
+        raise SystemExit(f"{index} has no file of {', '.join(missing)}.")
     lines = [line for name in sorted(pins, key=str.lower) for line in entry(name, pins[name], found[name])]
     FILE.write_text(HEADER + "\n".join(lines) + "\n")
     print(f"{len(pins)} versions, {sum(map(len, found.values()))} hashes: {FILE.name}")
@@ -51,11 +52,11 @@ def entry(name: str, version: str, digests: list[str]) -> list[str]:
     return [" \\\n".join([f"{name}=={version}", *(f"    --hash=sha256:{digest}" for digest in digests)])]
 
 
-def hashes(name: str, version: str) -> list[str]:
+def hashes(index: str, name: str, version: str) -> list[str]:
     """The hashes of one version's files."""
     if name in UNHASHED:
         return []
-    page = urllib.request.urlopen(f"{INDEX}/{_plain(name)}/", timeout=60).read().decode()
+    page = urllib.request.urlopen(f"{index}/{_plain(name)}/", timeout=60).read().decode()
     links = _Links()
     links.feed(page)
     stem = re.compile(
@@ -82,4 +83,6 @@ def _plain(name: str) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    if len(sys.argv) < 2:
+        raise SystemExit(__doc__)
+    main(*sys.argv[1:])

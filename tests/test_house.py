@@ -287,16 +287,48 @@ def test_one_version():
     assert f"## {thoughtscope.__version__}" in (ROOT / "CHANGELOG.md").read_text()
 
 
+def pins() -> dict[str, int]:
+    """How many hashes constraints.txt has of each package."""
+    found: dict[str, int] = {}
+    for line in (ROOT / "constraints.txt").read_text().splitlines():
+        if "==" in line:
+            name = line.split("==")[0]
+            found[name] = 0
+        elif "--hash=sha256:" in line:
+            found[name] += 1
+    return found
+
+
+def test_what_is_installed_is_known_by_its_hash():
+    """PyTorch alone may come as a build of the machine's own; few packages are asked for by name."""
+    import tomllib
+
+    assert [name for name, hashes in pins().items() if not hashes] == ["torch"]
+    makefile = (ROOT / "Makefile").read_text()
+    assert "--no-deps --require-hashes" in makefile
+    assert len(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]) <= 15
+
+
+def test_the_oldest_and_the_newest_versions_have_a_workflow():
+    """What `make oldest` asks for are the lower bounds of pyproject.toml, and a workflow runs it, and the newest."""
+    import yaml
+
+    told = subprocess.run(
+        [sys.executable, ".ci/oldest.py"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "transformers==5.4" in told.stdout.split() and "torch" not in told.stdout
+    jobs = yaml.safe_load((ROOT / ".github/workflows/check.yml").read_text())["jobs"]
+    assert set(jobs["versions"]["strategy"]["matrix"]["which"]) >= {"oldest", "newest"}
+    assert any("make oldest" in step.get("run", "") for step in jobs["versions"]["steps"])
+
+
 def test_every_dependency_has_a_reason_and_a_pin():
     import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
     names = [re.match(r"[A-Za-z0-9_.-]+", text)[0] for text in wanted]
-    pinned = {
-        line.split("==")[0].lower().replace("_", "-")
-        for line in (ROOT / "constraints.txt").read_text().splitlines()
-    }
+    pinned = {name.lower().replace("_", "-") for name in pins()}
     reasons = (ROOT / "docs" / "dependencies.md").read_text()
     assert [name for name in names if name.lower().replace("_", "-") not in pinned] == []
     assert [name for name in names if f"`{name}`" not in reasons] == []
