@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save
 
 from thoughtscope.core import store
-from thoughtscope.core.errors import CorruptArtefact, ThoughtscopeError
+from thoughtscope.core.errors import CorruptArtefact, NotWritten, ThoughtscopeError
 from thoughtscope.core.files import (
     TensorFile,
     atomic_write_bytes,
@@ -135,7 +135,7 @@ def test_failed_save_leaves_the_old_version(tmp_path, monkeypatch):
 
     write_new = store.write_new
     monkeypatch.setattr(store, "write_new", disk_full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(NotWritten, match=r"a could not be written: No space.*Make room"):
         saved(tmp_path / "a", tensors={"w": {"x": torch.ones(9)}, "v": {"y": torch.ones(9)}})
     assert {name: (tmp_path / "a" / name).read_bytes() for name in names(tmp_path / "a")} == before
 
@@ -374,7 +374,7 @@ def test_temporaries_of_the_living_are_left_alone(tmp_path):
 def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     atomic_write_bytes(tmp_path / "note", b"old")
     monkeypatch.setattr(os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError(5, "disk gone")))
-    with pytest.raises(OSError, match="disk gone"):
+    with pytest.raises(NotWritten, match="disk gone"):
         atomic_write_bytes(tmp_path / "note", b"new")
     assert (tmp_path / "note").read_bytes() == b"old" and names(tmp_path) == ["note"]
 
