@@ -308,9 +308,7 @@ def _what_it_is(mode: int) -> str:
 
 
 @contextmanager
-def replaced_folder(
-    path: str | os.PathLike[str], *, belongs: Callable[[str], object]
-) -> Iterator[Path]:
+def replaced_folder(path: str | os.PathLike[str], *, belongs: Callable[[str], object]) -> Iterator[Path]:
     """A fresh folder that takes the place of `path` as a whole when the block ends well; else nothing has changed.
 
     A process killed at any moment leaves the old folder or the new one. What the old one holds beyond the layout

@@ -152,11 +152,14 @@ class WorkFolder:
         path = self.graph_path(slug)
         text = json.dumps(graph, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         with self.changing():
-            if not path.exists() and len(self.slugs()) >= MAX_GRAPHS:
+            if not path.exists() and self._n_graphs() >= MAX_GRAPHS:
                 raise LimitExceeded(
                     f"{self.root} holds {MAX_GRAPHS:,} graphs. Remove some, or use another --folder."
                 )
             atomic_write_text(path, text)
+
+    def _n_graphs(self) -> int:
+        return sum(name.endswith(".json") for name in os.listdir(self.root / "graphs"))
 
     def add_graph(self, name: str, graph: Callable[[str], Mapping[str, Any]]) -> str:
         """Keeps the graph that is made for a slug under `name`, or under a free slug like it; the slug."""

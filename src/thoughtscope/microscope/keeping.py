@@ -145,9 +145,7 @@ def lay_out(folder: WorkFolder, slug: str, layout: Mapping[str, Sequence[float]]
     _change_query(folder, slug, {"layout": places}, nodes=())
 
 
-def _change_query(
-    folder: WorkFolder, slug: str, changes: Mapping[str, Any], *, nodes: Sequence[str]
-) -> None:
+def _change_query(folder: WorkFolder, slug: str, changes: Mapping[str, Any], *, nodes: Sequence[str]) -> None:
     """Replaces entries of a graph's `qParams`, the part of the file that holds what a person arranged.
 
     Raises `UnknownFeature` for one of `nodes` that the graph lacks, and leaves the file as it was.
