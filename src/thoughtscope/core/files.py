@@ -139,18 +139,19 @@ def read_file(path: str | os.PathLike[str], *, limit: int | None = None) -> byte
 
 
 def version_of(path: str | os.PathLike[str]) -> tuple[int, int, int] | None:
-    """What tells two versions of a file apart: time of change, size and inode. None where that is not sure.
+    """What tells two versions of a file apart: when it changed, its size and its inode. None where that is not sure.
 
     That is: where there is no file, and for a moment after a change, in which the clock of a file system may give the
-    next change the same time. Ask before you read: then what you remember under it is never older than it says.
+    next change the same time. Ask before you read: then what you remember under it is never older than it says. The
+    time is that of the inode, which nobody can set, unlike that of the content.
     """
     try:
         state = os.stat(path)
     except OSError:
         return None
-    if abs(time.time_ns() - state.st_mtime_ns) < _RACY:
+    if abs(time.time_ns() - state.st_ctime_ns) < _RACY:
         return None
-    return state.st_mtime_ns, state.st_size, state.st_ino
+    return state.st_ctime_ns, state.st_size, state.st_ino
 
 
 def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
