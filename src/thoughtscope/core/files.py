@@ -284,11 +284,10 @@ def _alive(pid: int) -> bool:
 
 def _regular(path: Path) -> Path:
     """The regular file that a path names, or would name, links followed. Raises `ThoughtscopeError`."""
-    real = Path(os.path.realpath(path))
     try:
-        mode = os.stat(real).st_mode
+        mode = os.stat(path).st_mode
     except FileNotFoundError:
-        return real
+        return Path(os.path.realpath(path))
     except OSError as error:
         raise ThoughtscopeError(
             f"{path} cannot be written: {error.strerror or error}. Name another file."
@@ -297,7 +296,7 @@ def _regular(path: Path) -> Path:
         raise ThoughtscopeError(
             f"{path} is {_what_it_is(mode)}, which no file may replace. Name another file."
         )
-    return real
+    return Path(os.path.realpath(path))
 
 
 def _what_it_is(mode: int) -> str:

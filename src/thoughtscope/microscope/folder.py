@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 import unicodedata
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,8 +64,20 @@ def default_folder() -> Path:
 
 
 def user_labels() -> LabelStore:
-    """The labels in the user's data folder."""
-    return LabelStore(default_folder() / LABELS)
+    """The labels in the user's data folder; none, with an `UnusedFile` warning, where their file is damaged."""
+    labels = LabelStore(default_folder() / LABELS)
+    if labels.problem is not None:
+        warn_of(labels.problem)
+    return labels
+
+
+class UnusedFile(UserWarning):
+    """A damaged file of examples, concepts or labels, without which the work goes on."""
+
+
+def warn_of(problem: Problem) -> None:
+    """Says that a file is not used, and why."""
+    warnings.warn(f"{problem.file} is not used: {problem.why}", UnusedFile, stacklevel=3)
 
 
 def slug_of(prompt: str) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from thoughtscope.core.errors import CorruptArtefact, DictionaryMismatch, Problem
 from thoughtscope.core.labels import LabelStore
-from thoughtscope.microscope.folder import user_labels
+from thoughtscope.microscope.folder import user_labels, warn_of
 
 if TYPE_CHECKING:
     from thoughtscope.dictionaries import Dictionary
@@ -35,10 +34,6 @@ class Microscope:
     """What people call features; a label in here has its place over an automatic one everywhere."""
     problems: tuple[Problem, ...] = ()
     """Files that it was opened without, as they are damaged: examples, concepts or labels."""
-
-
-class UnusedFile(UserWarning):
-    """A damaged file of examples, concepts or labels: the microscope is opened without it."""
 
 
 def open_microscope(
@@ -76,7 +71,8 @@ def open_microscope(
     )
     problems = tuple(problem for problem in (no_bank, no_concepts, own.problem) if problem)
     for problem in problems:
-        warnings.warn(f"{problem.file} is not used: {problem.why}", UnusedFile, stacklevel=2)
+        if problem != own.problem or labels is not None:  # `user_labels` has said so itself
+            warn_of(problem)
     return Microscope(
         model=loaded,
         dictionary=fitting,
