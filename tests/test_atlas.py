@@ -172,6 +172,13 @@ def test_a_bank_lies_with_its_dictionary(tmp_path):
     for layer in range(3):
         for index in range(N_FEATURES):
             assert found.detail(layer, index) == bank().detail(layer, index)
+    manifest = tmp_path / "clt" / "features" / "manifest.json"
+    whole = manifest.read_bytes()
+    for place in range(0, len(whole), 211):
+        manifest.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(CorruptArtefact, match=r"manifest\.json|features"):
+            bank_of(loaded)
+    manifest.write_bytes(whole)
     next((tmp_path / "clt" / "features").glob("layer_1-*")).unlink()
     with pytest.raises(CorruptArtefact, match="layer_1"):
         bank_of(loaded)

@@ -6,11 +6,13 @@ import errno
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -287,6 +289,34 @@ def test_a_damaged_label_file_is_gone_without_and_not_written_over(work, file):
         answer = client.put("/api/labels/0/1", json={"label": "b"})
         assert answer.json()["error"]["code"] == "corrupt_artefact" and "not written over" in answer.text
     assert (work.root / "labels.json").read_text() == '{"tiny/clt/0/1": "a"'
+
+
+def test_a_microscope_is_opened_without_what_is_damaged(tmp_path, monkeypatch):
+    """One flipped bit in a manifest: neither none, silently, nor an end of everything."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    shipped = resources.files("thoughtscope") / "assets" / "specimen" / "clt"
+    shutil.copytree(str(shipped), tmp_path / "clt")
+    for name in ("features", "concepts"):
+        manifest = tmp_path / "clt" / name / "manifest.json"
+        content = manifest.read_bytes()
+        manifest.write_bytes(content[:200] + bytes([content[200] ^ 1]) + content[201:])
+    module.user_labels().set("d/0/1", "a")
+    (tmp_path / "thoughtscope" / "labels.json").write_text("[]")
+    with pytest.warns(microscope.UnusedFile) as said:
+        opened = microscope.open_microscope("specimen", str(tmp_path / "clt"))
+    ends = ["clt/features", "clt/concepts", "thoughtscope/labels.json"]
+    assert [
+        end for end, problem in zip(ends, opened.problems, strict=True) if problem.file.endswith(end)
+    ] == ends
+    assert all(re.search(r"sound copy|Mend", problem.why) for problem in opened.problems) and len(said) == 3
+    assert opened.bank is None and opened.concepts == () and opened.labels.all() == {}
+    graph = microscope.trace(opened, "calc: 36+59=", max_nodes=5)
+    assert microscope.feature(opened, 0, 1)["label"] == "" and len(graph) > 0
+    with TestClient(
+        create_app(Session(lambda: opened, folder=WorkFolder(tmp_path / "work"))), base_url="http://127.0.0.1"
+    ) as client:  # which has labels of its own
+        problems = client.get("/api/session").json()["problems"]
+        assert [Path(problem["file"]).name for problem in problems] == ["features", "concepts"]
 
 
 def test_damaged_labels_of_older_versions_wait_for_the_day(work):

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from thoughtscope.core.errors import (
     CorruptArtefact,
@@ -117,25 +117,30 @@ def read_file(path: str | os.PathLike[str], *, limit: int | None = None) -> byte
     Raises `FileNotFoundError`, `CorruptArtefact` naming the file and the reason, and `LimitExceeded` for a file of more
     than `limit` bytes, before any is read.
     """
-    where = os.fspath(path)
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if limit is not None and size > limit:
+            raise LimitExceeded(f"{os.fspath(path)} has {size:,} bytes; the limit is {limit:,}.")
+        try:
+            return file.read()
+        except OSError as error:
+            raise CorruptArtefact(f"{os.fspath(path)} cannot be read: {error.strerror or error}.") from None
+
+
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """A regular file, opened for reading. Raises `FileNotFoundError`, and `CorruptArtefact` for anything else."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:
-        raise CorruptArtefact(f"{where} cannot be read: {getattr(error, 'strerror', error)}.") from None
-    try:
-        state = os.fstat(descriptor)
-        if not stat.S_ISREG(state.st_mode):
-            raise CorruptArtefact(f"{where} is {_what_it_is(state.st_mode)}, not a regular file.")
-        if limit is not None and state.st_size > limit:
-            raise LimitExceeded(f"{where} has {state.st_size:,} bytes; the limit is {limit:,}.")
-        with open(descriptor, "rb", closefd=False) as file:
-            return file.read()
-    except OSError as error:
-        raise CorruptArtefact(f"{where} cannot be read: {error.strerror or error}.") from None
-    finally:
+        reason = getattr(error, "strerror", None) or error
+        raise CorruptArtefact(f"{os.fspath(path)} cannot be read: {reason}.") from None
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
         os.close(descriptor)
+        raise CorruptArtefact(f"{os.fspath(path)} is {_what_it_is(mode)}, not a regular file.")
+    return open(descriptor, "rb")
 
 
 def version_of(path: str | os.PathLike[str]) -> tuple[int, int, int] | None:
@@ -440,7 +445,7 @@ def check_safetensors(path: str | os.PathLike[str]) -> None:
     """
     path = Path(path)
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
             length = int.from_bytes(file.read(8), "little") if size >= 8 else -1
             if not 2 <= length <= min(size - 8, _MAX_HEADER):

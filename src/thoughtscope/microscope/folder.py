@@ -198,6 +198,8 @@ class WorkFolder:
         """Gives a graph a title, or with an empty one takes it away; its slug, and with it its address, stays."""
 
         def renamed(graph: dict[str, Any]) -> dict[str, Any]:
+            if not isinstance(graph.get("metadata"), dict):
+                raise CorruptArtefact(f"{self.graph_path(slug)} has no metadata that could hold a title.")
             metadata = {key: value for key, value in graph["metadata"].items() if key != "title"}
             return {**graph, "metadata": metadata | ({"title": title} if title else {})}
 
