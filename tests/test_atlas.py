@@ -172,6 +172,13 @@ def test_a_bank_lies_with_its_dictionary(tmp_path):
     for layer in range(3):
         for index in range(N_FEATURES):
             assert found.detail(layer, index) == bank().detail(layer, index)
+    manifest = tmp_path / "clt" / "features" / "manifest.json"
+    whole = manifest.read_bytes()
+    for place in range(0, len(whole), 211):
+        manifest.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(CorruptArtefact, match=r"manifest\.json|features"):
+            bank_of(loaded)
+    manifest.write_bytes(whole)
     next((tmp_path / "clt" / "features").glob("layer_1-*")).unlink()
     with pytest.raises(CorruptArtefact, match="layer_1"):
         bank_of(loaded)
@@ -224,12 +231,16 @@ def test_bad_labels_are_refused(tmp_path):
         store.set("d/0/0", "x" * 201)
     with pytest.raises(UnknownFeature, match="feature id"):
         store.set("0/0", "a")
-    (tmp_path / "labels.json").write_text('["not a table"]')
-    with pytest.raises(CorruptArtefact, match=r"labels\.json"):
-        LabelStore(tmp_path / "labels.json")
-    (tmp_path / "labels.json").write_text('{"0/0": "a"')
-    with pytest.raises(CorruptArtefact, match=r"labels\.json"):
-        LabelStore(tmp_path / "labels.json")
+    for damaged in ('["not a table"]', '{"0/0": "a"', '{"0/0": 7}'):
+        (tmp_path / "labels.json").write_text(damaged)
+        for one in (store, LabelStore(tmp_path / "labels.json")):
+            assert one.all() == {} and one.get("d/0/0") is None and len(one) == 0
+            assert one.problem.file.endswith("labels.json") and "Mend the file, or move it" in one.problem.why
+            with pytest.raises(CorruptArtefact, match=r"not kept: .*labels\.json .*Mend the file"):
+                one.set("d/0/0", "a")
+        assert (tmp_path / "labels.json").read_text() == damaged
+    (tmp_path / "labels.json").unlink()
+    assert store.set("d/0/0", "a") == "a" and store.all() == {"d/0/0": "a"} and store.problem is None
 
 
 def detail_of(examples: list[tuple[list[str], int]], top: list[str], strength: float = 3.0) -> dict:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,8 @@ import torch
 
 from tests.autograd_oracle import activations_at, same_parts
 from tests.tiny_models import tiny_model
-from thoughtscope.core.errors import ThoughtscopeError
+from thoughtscope.core.errors import CorruptArtefact, FolderInUse, ThoughtscopeError
+from thoughtscope.core.store import load_artefact, save_artefact
 from thoughtscope.dictionaries import Dictionary, TrainConfig, evaluate_dictionary, train_dictionary
 from thoughtscope.dictionaries import training as module
 from thoughtscope.dictionaries.documents import document_batches, read_rows
@@ -171,6 +173,75 @@ def test_another_configuration_does_not_continue_a_run(tmp_path):
     train_dictionary(model, documents(model), SMALL, folder=tmp_path)
     with pytest.raises(ThoughtscopeError, match="another l0"):
         train_dictionary(model, documents(model), replace(SMALL, l0=5.0), folder=tmp_path)
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_finished_run_that_is_started_again_changes_nothing(tmp_path):
+    def none():
+        raise AssertionError("a finished run asks for no documents")
+
+    model = tiny_model("llama")
+    config = replace(SMALL, n_tokens=4_000)
+    first = train_dictionary(model, documents(model), config, folder=tmp_path)
+    before, steps = contents(tmp_path), []
+    again = train_dictionary(
+        model, none, config, folder=tmp_path, progress=lambda *given, **_: steps.append(given)
+    )
+    assert same(first, again) and first.card.self_test == again.card.self_test and steps == []
+    assert contents(tmp_path) == before
+    older = load_artefact(
+        tmp_path / "state", kind=module.CHECKPOINT
+    )  # which did not say on what it would be tested
+    meta = {key: value for key, value in older.meta.items() if key != "tested"}
+    tensors = {name: dict(older.tensors(name).items()) for name in older.files}
+    save_artefact(tmp_path / "state", kind=module.CHECKPOINT, tensors=tensors, meta=meta)
+    before = contents(tmp_path)
+    again = train_dictionary(model, documents(model), config, folder=tmp_path)
+    assert same(first, again) and first.card.self_test == again.card.self_test
+    assert contents(tmp_path) == before
+
+
+def test_a_damaged_state_stops_the_training_and_is_left_alone(tmp_path):
+    model = tiny_model("llama")
+    config = replace(SMALL, n_tokens=400)
+    train_dictionary(model, documents(model), config, folder=tmp_path)
+    manifest = tmp_path / "state" / "manifest.json"
+    whole = manifest.read_bytes()
+    weights = next((tmp_path / "state").glob("weights-*"))
+    flipped = [whole[:n] + bytes([whole[n] ^ 2]) + whole[n + 1 :] for n in range(0, len(whole), 97)]
+    for damaged in (*flipped, b"", b"{}", whole[:-9]):
+        manifest.write_bytes(damaged)
+        before = contents(tmp_path)
+        with pytest.raises(CorruptArtefact, match=r"(manifest\.json|state) .*stops here.*Put a sound copy"):
+            train_dictionary(model, documents(model), config, folder=tmp_path)
+        assert contents(tmp_path) == before
+    manifest.write_bytes(whole)
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(CorruptArtefact, match=r"weights-.*stops here"):
+        train_dictionary(model, documents(model), config, folder=tmp_path)
+
+
+def test_two_runs_do_not_train_in_one_folder(tmp_path):
+    model, tried = tiny_model("llama"), []
+
+    def second() -> None:
+        try:
+            train_dictionary(model, documents(model), SMALL, folder=tmp_path)
+        except FolderInUse as error:
+            tried.append(str(error))
+
+    def start_another(stage, step, total, **figures):
+        if step == 2:
+            thread = threading.Thread(target=second)
+            thread.start()
+            thread.join()
+
+    config = replace(SMALL, n_tokens=1_000)
+    train_dictionary(model, documents(model), config, folder=tmp_path, progress=start_another)
+    assert len(tried) == 1 and str(tmp_path) in tried[0]
 
 
 def test_dead_features_learn_from_the_residual():

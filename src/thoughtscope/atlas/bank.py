@@ -180,7 +180,10 @@ def window_of(starts: Int[np.ndarray, " start"], peak: int, window: tuple[int, i
 
 
 def bank_of(dictionary: Dictionary) -> FeatureBank | None:
-    """The bank that lies with a loaded dictionary (its folder's `features/`), or None if there is none."""
+    """The bank that lies with a loaded dictionary (its folder's `features/`), or None if there is none.
+
+    Raises `CorruptArtefact` for a damaged one.
+    """
     folder = dictionary.card.folder
     if folder is None or not is_artefact(folder / FOLDER, kind=KIND):
         return None

@@ -299,7 +299,10 @@ def _load(tensors: Mapping[str, Any], meta: dict[str, Any]) -> Concept:
 
 
 def concepts_of(dictionary: Dictionary) -> tuple[Concept, ...]:
-    """The concepts that lie with a loaded dictionary (its folder's `concepts/`); none if there are none."""
+    """The concepts that lie with a loaded dictionary (its folder's `concepts/`); none if there are none.
+
+    Raises `CorruptArtefact` for damaged ones.
+    """
     folder = dictionary.card.folder
     if folder is None or not is_artefact(folder / FOLDER, kind=KIND):
         return ()

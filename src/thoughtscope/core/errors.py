@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from difflib import get_close_matches
 
 
@@ -84,10 +85,30 @@ class NoModel(ThoughtscopeError):
     code = "no_model"
 
 
+class FolderInUse(ThoughtscopeError):
+    """A folder in which another process has been writing for too long to wait. Names the folder."""
+
+    code = "busy"
+
+
+class NotWritten(ThoughtscopeError):
+    """A file that could not be written: the disk is full or read-only, or the folder belongs to somebody else."""
+
+    code = "not_written"
+
+
 class BrokenPlugin(ThoughtscopeError):
     """An installed package offers something that cannot be loaded. Names the package."""
 
     code = "broken_plugin"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """A file that cannot be used, while everything beside it goes on: which one, and why, with the fix."""
+
+    file: str
+    why: str
 
 
 def describe_choices(

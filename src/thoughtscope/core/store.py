@@ -10,13 +10,11 @@ A process killed before it leaves the old version whole, one killed after it the
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,13 +23,16 @@ from thoughtscope.core.errors import CorruptArtefact, ThoughtscopeError, describ
 from thoughtscope.core.files import (
     TensorFile,
     atomic_write_text,
+    exclusive,
     file_sha256,
     is_temporary,
+    read_file,
     safetensors_chunks,
     strict_json,
     sync_folder,
     temporary_name,
     write_new,
+    writing,
 )
 from thoughtscope.core.provenance import provenance as current_provenance
 
@@ -39,6 +40,7 @@ MANIFEST = "manifest.json"
 FORMAT = "thoughtscope-artefact"
 VERSION = 1
 
+_FIELDS = frozenset({"format", "version", "kind", "meta", "provenance", "files", "sha256"})
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 _STORED = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}-[0-9a-f]{12}\.safetensors")
 
@@ -107,10 +109,10 @@ def save_artefact(
     json.dumps(manifest, allow_nan=False)  # what cannot be written fails before anything is touched
     if folder.exists() and not folder.is_dir():
         raise ThoughtscopeError(f"{folder} is a file; an artefact is a folder. Name a new or empty folder.")
-    folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder):
-        foreign = not (folder / MANIFEST).exists() and any(not _ours(entry) for entry in folder.iterdir())
-        if foreign:
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with exclusive(folder), writing(folder):
+        if _foreign(folder):
             raise ThoughtscopeError(
                 f"{folder} holds files that are not an artefact. Name a new or empty folder."
             )
@@ -157,11 +159,15 @@ def load_artefact(path: str | os.PathLike[str], *, kind: str, verify: Verify = "
 
 
 def is_artefact(path: str | os.PathLike[str], *, kind: str) -> bool:
-    """True when `path` is a folder whose manifest says `kind`. Never raises; says nothing about the content."""
-    try:
-        return bool(_read_manifest(Path(path), kind))
-    except CorruptArtefact:
-        return False
+    """Whether `path` is a folder with an artefact of this `kind`, sound or damaged: `load_artefact` tells which.
+
+    Never raises. A manifest that cannot be read, or whose hash is wrong, is one that was damaged, not one that is not
+    there.
+    """
+    manifest = _manifest_found(Path(path))
+    if not manifest:
+        return manifest is not None
+    return manifest.get("kind") == kind or manifest.get("sha256") != _manifest_digest(manifest)
 
 
 def _store(folder: Path, name: str, tensors: Mapping[str, Any], written: list[Path]) -> StoredFile:
@@ -188,13 +194,35 @@ def _store(folder: Path, name: str, tensors: Mapping[str, Any], written: list[Pa
     return StoredFile(path=final.name, size=size, sha256=digest.hexdigest())
 
 
+def _manifest_found(folder: Path) -> dict[str, Any] | None:
+    """The manifest of an artefact, sound or not; empty where it cannot be read, None where there is none of ours."""
+    path = folder / MANIFEST
+    try:
+        manifest = strict_json(read_file(path), path)
+    except FileNotFoundError:
+        return None
+    except CorruptArtefact:
+        return {} if os.path.lexists(path) else None  # the folder may itself be a file
+    # Damage seldom takes more than one field; another tool's manifest has few of ours.
+    if not isinstance(manifest, dict) or len(_FIELDS & manifest.keys()) < len(_FIELDS) - 2:
+        return None
+    return manifest
+
+
+def _foreign(folder: Path) -> bool:
+    """Whether a folder holds files, and they are not an artefact."""
+    if os.path.lexists(folder / MANIFEST):
+        return _manifest_found(folder) is None
+    return any(not _ours(entry) for entry in folder.iterdir())
+
+
 def _read_manifest(folder: Path, kind: str) -> dict[str, Any]:
     path = folder / MANIFEST
     try:
-        manifest = strict_json(path.read_bytes(), path)
-    except OSError as error:
+        manifest = strict_json(read_file(path), path)
+    except FileNotFoundError as error:
         raise CorruptArtefact(
-            f"{path} cannot be read ({error.strerror or error}), so {folder} is no artefact."
+            f"{path} cannot be read ({error.strerror}), so {folder} is no artefact."
         ) from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise CorruptArtefact(f'{path} does not say "format": "{FORMAT}".')
@@ -252,17 +280,6 @@ def _manifest_digest(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One writer at a time: the lock goes with the process, so a killed writer leaves none behind."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def _ours(entry: Path) -> bool:
     return is_temporary(entry) or _STORED.fullmatch(entry.name) is not None
 
@@ -270,11 +287,11 @@ def _ours(entry: Path) -> bool:
 def _sweep(folder: Path) -> None:
     """Removes what killed saves left. Only under the lock: no other writer's files can be among them."""
     try:
-        manifest = strict_json((folder / MANIFEST).read_bytes(), folder / MANIFEST)
+        manifest = strict_json(read_file(folder / MANIFEST), folder / MANIFEST)
         kept = {entry["path"] for entry in manifest["files"].values()}
     except FileNotFoundError:
         kept = set()
-    except (OSError, CorruptArtefact, KeyError, TypeError, AttributeError):
+    except (CorruptArtefact, KeyError, TypeError, AttributeError):
         return  # an unreadable manifest is no reason to delete anything
     for entry in folder.iterdir():
         if _ours(entry) and entry.name not in kept:

@@ -43,8 +43,18 @@ def load_dictionary(
 
 
 def save_dictionary(dictionary: Dictionary, path: str | os.PathLike[str], *, format: str = "native") -> None:
-    """Writes a dictionary as the folder `path`. Raises `DictionaryMismatch` when the format cannot hold it."""
-    FORMATS[format].save(dictionary, Path(path))
+    """Writes a dictionary as the folder `path`, in place of an older one as a whole.
+
+    Raises `DictionaryMismatch` when the format cannot hold it, or when the folder holds one in another format, beside
+    which neither could be told from the other; `NotWritten` for a full or read-only disk.
+    """
+    layout, folder = FORMATS[format], Path(path)
+    others = [name for name, other in FORMATS.working() if name != format and other.matches(folder)]
+    if others:
+        raise DictionaryMismatch(
+            f"{folder} holds a dictionary in the format {others[0]}. Name a new or empty folder for {format}."
+        )
+    layout.save(dictionary, folder)
 
 
 def _find(path_or_name: str | os.PathLike[str]) -> Path:

@@ -12,7 +12,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from itertools import chain, count, islice
 from pathlib import Path
@@ -22,9 +23,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from thoughtscope.core.errors import DictionaryMismatch, ThoughtscopeError
+from thoughtscope.core.errors import CorruptArtefact, DictionaryMismatch, ThoughtscopeError
+from thoughtscope.core.files import exclusive, writing
 from thoughtscope.core.progress import Progress, silent
-from thoughtscope.core.store import is_artefact, load_artefact, save_artefact
+from thoughtscope.core.store import MANIFEST, load_artefact, save_artefact
 from thoughtscope.dictionaries.activation import Activation
 from thoughtscope.dictionaries.dictionary import Dictionary
 from thoughtscope.dictionaries.documents import Document, Rows, document_batches, read_rows, skip_rows
@@ -33,6 +35,7 @@ from thoughtscope.dictionaries.sparse import SparseLayer
 from thoughtscope.dictionaries.transcoders import LayerWeights, parse_sites, transcoders
 
 if TYPE_CHECKING:
+    from thoughtscope.core.site import Site
     from thoughtscope.models import Model
 
 CHECKPOINT = "dictionary-training"
@@ -140,6 +143,8 @@ class Trainer:
     step: int = 0
     seconds: float = 0.0
     """Time spent in steps."""
+    tested: list[Document] = field(default_factory=list)
+    """The documents on which the dictionary will be tested when it is done."""
 
     @property
     def progress(self) -> float:
@@ -167,30 +172,54 @@ def train_dictionary(
     """Trains a dictionary of `model` on `documents`, which are gone through again when they run out.
 
     With `folder`, metrics are appended to `metrics.jsonl` there, the state is saved every few minutes to `state/`, and
-    a run that finds a state of the same configuration continues it. `progress` counts steps, with FVU, L0 and the
-    share of dead features.
-    Raises `ThoughtscopeError` when the documents hold too little text, or the state is of another configuration.
+    a run that finds a state of the same configuration continues it; one that was finished is only read, and needs no
+    documents. `progress` counts steps, with FVU, L0 and the share of dead features.
+    Raises `ThoughtscopeError` when the documents hold too little text, or the state is of another configuration,
+    `CorruptArtefact` for a damaged state, `FolderInUse` when another run trains in `folder`.
     """
     reads, writes = parse_sites(config.read, model.n_layers), parse_sites(config.write, model.n_layers)
     for site in (*reads, *writes):
         model.site(site)
     home = None if folder is None else Path(folder)
-    trainer = _resume(home, config, model.n_layers) if home else None
-    log = _Log(home, progress, config)
+    if home:
+        with writing(home):
+            home.mkdir(parents=True, exist_ok=True)
+    with exclusive(home, patience=0.0) if home else nullcontext():
+        trainer = _resume(home, config, model.n_layers) if home else None
+        if trainer is None or trainer.progress < 1 or not trainer.tested:
+            log = _Log(home, progress, config)
+            trainer = _train(model, documents, config, (reads, writes), trainer, home, log)
+    trained = _folded(trainer, model, name or f"{model.name}/{'clt' if config.cross_layer else 'plt'}")
+    return with_self_test(model, trained, trainer.tested)
+
+
+def _train(
+    model: Model,
+    documents: Any,
+    config: TrainConfig,
+    sites: tuple[Sequence[Site], Sequence[Site]],
+    trainer: Trainer | None,
+    home: Path | None,
+    log: _Log,
+) -> Trainer:
+    """Trains to the end, from the start or from where a trainer stands."""
     stream = _endless(documents)
     tested = list(islice(stream, SELF_TEST_DOCUMENTS))  # now: a one-time source may have none left at the end
     batches = document_batches(model, chain(tested, stream), context=config.context)
     for number in count():
-        if trainer is not None and trainer.step >= (number + 1) * config.steps_per_chunk:
-            skip_rows(batches, n_tokens=config.chunk_tokens)
-            continue
-        rows = read_rows(model, batches, reads, writes, n_tokens=config.chunk_tokens)
+        if trainer is not None:
+            trainer.tested = tested
+            if trainer.progress >= 1:
+                return trainer
+            if trainer.step >= (number + 1) * config.steps_per_chunk:
+                skip_rows(batches, n_tokens=config.chunk_tokens)
+                continue
+        rows = read_rows(model, batches, *sites, n_tokens=config.chunk_tokens)
         trainer = trainer or _start(config, rows)
+        trainer.tested = tested
         if _train_on(trainer, rows, number, home, log):
-            break
-    assert trainer is not None
-    trained = _folded(trainer, model, name or f"{model.name}/{'clt' if config.cross_layer else 'plt'}")
-    return with_self_test(model, trained, tested)
+            return trainer
+    raise AssertionError("count() has no end")
 
 
 def _train_on(trainer: Trainer, rows: Rows, number: int, home: Path | None, log: _Log) -> bool:
@@ -447,15 +476,28 @@ def _save(trainer: Trainer, home: Path) -> None:
         "threshold": trainer.threshold,
         "step": trainer.step,
         "seconds": trainer.seconds,
+        "tested": [
+            each if isinstance(each, str) else [int(token) for token in each] for each in trainer.tested
+        ],
     }
     save_artefact(home / "state", kind=CHECKPOINT, tensors=tensors, meta=meta)
 
 
 def _resume(home: Path, config: TrainConfig, n_layers: int) -> Trainer | None:
-    """The saved state, if there is one. Raises `ThoughtscopeError` when it belongs to another configuration."""
-    if not is_artefact(home / "state", kind=CHECKPOINT):
+    """The saved state, if there is one.
+
+    Raises `ThoughtscopeError` when it belongs to another configuration, `CorruptArtefact` when it is damaged: to start
+    anew would write over it.
+    """
+    if not os.path.lexists(home / "state" / MANIFEST):
         return None
-    artefact = load_artefact(home / "state", kind=CHECKPOINT)
+    try:
+        artefact = load_artefact(home / "state", kind=CHECKPOINT)
+    except CorruptArtefact as error:
+        raise CorruptArtefact(
+            f"{error} The training stops here, and leaves {home / 'state'} as it is. Put a sound copy in its place, or "
+            "move it away to start anew."
+        ) from None
     wanted = json.loads(json.dumps(asdict(config)))
     changed = sorted(key for key in wanted if artefact.meta["config"].get(key) != wanted[key])
     if changed:
@@ -483,6 +525,7 @@ def _resume(home: Path, config: TrainConfig, n_layers: int) -> Trainer | None:
     )
     trainer.idle, trainer.threshold = idle, artefact.meta["threshold"]
     trainer.step, trainer.seconds = artefact.meta["step"], artefact.meta["seconds"]
+    trainer.tested = list(artefact.meta.get("tested", ()))  # older states do not say
     return trainer
 
 
@@ -494,8 +537,6 @@ class _Log:
         self.progress = progress
         self.every = max(1, config.n_steps // 200)
         self.saved_at = time.monotonic()
-        if home:
-            home.mkdir(parents=True, exist_ok=True)
 
     def write(self, metrics: dict[str, Any], trainer: Trainer) -> None:
         metrics |= {

@@ -7,6 +7,7 @@ used.
 from thoughtscope.microscope.features import feature as feature
 from thoughtscope.microscope.features import feature_of_viewer as feature_of_viewer
 from thoughtscope.microscope.features import label as label
+from thoughtscope.microscope.folder import UnusedFile as UnusedFile
 from thoughtscope.microscope.folder import WorkFolder as WorkFolder
 from thoughtscope.microscope.folder import default_folder as default_folder
 from thoughtscope.microscope.folder import slug_of as slug_of

@@ -23,10 +23,11 @@ MAX_MEMBERS = 500
 
 
 def keep(folder: WorkFolder, graph: Graph, slug: str | None = None) -> str:
-    """Writes a graph into the work folder; its slug."""
+    """Writes a graph into the work folder, under a slug of its own unless one is given; the slug."""
     from thoughtscope.reports.payload import graph_file
 
-    slug = slug or slug_of(graph.prompt)
+    if slug is None:
+        return folder.add_graph(slug_of(graph.prompt), lambda free: graph_file(graph, free))
     folder.write_graph(slug, graph_file(graph, slug))
     return slug
 
@@ -43,12 +44,7 @@ def keep_file(folder: WorkFolder, content: bytes | Mapping[str, Any]) -> str:
     wanted = str(metadata.get("slug") or "")
     plain = SLUG.fullmatch(wanted) and not wanted.startswith(".")
     name = wanted if plain else slug_of(str(metadata.get("prompt", "")))
-    slug, number, taken = name, 1, set(folder.slugs())
-    while slug in taken:
-        number += 1
-        slug = f"{name[:90]}-{number}"
-    folder.write_graph(slug, {**file, "metadata": {**metadata, "slug": slug}})
-    return slug
+    return folder.add_graph(name, lambda slug: {**file, "metadata": {**metadata, "slug": slug}})
 
 
 def kept_file(folder: WorkFolder, slug: str) -> dict[str, Any]:
@@ -104,14 +100,13 @@ def score_part(folder: WorkFolder, slug: str, nodes: Sequence[str]) -> dict[str,
 
 def pin(folder: WorkFolder, slug: str, pins: Sequence[str]) -> None:
     """Keeps the pinned nodes in the graph's file. Raises `UnknownFeature` for a node that it lacks."""
-    _require_nodes(folder.read_graph(slug), pins)
-    folder.change_query(slug, {"pinnedIds": list(pins)})
+    _change_query(folder, slug, {"pinnedIds": list(pins)}, nodes=pins)
 
 
 def arrange(folder: WorkFolder, slug: str, supernodes: Sequence[Sequence[str]]) -> None:
     """Keeps supernodes, each its label and then its nodes. Raises `UnknownFeature` for a node that the graph lacks."""
-    _require_nodes(folder.read_graph(slug), [node for _, *members in supernodes for node in members])
-    folder.change_query(slug, {"supernodes": [list(group) for group in supernodes]})
+    members = [node for _, *members in supernodes for node in members]
+    _change_query(folder, slug, {"supernodes": [list(group) for group in supernodes]}, nodes=members)
 
 
 def keep_query(folder: WorkFolder, slug: str, content: bytes) -> None:
@@ -136,10 +131,10 @@ def keep_query(folder: WorkFolder, slug: str, content: bytes) -> None:
         _check_names(group, f"qParams.supernodes[{number}]", MAX_MEMBERS)
         if len(group) < 2:
             raise InvalidGraph(f"qParams.supernodes[{number}]: expected a label and at least one node.")
-    if "supernodes" in sent:
-        arrange(folder, slug, groups)
-    if "pinnedIds" in sent:
-        pin(folder, slug, pins)
+    changes = {"pinnedIds": pins, "supernodes": groups}
+    members = [node for _, *members in groups for node in members]
+    changes = {name: value for name, value in changes.items() if name in sent}
+    _change_query(folder, slug, changes, nodes=[*pins, *members])
 
 
 def lay_out(folder: WorkFolder, slug: str, layout: Mapping[str, Sequence[float]]) -> None:
@@ -147,7 +142,22 @@ def lay_out(folder: WorkFolder, slug: str, layout: Mapping[str, Sequence[float]]
     places = {name: [float(x), float(y)] for name, (x, y) in layout.items()}
     if not all(math.isfinite(number) for place in places.values() for number in place):
         raise InvalidGraph("layout: a place is two finite numbers.")
-    folder.change_query(slug, {"layout": places})
+    _change_query(folder, slug, {"layout": places}, nodes=())
+
+
+def _change_query(folder: WorkFolder, slug: str, changes: Mapping[str, Any], *, nodes: Sequence[str]) -> None:
+    """Replaces entries of a graph's `qParams`, the part of the file that holds what a person arranged.
+
+    Raises `UnknownFeature` for one of `nodes` that the graph lacks, and leaves the file as it was.
+    """
+
+    def changed(graph: dict[str, Any]) -> dict[str, Any]:
+        if nodes:
+            _require_nodes(graph, nodes)
+        query = graph.get("qParams")
+        return {**graph, "qParams": {**(query if isinstance(query, dict) else {}), **changes}}
+
+    folder.change_graph(slug, changed)
 
 
 def intervene_kept(

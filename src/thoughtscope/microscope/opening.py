@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from thoughtscope.core.errors import DictionaryMismatch
+from thoughtscope.core.errors import CorruptArtefact, DictionaryMismatch, Problem
 from thoughtscope.core.labels import LabelStore
-from thoughtscope.microscope.folder import user_labels
+from thoughtscope.microscope.folder import user_labels, warn_of
 
 if TYPE_CHECKING:
     from thoughtscope.dictionaries import Dictionary
     from thoughtscope.models import Model
 
+T = TypeVar("T")
 PROMPT_TOKENS = 512
 """Default limit of a prompt's length; a model's own limit may be lower."""
 
@@ -30,6 +32,8 @@ class Microscope:
     """What groups of the dictionary's features mean; none where nobody taught any."""
     labels: LabelStore = field(default_factory=LabelStore)
     """What people call features; a label in here has its place over an automatic one everywhere."""
+    problems: tuple[Problem, ...] = ()
+    """Files that it was opened without, as they are damaged: examples, concepts or labels."""
 
 
 def open_microscope(
@@ -43,7 +47,8 @@ def open_microscope(
 ) -> Microscope:
     """Loads a model and a dictionary by name or path; the specimen brings its own dictionary.
 
-    `labels` are the user's own unless given. Raises what `load_model` and `load_dictionary` raise, and
+    `labels` are the user's own unless given. A damaged file of examples, concepts or labels is left out, with an
+    `UnusedFile` warning, and is among `problems`. Raises what `load_model` and `load_dictionary` raise, and
     `DictionaryMismatch` when no dictionary is named.
     """
     if dictionary is None and model != "specimen":
@@ -58,11 +63,30 @@ def open_microscope(
 
     loaded = load_model(model, device=device, dtype=dtype)
     fitting = load_dictionary(dictionary or "specimen/clt", loaded)
+    own = user_labels() if labels is None else labels
+    nothing: tuple[Any, ...] = ()
+    bank, no_bank = _unless_damaged(lambda: bank_of(fitting), None, f"{fitting.card.folder}/features")
+    concepts, no_concepts = _unless_damaged(
+        lambda: concepts_of(fitting), nothing, f"{fitting.card.folder}/concepts"
+    )
+    problems = tuple(problem for problem in (no_bank, no_concepts, own.problem) if problem)
+    for problem in problems:
+        if problem != own.problem or labels is not None:  # `user_labels` has said so itself
+            warn_of(problem)
     return Microscope(
         model=loaded,
         dictionary=fitting,
-        bank=bank_of(fitting),
-        concepts=concepts_of(fitting),
+        bank=bank,
+        concepts=concepts,
         max_tokens=min(loaded.max_positions, max_tokens or PROMPT_TOKENS),
-        labels=user_labels() if labels is None else labels,
+        labels=own,
+        problems=problems,
     )
+
+
+def _unless_damaged(load: Callable[[], T], instead: T, file: str) -> tuple[T, Problem | None]:
+    try:
+        return load(), None
+    except CorruptArtefact as error:
+        why = f"{error} Put a sound copy in its place, or move it away."
+        return instead, Problem(file=file, why=why)

@@ -17,6 +17,7 @@ _STATUS = {
     "corrupt_artefact": 500,
     "no_model": 409,
     "busy": 503,
+    "not_written": 507,
     "stopped": 503,
 }
 

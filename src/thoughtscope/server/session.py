@@ -6,11 +6,11 @@ import asyncio
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
 import thoughtscope
-from thoughtscope.core.errors import NoModel
+from thoughtscope.core.errors import NoModel, Problem
 from thoughtscope.microscope import Microscope, WorkFolder, heard, keep, tokens_of, trace
 from thoughtscope.server.errors import Busy, Stopped
 
@@ -55,7 +55,8 @@ class Session:
         self.folder.labels_of(
             microscope.dictionary.name, microscope.dictionary.scan
         )  # older files move in first
-        return replace(microscope, labels=self.folder.labels)
+        others = tuple(problem for problem in microscope.problems if problem != microscope.labels.problem)
+        return replace(microscope, labels=self.folder.labels, problems=others)
 
     @property
     def ready(self) -> bool:
@@ -117,14 +118,24 @@ class Session:
     async def describe(self, *, read_only: bool) -> dict[str, Any]:
         """The answer of GET /api/session."""
         about: dict[str, Any] = {"version": thoughtscope.__version__, "model": None, "dictionary": None}
+        problems: list[Problem] = []
         if self.loading is not None:
-            about.update(describe_microscope(await self.microscope()))
+            opened = await self.microscope()
+            about.update(describe_microscope(opened))
+            problems += opened.problems
+        problems += await asyncio.to_thread(self.folder.problems)
         summaries = await asyncio.to_thread(self.folder.summaries)
         graphs = [
             {key: row[key] for key in ("slug", "prompt", "title", "number", "created")} for row in summaries
         ]
         prompts = list(self.example_prompts) if self.loading is not None else []
-        return {**about, "graphs": graphs, "example_prompts": prompts, "read_only": read_only}
+        return {
+            **about,
+            "graphs": graphs,
+            "problems": [asdict(problem) for problem in problems],
+            "example_prompts": prompts,
+            "read_only": read_only,
+        }
 
 
 def describe_microscope(microscope: Microscope) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import TypeVar
 from torch import Tensor
 
 from thoughtscope.core.errors import CorruptArtefact, DictionaryMismatch
+from thoughtscope.core.files import safetensors_chunks, write_new
 from thoughtscope.core.registry import Registry
 from thoughtscope.dictionaries.dictionary import Dictionary
 
@@ -86,16 +86,12 @@ def expect_tensors(
 def write_safetensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Writes a plain safetensors file, atomically: other tools read it, and an older file may still be mapped."""
-    from safetensors.torch import save_file
-
+    """Writes a new safetensors file that other tools read, into a folder that `replaced_folder` gave."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        table = {"format": "pt"} if metadata is None else dict(metadata) or None
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, table)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_new(path, safetensors_chunks(tensors, {"format": "pt"} if metadata is None else metadata))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a new text file in UTF-8, into a folder that `replaced_folder` gave."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_new(path, [text.encode()])

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 from torch import Tensor, tensor
 
 from thoughtscope.core.errors import CorruptArtefact, DictionaryMismatch
-from thoughtscope.core.files import TensorFile, atomic_write_text
+from thoughtscope.core.files import TensorFile, replaced_folder
 from thoughtscope.core.site import hook_of_site_kind, site_kind_of_hook
 from thoughtscope.dictionaries.activation import Activation
 from thoughtscope.dictionaries.card import Card
@@ -29,12 +30,15 @@ from thoughtscope.dictionaries.formats.base import (
     expect_tensors,
     numbered,
     write_safetensors,
+    write_text,
 )
 from thoughtscope.dictionaries.formats.gemma_scope import read_npz_layer, read_safetensors_layer
 from thoughtscope.dictionaries.transcoders import LayerWeights, is_cross_layer, layer_weights, transcoders
 
 NAME = "circuit-tracer"
 _THRESHOLD = "activation_function.threshold"
+_FILES = re.compile(r"config\.yaml|(layer|W_enc|W_dec)_\d+\.safetensors")
+"""What a save replaces; everything else in the folder stays."""
 
 
 def matches(folder: Path) -> bool:
@@ -183,19 +187,22 @@ def _activation(
 
 
 def save(dictionary: Dictionary, folder: Path) -> None:
-    """Writes the layout. Raises `DictionaryMismatch` for a cross-layer dictionary with a skip or TopK."""
+    """Writes the layout, in place of an older one as a whole.
+
+    Raises `DictionaryMismatch` for a cross-layer dictionary with a skip or TopK, `NotWritten` for a full disk.
+    """
     d, layers, cross = dictionary, layer_weights(dictionary), is_cross_layer(dictionary)
     if cross and (d.has_skip or _activation_of(d).kind == "topk"):
         raise DictionaryMismatch(
             f"circuit-tracer's cross-layer layout has no skip connections and no TopK; {d.name} has. Use native."
         )
-    folder.mkdir(parents=True, exist_ok=True)
     foreign = d.card.foreign
     own = foreign if foreign.get("format") == NAME and "transcoders:" not in foreign["config"] else {}
     files = own.get("files", [{} for _ in layers])
-    for layer, weights in enumerate(layers):
-        (_save_cross if cross else _save_layer)(folder, layer, weights, files[layer])
-    atomic_write_text(folder / "config.yaml", own.get("config") or _config(d))
+    with replaced_folder(folder, belongs=_FILES.fullmatch) as fresh:
+        for layer, weights in enumerate(layers):
+            (_save_cross if cross else _save_layer)(fresh, layer, weights, files[layer])
+        write_text(fresh / "config.yaml", own.get("config") or _config(d))
 
 
 def _activation_of(dictionary: Dictionary) -> Activation:

@@ -13,6 +13,7 @@ norm's weight (`ln2.hook_normalized`) and writes the contribution to the residua
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ import numpy as np
 from torch import Tensor, cat, zeros
 
 from thoughtscope.core.errors import CorruptArtefact, DictionaryMismatch
-from thoughtscope.core.files import TensorFile, atomic_write_bytes, atomic_write_text, strict_json
+from thoughtscope.core.files import TensorFile, replaced_folder, strict_json, write_new
 from thoughtscope.dictionaries.activation import Activation
 from thoughtscope.dictionaries.card import Card
 from thoughtscope.dictionaries.dictionary import Dictionary
@@ -32,6 +33,7 @@ from thoughtscope.dictionaries.formats.base import (
     expect_tensors,
     numbered,
     write_safetensors,
+    write_text,
 )
 from thoughtscope.dictionaries.formats.npz import read_npz
 from thoughtscope.dictionaries.transcoders import LayerWeights, is_cross_layer, layer_weights, transcoders
@@ -40,6 +42,10 @@ ONE, TWO = "gemma-scope", "gemma-scope-2"
 _NPZ = ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")
 _LOWER = ("w_enc", "w_dec", "b_enc", "b_dec", "threshold")
 _SKIP = "affine_skip_connection"
+_FILES_ONE = re.compile(r"layer_\d+[^/]*/(.+/)?params\.npz")
+_FILES_TWO_LAYERS = re.compile(r"layer_\d+[^/]*/(config\.json|params\.safetensors)")
+_FILES_TWO = re.compile(rf"config\.json|params_layer_\d+\.safetensors|{_FILES_TWO_LAYERS.pattern}")
+"""What a save replaces; everything else in the folder stays."""
 _HOOKS = {
     "pre_feedforward_layernorm.output": "mlp_in",
     "mlp.input": "mlp_in",
@@ -105,7 +111,10 @@ def read_npz_layer(path: Path) -> tuple[LayerWeights, list[str]]:
 
 
 def save_one(dictionary: Dictionary, folder: Path) -> None:
-    """Writes one `params.npz` per layer. Raises `DictionaryMismatch` for what version 1 cannot hold."""
+    """Writes one `params.npz` per layer, in place of an older dictionary as a whole.
+
+    Raises `DictionaryMismatch` for what version 1 cannot hold, and for a folder that holds several dictionaries.
+    """
     d = dictionary
     _require(d, ONE, per_layer=True, skip=False)
     if (d.reads[0].kind, d.writes[0].kind) != ("mlp_norm", "mlp_out"):
@@ -113,17 +122,19 @@ def save_one(dictionary: Dictionary, folder: Path) -> None:
             f"{ONE} reads mlp_norm and writes mlp_out; {d.name} has {d.reads[0]} and {d.writes[0]}."
         )
     own = d.card.foreign if d.card.foreign.get("format") == ONE else {}
-    for layer, weights in enumerate(layer_weights(d)):
-        path = folder / (own["paths"][layer] if own else f"layer_{layer}/params.npz")
-        arrays = {
-            "W_enc": weights.W_enc.T,
-            "W_dec": weights.decoder.squeeze(1),
-            "b_enc": weights.b_enc,
-            "b_dec": weights.b_dec,
-            "threshold": weights.threshold,
-        }
-        order = own["orders"][layer] if own else _NPZ
-        _write_npz(path, {name: arrays[name] for name in order})
+    _refuse_several(folder, "layer_*/**/params.npz")
+    with replaced_folder(folder, belongs=_FILES_ONE.fullmatch) as fresh:
+        for layer, weights in enumerate(layer_weights(d)):
+            path = fresh / (own["paths"][layer] if own else f"layer_{layer}/params.npz")
+            arrays = {
+                "W_enc": weights.W_enc.T,
+                "W_dec": weights.decoder.squeeze(1),
+                "b_enc": weights.b_enc,
+                "b_dec": weights.b_dec,
+                "threshold": weights.threshold,
+            }
+            order = own["orders"][layer] if own else _NPZ
+            _write_npz(path, {name: arrays[name] for name in order})
 
 
 def _write_npz(path: Path, arrays: Mapping[str, Tensor | None]) -> None:
@@ -135,7 +146,18 @@ def _write_npz(path: Path, arrays: Mapping[str, Tensor | None]) -> None:
     }
     np.savez(buffer, **given)
     path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write_bytes(path, buffer.getvalue())
+    write_new(path, [buffer.getvalue()])
+
+
+def _refuse_several(folder: Path, pattern: str) -> None:
+    """A download with several widths of a layer is more than one dictionary: saving over it would lose the others."""
+    names = (path.relative_to(folder).as_posix() for path in folder.glob(pattern))
+    layers = Counter(match[1] for match in (re.match(r"layer_(\d+)", name) for name in names) if match)
+    for layer, n in sorted(layers.items()):
+        if n > 1:
+            raise DictionaryMismatch(
+                f"{folder} holds {n} dictionaries for layer {layer}. Name a new or empty folder."
+            )
 
 
 # --- version 2 -----------------------------------------------------------------------------------------------------
@@ -213,7 +235,10 @@ def read_safetensors_layer(
 
 
 def save_two(dictionary: Dictionary, folder: Path) -> None:
-    """Writes version 2's layout, with its own configuration where the dictionary came from it."""
+    """Writes version 2's layout, with its own configuration where the dictionary came from it.
+
+    Takes the place of an older dictionary as a whole; refuses a folder that holds several.
+    """
     import json
 
     d, cross = dictionary, is_cross_layer(dictionary)
@@ -226,21 +251,31 @@ def save_two(dictionary: Dictionary, folder: Path) -> None:
     paths = own.get("paths") or (
         ["config.json"] if cross else [f"layer_{layer}/config.json" for layer in range(len(layers))]
     )
-    for layer, weights in enumerate(layers):
-        target = folder / f"params_layer_{layer}.safetensors" if cross else folder / paths[layer]
-        decoder = weights.decoder.squeeze(1)
-        if cross:
-            decoder = _all_writes(weights.decoder, layer, own["earlier"][layer] if own else None)
-        tensors = {"w_enc": weights.W_enc.T, "w_dec": decoder, "b_enc": weights.b_enc, "b_dec": weights.b_dec}
-        if weights.threshold is not None:
-            tensors["threshold"] = weights.threshold
-        if weights.W_skip is not None:
-            tensors[_SKIP] = weights.W_skip.T
-        if not cross:
-            target = target.with_name("params.safetensors")
-        write_safetensors(target, tensors, own["metadata"][layer] if own else None)
-    for path, text in zip(paths, texts, strict=True):
-        atomic_write_text(folder / path, text)
+    _refuse_several(folder, "layer_*/params.safetensors")
+    # A lone config.json beside folders of layers is somebody else's.
+    whole = cross or any(folder.glob("params_layer_*"))
+    files = _FILES_TWO if whole else _FILES_TWO_LAYERS
+    with replaced_folder(folder, belongs=files.fullmatch) as fresh:
+        for layer, weights in enumerate(layers):
+            earlier = own["earlier"][layer] if own else None
+            target = Path(paths[layer]).with_name("params.safetensors") if not cross else None
+            path = fresh / (target or f"params_layer_{layer}.safetensors")
+            write_safetensors(
+                path, _tensors_two(weights, layer, cross, earlier), own["metadata"][layer] if own else None
+            )
+        for name, text in zip(paths, texts, strict=True):
+            write_text(fresh / name, text)
+
+
+def _tensors_two(weights: LayerWeights, layer: int, cross: bool, earlier: Tensor | None) -> dict[str, Tensor]:
+    """One layer under version 2's names."""
+    decoder = _all_writes(weights.decoder, layer, earlier) if cross else weights.decoder.squeeze(1)
+    tensors = {"w_enc": weights.W_enc.T, "w_dec": decoder, "b_enc": weights.b_enc, "b_dec": weights.b_dec}
+    if weights.threshold is not None:
+        tensors["threshold"] = weights.threshold
+    if weights.W_skip is not None:
+        tensors[_SKIP] = weights.W_skip.T
+    return tensors
 
 
 def _all_writes(decoder: Tensor, layer: int, earlier: Tensor | None) -> Tensor:
