@@ -114,7 +114,7 @@ class Session:
             )
         return self.loading
 
-    async def describe(self, *, read_only: bool) -> dict[str, Any]:
+    async def describe(self) -> dict[str, Any]:
         """The answer of GET /api/session."""
         about: dict[str, Any] = {"version": thoughtscope.__version__, "model": None, "dictionary": None}
         if self.loading is not None:
@@ -124,7 +124,7 @@ class Session:
             {key: row[key] for key in ("slug", "prompt", "title", "number", "created")} for row in summaries
         ]
         prompts = list(self.example_prompts) if self.loading is not None else []
-        return {**about, "graphs": graphs, "example_prompts": prompts, "read_only": read_only}
+        return {**about, "graphs": graphs, "example_prompts": prompts}
 
 
 def describe_microscope(microscope: Microscope) -> dict[str, Any]:

@@ -1,0 +1,12 @@
+// @ts-check
+// The server's token: where the page has none that fits, a person types it, and a cookie keeps it.
+import { setState } from "../store.js";
+import { start } from "./graphs.js";
+import { source } from "./source.js";
+
+/** Gives the token to the server and starts the page. Throws what the server says against it. */
+export async function login(token) {
+  await source.login(token.trim());
+  setState({ locked: false });
+  await start();
+}
