@@ -53,7 +53,14 @@ class Gate:
                 await error_response(*refusal)(scope, receive, answer)
 
     def _admit(self, scope: Scope, headers: Headers) -> None:
-        """Raises `Refused` for a foreign Host, a foreign page that wants to write, and a request without the token."""
+        """Raises `Refused` for a head that is too large, a foreign Host, a foreign page that wants to write, and a
+        request without the token."""
+        told = len(scope.get("raw_path") or b"") + len(scope["query_string"])
+        if (
+            told + sum(len(name) + len(value) + 4 for name, value in scope["headers"])
+            > self.access.limits.max_head
+        ):
+            raise Refused(431, "limit_exceeded", "The request's line and headers are too long.")
         name = host_name(headers.get("host", ""))
         if name is None or not self.access.knows(name):
             raise Refused(

@@ -41,7 +41,7 @@ function App() {
 }
 
 function Alone({ children }) {
-  return html`<main class="start"><div class="start-column">${children}</div></main>`;
+  return html`<main class="start alone"><div class="start-column">${children}</div></main>`;
 }
 
 function Work({ graph }) {

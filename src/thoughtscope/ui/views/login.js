@@ -20,9 +20,9 @@ export function Login() {
   };
   return html`<form class="login" onSubmit=${submit}>
     <h1>This server asks for its token.</h1>
-    <p class="lead">thoughtscope printed a link where it was started. Open that link, or type what stands in it
-      after <code>token=</code>.</p>
-    <div class="row"><input id="token" type="password" autofocus value=${token} maxlength="512" aria-label="Token"
+    <p class="lead">thoughtscope printed a link where it was started. Open that link, or paste it
+      here; the part after <code>token=</code> will do.</p>
+    <div class="row"><input id="token" type="password" autofocus value=${token} maxlength="2000" aria-label="Token"
       autocomplete="current-password" spellcheck="false" aria-invalid=${refusal ? "true" : "false"}
       aria-describedby="token-refusal" onInput=${(event) => setToken(event.target.value)} />
       <button class="primary" disabled=${asking || !token.trim()}>Open</button></div>
