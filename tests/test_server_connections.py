@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import resource
 import socket
@@ -37,7 +38,12 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Address]:
     async def large() -> str:
         return "x" * 40_000_000
 
-    app.router.routes.insert(0, app.router.routes.pop())  # before the page, which answers for every path
+    @app.get("/work")
+    async def work() -> None:
+        await asyncio.sleep(0.5)
+
+    own = [app.router.routes.pop() for _ in range(2)]
+    app.router.routes[:0] = own  # before the page, which answers for every path
     server = Server(app, LIMITS)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     with pytest.MonkeyPatch.context() as patch:
@@ -209,14 +215,23 @@ def test_the_oldest_idle_connections_make_room(address: Address) -> None:
         client.close()
 
 
-def test_busy_connections_are_not_closed_for_new_ones(address: Address) -> None:
-    sending = [connect(address, head("POST", "/api/trace", "Content-Length: 9")) for _ in range(20)]
+def test_slow_bodies_make_room_where_nobody_is_idle(address: Address) -> None:
+    sending = [connect(address, head("POST", "/api/trace", "Content-Length: 9")) for _ in range(25)]
+    assert healthy(address)
+    sending[-1].sendall(b"123456789")
+    assert sending[-1].recv(12) == b"HTTP/1.1 422"
+    assert rest(sending[0]) == b""
+    for client in sending:
+        client.close()
+
+
+def test_connections_at_work_are_not_closed_for_new_ones(address: Address) -> None:
+    working = [connect(address, head("GET", "/work")) for _ in range(20)]
     time.sleep(0.1)
     with connect(address, head("GET", "/health", token=False)) as client:
         assert refused(rest(client)) == (503, "busy")
-    for client in sending:
-        client.sendall(b"123456789")
-        assert client.recv(12) == b"HTTP/1.1 422"
+    for client in working:
+        assert client.recv(12) == b"HTTP/1.1 200"
         client.close()
 
 

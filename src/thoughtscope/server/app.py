@@ -98,6 +98,8 @@ def create_app(session: Session, access: Access | None = None, *, page: Path | N
 
 
 def _add_graph_routes(app: FastAPI, session: Session) -> None:
+    checking = asyncio.Semaphore(1)  # a large file takes memory and Python's lock: one after the other
+
     @app.get("/health")
     async def health() -> dict[str, Any]:
         return {"ok": True, "version": thoughtscope.__version__, "ready": session.ready}
@@ -139,7 +141,8 @@ def _add_graph_routes(app: FastAPI, session: Session) -> None:
     @app.post("/api/graphs")
     async def keep_graph(request: Request) -> dict[str, str]:
         body = await request.body()
-        return {"slug": await asyncio.to_thread(microscope.keep_file, session.folder, body)}
+        async with checking:
+            return {"slug": await asyncio.to_thread(microscope.keep_file, session.folder, body)}
 
     @app.put("/api/graphs/{slug}/supernodes")
     async def keep_supernodes(slug: str, body: SupernodesRequest) -> dict[str, Any]:

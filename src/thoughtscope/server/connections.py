@@ -31,8 +31,10 @@ class Connection(H11Protocol):
     def __init__(self, *arguments: Any, limits: Limits, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
         self.limits = limits
-        self.since = self.loop.time()
+        self.since = self.loop.time()  # of this phase
+        self.heard = self.since
         self._got = 0  # bytes in this phase
+        self._surplus = False
         self._seen: tuple[Phase, object] = ("head", None)
 
     @property
@@ -51,6 +53,10 @@ class Connection(H11Protocol):
             self._make_room()
 
     def data_received(self, data: bytes) -> None:
+        if self._surplus:
+            self.refuse(503, "busy", "Too many connections are open. Try again in a moment.")
+            return
+        self.heard = self.loop.time()
         self._got += len(data)
         super().data_received(data)
 
@@ -106,14 +112,16 @@ class Connection(H11Protocol):
             self.refuse(400, "bad_request", "This is not a well-formed HTTP request.")
 
     def _make_room(self) -> None:
-        """Ends the connection that has waited longest without a request; there being none, refuses this one."""
-        idle = [one for one in self.connections if one is not self and one.phase == "head"]  # type: ignore[union-attr]
-        if not idle:
-            self.refuse(503, "busy", "Too many connections are open. Try again in a moment.")
+        """Ends the connection that waits for a client which has been silent longest. Where all others are at work,
+        this one is refused as soon as it asks for something."""
+        others = [one for one in self.connections if isinstance(one, Connection) and one is not self]
+        waiting = [one for one in others if one.phase in ("head", "body")]
+        if not waiting:
+            self._surplus = True
             return
-        oldest = min(idle, key=lambda one: one.since)  # type: ignore[union-attr]
-        self.connections.discard(oldest)
-        oldest.transport.abort()
+        silent = min(waiting, key=lambda one: one.heard)
+        self.connections.discard(silent)
+        silent.transport.abort()
 
 
 def room() -> int:
