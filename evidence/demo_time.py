@@ -89,7 +89,10 @@ def wait_for_graph(url: str, page: Any) -> int:
     """Opens the page and waits for its nodes, or without a browser for the graph file; how many nodes there are."""
     if page is None:
         address, _, slug = url.partition("#g=")
-        with urllib.request.urlopen(f"{address}api/graphs/{slug}", timeout=PATIENCE) as answer:
+        address, _, token = address.partition("?token=")
+        headers = {"Authorization": f"Bearer {token}"}
+        request = urllib.request.Request(f"{address}api/graphs/{slug}", headers=headers)
+        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
             return len(json.load(answer)["nodes"])
     page.goto(url)
     page.wait_for_selector(".stage [data-id]", timeout=1000 * PATIENCE)

@@ -204,6 +204,7 @@ def served(files: dict[str, Any]) -> Iterator[str]:
 
     from thoughtscope.microscope import WorkFolder, keep_file
     from thoughtscope.server import Session, create_app
+    from thoughtscope.server.access import Access
 
     with tempfile.TemporaryDirectory() as place:
         folder = WorkFolder(Path(place))
@@ -211,13 +212,16 @@ def served(files: dict[str, Any]) -> Iterator[str]:
             if keep_file(folder, copy.deepcopy(file)) != name:
                 raise ValueError(f"{name} was kept under another name")
         session = Session(None, folder=folder)
-        server = uvicorn.Server(uvicorn.Config(create_app(session), port=0, log_level="warning", ws="none"))
+        access = Access()
+        app = create_app(session, access)
+        server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", ws="none"))
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()
         while not server.started:
             time.sleep(0.02)
         try:
-            yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
+            port = server.servers[0].sockets[0].getsockname()[1]
+            yield f"http://127.0.0.1:{port}/?token={access.token}"
         finally:
             server.should_exit = True
             thread.join(10)

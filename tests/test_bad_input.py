@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from tests.clients import client_of
 from tests.tiny_microscope import N_FEATURES, random_dictionary, shared_model, tiny_microscope
 from tests.tiny_models import tiny_model
 from thoughtscope.cli import app as command_line
 from thoughtscope.dictionaries import save_dictionary
 from thoughtscope.microscope import WorkFolder, open_microscope
-from thoughtscope.server.app import create_app
 from thoughtscope.server.session import Session
 
 EVIL = '<img src=x onerror="alert(1)">'
@@ -81,7 +81,7 @@ def run(
 def answer_of(load: Callable[[], Any], folder: Path) -> tuple[int, dict[str, str]]:
     """What the server says to a trace when its model is loaded by `load`; it must still answer /health."""
     session = Session(load, folder=WorkFolder(folder))
-    client = TestClient(create_app(session), base_url="http://localhost", raise_server_exceptions=False)
+    client = client_of(session)
     answer = client.post("/api/trace", json={"prompt": "Hi"})
     assert client.get("/health").json()["ok"] is True
     assert client.get("/api/session").status_code == answer.status_code
@@ -164,7 +164,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     session = Session(tiny_microscope, folder=WorkFolder(tmp_path_factory.mktemp("work")))
-    yield TestClient(create_app(session), base_url="http://localhost", raise_server_exceptions=False)
+    yield client_of(session)
     session.close()
 
 
@@ -368,4 +368,4 @@ def test_a_path_outside_the_root(run, client: TestClient, tmp_path: Path) -> Non
     )
     (tmp_path / "a file").write_text("")
     assert run("serve", "--no-model", "--no-browser", "--folder", tmp_path / "a file")[0] == "invalid"
-    assert run("serve", "--no-model", "--host", "0.0.0.0", "--folder", tmp_path)[0] == "unsafe_binding"
+    assert run("serve", "--no-model", "--token-file", tmp_path, "--folder", tmp_path)[0] == "unsafe_token"

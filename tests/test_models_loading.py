@@ -262,6 +262,40 @@ def test_remote_code_is_off_at_every_call_of_the_library(
 
 
 @pytest.mark.parametrize(
+    "revision", [None, "main", "v1", "a" * 39, "A" * 40, "a" * 64, "refs/pr/1", "a" * 40 + "\n"]
+)
+def test_remote_code_needs_a_commit(revision: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("thoughtscope.models.loading.locate", lambda *_, **__: pytest.fail("went on"))
+    with pytest.raises(UnsupportedModel, match="full commit hash"):
+        load_model("org/with-code", trust_remote_code=True, revision=revision)
+
+
+def test_remote_code_of_a_folder_or_of_another_repository_is_refused(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = "0123456789abcdef" * 2 + "01234567"
+    for name in (str(saved), "specimen"):
+        with pytest.raises(UnsupportedModel, match="no repository of the hub"):
+            load_model(name, trust_remote_code=True, revision=commit)
+    asked: list[object] = []
+    monkeypatch.setattr(
+        "thoughtscope.models.loading.locate",
+        lambda name, revision: asked.append(revision) or (saved, revision),
+    )
+    assert load_model("org/with-code", trust_remote_code=True, revision=commit).revision == commit
+    assert asked == [commit]
+    for file in ("config.json", "tokenizer_config.json"):
+        path = saved / file
+        before = path.read_text()
+        path.write_text(
+            json.dumps({**json.loads(before), "auto_map": {"AutoConfig": "org/other--conf.Config"}})
+        )
+        with pytest.raises(UnsupportedModel, match=f"{file} takes code from another repository"):
+            load_model("org/with-code", trust_remote_code=True, revision=commit)
+        path.write_text(before)
+
+
+@pytest.mark.parametrize(
     "name", ["no-such/model", "gpt-no-such", "./nowhere", "/nowhere/at/all", "a b", "http://x.y/z"]
 )
 def test_an_unknown_name_says_so_at_once(name: str) -> None:

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from tests.clients import client_of
 from tests.tiny_microscope import N_FEATURES, tiny_microscope
 from thoughtscope.core.errors import UnknownModel
 from thoughtscope.microscope import WorkFolder
-from thoughtscope.server.app import create_app
 from thoughtscope.server.session import MAX_WAITING, Session
 
 PROMPT = "Hello <b>there</b> é"
@@ -35,7 +35,7 @@ def session(folder: WorkFolder) -> Iterator[Session]:
 
 @pytest.fixture(scope="module")
 def client(session: Session) -> TestClient:
-    return TestClient(create_app(session), base_url="http://localhost", raise_server_exceptions=False)
+    return client_of(session)
 
 
 def events(text: str) -> list[tuple[str, dict[str, Any]]]:
@@ -84,7 +84,7 @@ def test_the_session_says_what_is_loaded(client: TestClient, slug: str) -> None:
     }  # fmt: skip
     row = next(row for row in about["graphs"] if row["slug"] == slug)
     assert row["prompt"] == PROMPT and row["created"].endswith("Z")
-    assert about["read_only"] is False and about["example_prompts"]
+    assert about["example_prompts"]
 
 
 def test_a_trace_streams_its_progress_and_ends_with_the_graph(client: TestClient, folder: WorkFolder) -> None:
@@ -298,7 +298,7 @@ def test_a_label_is_kept_and_shown_wherever_the_feature_is(
     shown = {node["node_id"]: node["clerp"] for node in client.get(f"/api/graphs/{slug}").json()["nodes"]}
     assert shown[node["node_id"]] == label
     again = Session(tiny_microscope, folder=WorkFolder(folder.root))
-    with TestClient(create_app(again), base_url="http://localhost") as restarted:
+    with client_of(again) as restarted:
         assert restarted.get(f"/api/features/{layer}/{index}").json()["label"] == label
     again.close()
     client.put(f"/api/labels/{layer}/{index}", json={"label": ""})
@@ -483,7 +483,7 @@ def test_what_circuit_tracers_save_sends_is_mended(
 
 def test_without_a_model_graphs_can_still_be_read(folder: WorkFolder, slug: str) -> None:
     session = Session(None, folder=folder)
-    client = TestClient(create_app(session), base_url="http://localhost")
+    client = client_of(session)
     about = client.get("/api/session").json()
     assert about["model"] is None and about["example_prompts"] == []
     assert client.get(f"/api/graphs/{slug}").status_code == 200
@@ -496,7 +496,7 @@ def test_a_model_that_fails_to_load_is_an_answer_not_a_crash(folder: WorkFolder)
         raise UnknownModel('There is no model "nope".')
 
     session = Session(load, folder=folder)
-    client = TestClient(create_app(session), base_url="http://localhost")
+    client = client_of(session)
     assert error(client.get("/api/session"))[:2] == (404, "unknown_model")
     assert error(client.post("/api/trace", json={"prompt": "a"}))[:2] == (404, "unknown_model")
     assert client.get("/health").json() == {"ok": True, "version": "0.1.0", "ready": False}
@@ -505,7 +505,7 @@ def test_a_model_that_fails_to_load_is_an_answer_not_a_crash(folder: WorkFolder)
 
 def test_too_many_waiting_requests_are_sent_away(folder: WorkFolder) -> None:
     session, held = Session(tiny_microscope, folder=folder), threading.Event()
-    client = TestClient(create_app(session), base_url="http://localhost")
+    client = client_of(session)
     waiting = [session.submit(lambda _: held.wait(20)) for _ in range(MAX_WAITING)]
     assert error(client.post("/api/trace", json={"prompt": "a"}))[:2] == (503, "busy")
     held.set()
@@ -517,7 +517,7 @@ def test_too_many_waiting_requests_are_sent_away(folder: WorkFolder) -> None:
 def test_a_graph_that_is_being_made_is_waited_for(tmp_path: Path) -> None:
     session = Session(tiny_microscope, folder=WorkFolder(tmp_path))
     session.trace_at_start("At the start", "first")
-    client = TestClient(create_app(session), base_url="http://localhost")
+    client = client_of(session)
     assert client.get("/api/graphs/first").json()["metadata"]["prompt"] == "At the start"
     session.close()
 

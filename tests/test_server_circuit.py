@@ -14,13 +14,13 @@ import pytest
 from starlette.testclient import TestClient
 from tokenizers import processors
 
+from tests.clients import client_of
 from tests.tiny_microscope import random_dictionary, tiny_microscope
 from tests.tiny_models import tiny_model
 from thoughtscope.core.errors import LimitExceeded
 from thoughtscope.graphs import graph_from_json, influence_share, score
 from thoughtscope.microscope import Microscope, WorkFolder
 from thoughtscope.server import app as application
-from thoughtscope.server.app import create_app
 from thoughtscope.server.errors import Stopped
 from thoughtscope.server.session import Session
 
@@ -34,7 +34,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
 
 @pytest.fixture(scope="module")
 def client(session: Session) -> TestClient:
-    return TestClient(create_app(session), base_url="http://localhost", raise_server_exceptions=False)
+    return client_of(session)
 
 
 def events(text: str) -> list[tuple[str, dict[str, Any]]]:
@@ -192,7 +192,7 @@ def bare_microscope() -> Microscope:
 
 def test_a_missing_beginning_is_said_and_put_when_asked(tmp_path: Path) -> None:
     session = Session(bare_microscope, folder=WorkFolder(tmp_path))
-    client = TestClient(create_app(session), base_url="http://localhost")
+    client = client_of(session)
     first = trace(client, "ab")
     assert len(first["warnings"]) == 1 and "beginning-of-text" in first["warnings"][0]
     asked, without = trace(client, "ab", bos=True), trace(client, "ab", bos=False)

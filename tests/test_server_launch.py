@@ -12,11 +12,12 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.clients import BEARER, TOKEN
 from tests.tiny_microscope import tiny_microscope
 from thoughtscope.core.errors import UnknownModel
 from thoughtscope.microscope import WorkFolder
+from thoughtscope.server.access import Access
 from thoughtscope.server.launch import PortTaken, address, listen, serve_session
-from thoughtscope.server.security import Access
 from thoughtscope.server.session import Session
 
 
@@ -32,7 +33,7 @@ class Running:
 
     def _serve(self, **settings: object) -> None:
         try:
-            serve_session(self.session, Access(), port=0, announce=self.links.append, **settings)  # type: ignore[arg-type]
+            serve_session(self.session, Access(token=TOKEN), port=0, announce=self.links.append, **settings)  # type: ignore[arg-type]
         except BaseException as error:
             self.error = error
 
@@ -46,7 +47,7 @@ class Running:
 
 def ask(link: str, path: str) -> tuple[int, dict]:
     connection = http.client.HTTPConnection(urlsplit(link).netloc, timeout=120)
-    connection.request("GET", path)
+    connection.request("GET", path, headers=BEARER)
     answer = connection.getresponse()
     body = json.loads(answer.read())
     connection.close()
@@ -64,7 +65,7 @@ def test_the_server_answers_while_the_model_loads_and_ends_with_it(tmp_path: Pat
     session.trace_at_start("Hi", "hi")
     running = Running(session, slug="hi")
     link = running.link()
-    assert link.endswith("/#g=hi")
+    assert link.endswith(f"/?token={TOKEN}#g=hi")
     status, body = ask(link, "/health")
     assert status == 200 and body["ready"] is False
     let_it_load.set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,14 +13,16 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
+from tests.clients import BEARER, TOKEN, client_of
 from thoughtscope.core.errors import PathOutsideRoot
 from thoughtscope.microscope import WorkFolder, default_folder, slug_of
+from thoughtscope.server.access import Access, UnsafeToken, is_loopback, read_token
 from thoughtscope.server.app import create_app
-from thoughtscope.server.security import ANSWER_HEADERS, Access, UnsafeBinding, is_loopback
+from thoughtscope.server.errors import ANSWER_HEADERS
+from thoughtscope.server.limits import Limits
 from thoughtscope.server.session import Session
 
 HOST = "http://127.0.0.1"
-TOKEN = "a-secret-of-some-length"
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +51,7 @@ def page(root: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def client(session: Session, page: Path) -> TestClient:
-    return TestClient(create_app(session, page=page), base_url=HOST, raise_server_exceptions=False)
+    return client_of(session, page=page, base_url=HOST)
 
 
 def error_code(answer) -> str:
@@ -85,6 +88,7 @@ ROUTES = [
     ("PUT", "/api/graphs/a/layout"),
     ("DELETE", "/api/graphs/a/outcomes/0"),
 ]
+LOGIN = ("POST", "/login")
 
 
 def test_the_list_of_routes_is_complete(session: Session) -> None:
@@ -101,7 +105,7 @@ def test_the_list_of_routes_is_complete(session: Session) -> None:
 
     described = create_app(session).openapi()["paths"]
     methods = {(method.upper(), plain(path)) for path, answers in described.items() for method in answers}
-    assert methods <= set(ROUTES)
+    assert methods <= {*ROUTES, LOGIN}
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
@@ -159,16 +163,38 @@ def test_the_own_page_can_write(client: TestClient) -> None:
     assert error_code(answer) == "invalid_graph"
 
 
-# --- binding and token -----------------------------------------------------------------------------------------------
+# --- the token -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.7", "example.test"])
-def test_other_interfaces_need_a_token(host: str) -> None:
-    with pytest.raises(UnsafeBinding, match="--token"):
-        Access(host=host)
-    with pytest.raises(UnsafeBinding, match="16 characters"):
-        Access(host=host, token="short")
-    assert Access(host=host, token=TOKEN).token == TOKEN
+@pytest.mark.parametrize("token", ["short", "", "x" * 600, "with some spaces in it", "ümlaut-in-the-token"])
+def test_a_token_is_a_secret_that_a_header_can_carry(token: str) -> None:
+    with pytest.raises(UnsafeToken, match="16 to 512 ASCII characters"):
+        Access(token=token)
+
+
+def test_every_launch_has_a_token_of_its_own_that_is_not_shown() -> None:
+    one, other = Access(), Access(host="0.0.0.0")
+    assert one.token != other.token and len(one.token) == 32
+    assert one.token not in repr(one)
+
+
+def test_a_token_file_is_read_only_if_it_is_private(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    path.write_text(f"  {TOKEN}\n")
+    for mode in (0o644, 0o640, 0o604, 0o620):
+        path.chmod(mode)
+        with pytest.raises(UnsafeToken, match="chmod 600"):
+            read_token(path)
+    path.chmod(0o600)
+    assert read_token(path) == TOKEN
+    path.write_bytes(b"x" * 5000)
+    with pytest.raises(UnsafeToken, match="larger"):
+        read_token(path)
+    os.mkfifo(tmp_path / "fifo", 0o600)
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for odd in ("fifo", ".", "missing", "loop", "token/x"):
+        with pytest.raises(UnsafeToken):
+            read_token(tmp_path / odd)
 
 
 def test_loopback_is_recognised() -> None:
@@ -184,41 +210,138 @@ def reachable(session: Session, page: Path) -> FastAPI:
 
 @pytest.fixture
 def open_client(reachable: FastAPI) -> TestClient:
+    """A browser without the token."""
     return TestClient(reachable, base_url="http://10.0.0.1", raise_server_exceptions=False)
 
 
-@pytest.mark.parametrize(("method", "path"), WRITES)
-def test_writes_need_the_token_when_others_can_reach_the_server(
-    open_client: TestClient, method: str, path: str
+WITHOUT = {
+    "nothing": {},
+    "a wrong token": {"Authorization": "Bearer wrong"},
+    "no scheme": {"Authorization": TOKEN},
+    "another scheme": {"Authorization": f"Basic {TOKEN}"},
+    "an empty bearer": {"Authorization": "Bearer "},
+    "half of it": {"Authorization": f"Bearer {TOKEN[:-1]}"},
+    "a cookie with the token itself": {"Cookie": f"thoughtscope-80={TOKEN}"},
+    "another port's cookie": {"Cookie": f"thoughtscope-81={Access(token=TOKEN).cookie}"},
+    "odd cookies": {"Cookie": 'a[b]=1; =; ;; thoughtscope-80; thoughtscope-80=; é=\xff; "=; x=' + "y" * 4000},
+}
+PUBLIC = [("GET", "/health"), ("GET", "/"), ("GET", "/vendor/lib.mjs")]
+
+
+@pytest.mark.parametrize("headers", WITHOUT.values(), ids=WITHOUT.keys())
+@pytest.mark.parametrize(("method", "path"), [route for route in ROUTES if route not in PUBLIC])
+def test_every_route_asks_for_the_token(
+    open_client: TestClient, method: str, path: str, headers: dict[str, str]
 ) -> None:
-    for headers in (
-        {},
-        {"Authorization": "Bearer wrong"},
-        {"Authorization": TOKEN},
-        {"Cookie": "thoughtscope_token=wrong"},
-    ):
-        answer = open_client.request(method, path, headers=headers)
-        assert (answer.status_code, error_code(answer)) == (401, "token_needed")
-    answer = open_client.request(method, path, headers={"Authorization": f"Bearer {TOKEN}"})
-    assert answer.status_code not in (401, 403)
-
-
-def test_readers_without_the_token_are_told_so(open_client: TestClient) -> None:
-    assert open_client.get("/api/session").json()["read_only"] is True
-    assert (
-        open_client.get("/api/session", headers={"Authorization": f"Bearer {TOKEN}"}).json()["read_only"]
-        is False
+    sent = {name: value.encode("latin-1") for name, value in headers.items()}
+    answer = open_client.request(method, path, headers=sent, content=b"x" if method != "GET" else None)
+    assert (answer.status_code, error_code(answer)) == (401, "token_needed")
+    assert answer.headers["www-authenticate"] == "Bearer"
+    with_token = open_client.request(
+        method, path, headers={**sent, **{n: v.encode() for n, v in BEARER.items()}}
     )
+    assert with_token.status_code != 401
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("path", [path for _, path in PUBLIC])
+def test_the_page_and_the_health_are_open(open_client: TestClient, method: str, path: str) -> None:
+    answer = open_client.request(method, path)
+    assert answer.status_code == 200 and int(answer.headers["content-length"]) > 0
+    assert (answer.content == b"") == (method == "HEAD")
+    assert open_client.request("OPTIONS", path).status_code == 401
 
 
 def test_the_link_with_the_token_becomes_a_cookie_that_scripts_cannot_read(open_client: TestClient) -> None:
     answer = open_client.get("/", params={"token": TOKEN}, follow_redirects=False)
     assert answer.status_code == 303 and answer.headers["location"] == "/"
     cookie = answer.headers["set-cookie"].lower()
-    assert "httponly" in cookie and "samesite=strict" in cookie
-    assert open_client.get("/api/session").json()["read_only"] is False
-    wrong = TestClient(open_client.app, base_url="http://10.0.0.1").get("/", params={"token": "wrong"})
-    assert wrong.status_code == 200 and "set-cookie" not in wrong.headers
+    assert cookie.startswith("thoughtscope-80=") and cookie.endswith("; httponly; path=/; samesite=strict")
+    assert TOKEN not in cookie and TOKEN not in answer.text
+    assert open_client.get("/api/session").status_code == 200
+
+
+def test_a_link_with_a_wrong_token_loses_it_and_gives_nothing(open_client: TestClient) -> None:
+    answer = open_client.get("/", params={"token": "wrong"}, follow_redirects=False)
+    assert (answer.status_code, answer.headers["location"]) == (
+        303,
+        "/",
+    ) and "set-cookie" not in answer.headers
+    assert open_client.get("/?token=%ff%00" + "x" * 5000, follow_redirects=False).status_code == 303
+    assert open_client.get("/api/session").status_code == 401
+
+
+def test_the_login_gives_the_cookie_for_the_token_only(open_client: TestClient) -> None:
+    began = time.perf_counter()
+    answer = open_client.post("/login", json={"token": "wrong"})
+    assert (answer.status_code, error_code(answer)) == (
+        401,
+        "wrong_token",
+    ) and "set-cookie" not in answer.headers
+    assert time.perf_counter() - began > 0.3, "guessing takes its time"
+    for odd in (
+        b"",
+        b"{}",
+        b'{"token": 7}',
+        b'{"token": "\\ud800"}',
+        b"[]",
+        b'{"token": "' + b"x" * 9999 + b'"}',
+    ):
+        answer = open_client.post("/login", content=odd, headers={"Content-Type": "application/json"})
+        assert answer.status_code == 422, odd
+    foreign = open_client.post("/login", json={"token": TOKEN}, headers={"Origin": "https://evil.test"})
+    assert foreign.status_code == 403
+    assert open_client.get("/api/session").status_code == 401
+    assert open_client.post("/login", json={"token": TOKEN}).json() == {"ok": True}
+    assert open_client.get("/api/session").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        "a[b]=1",
+        "thoughtscope-80=stale",
+        "thoughtscope-8321=other",
+        'x="',
+        "=",
+        "é",
+        "a=b=c",
+        "x=;y",
+        "thoughtscope_token=old",
+    ],
+)
+def test_odd_and_stale_cookies_lock_nobody_out(reachable: FastAPI, beside: str) -> None:
+    ours = f"thoughtscope-80={Access(token=TOKEN).cookie}"
+    client = TestClient(reachable, base_url="http://10.0.0.1")
+    for header in (f"{beside}; {ours}", f"{ours}; {beside}", f"{beside};{ours};{beside}"):
+        assert client.get("/api/session", headers={"Cookie": header.encode()}).status_code == 200, header
+    both = [("Cookie", beside.encode()), ("Cookie", ours)]
+    assert client.get("/api/session", headers=both).status_code == 200
+
+
+def test_two_servers_share_a_browser(session: Session, page: Path) -> None:
+    """A cookie goes to every port of a host, so each server's has a name of its own."""
+    servers = {port: create_app(session, Access(), page=page) for port in (8321, 8322)}
+    tokens = {port: app.user_middleware[0].kwargs["access"].token for port, app in servers.items()}
+    jar: dict[str, str] = {}
+    for port in servers:
+        client = TestClient(servers[port], base_url=f"http://127.0.0.1:{port}", cookies=jar)
+        answer = client.get("/", params={"token": tokens[port]}, follow_redirects=False)
+        jar.update(answer.cookies)
+    assert sorted(jar) == ["thoughtscope-8321", "thoughtscope-8322"]
+    for port, app in servers.items():
+        client = TestClient(app, base_url=f"http://127.0.0.1:{port}", cookies=jar)
+        assert client.get("/api/session").status_code == 200
+        swapped = {
+            "thoughtscope-8321": jar["thoughtscope-8322"],
+            "thoughtscope-8322": jar["thoughtscope-8321"],
+        }
+        assert (
+            TestClient(app, base_url=f"http://127.0.0.1:{port}", cookies=swapped)
+            .get("/api/session")
+            .status_code
+            == 401
+        )
 
 
 def test_an_open_server_takes_addresses_and_named_hosts_only(open_client: TestClient) -> None:
@@ -246,7 +369,8 @@ def test_a_body_without_a_length_is_cut_off_at_the_limit(session: Session, page:
             sent += 1
             yield b" " * 1000
 
-    client = TestClient(create_app(session, Access(max_graph=10_000), page=page), base_url=HOST)
+    access = Access(token=TOKEN, limits=Limits(max_graph=10_000))
+    client = TestClient(create_app(session, access, page=page), base_url=HOST, headers=BEARER)
     answer = client.post("/api/graphs", content=endless())
     assert (answer.status_code, error_code(answer)) == (413, "limit_exceeded")
     assert client.get("/health").status_code == 200
@@ -368,7 +492,7 @@ def test_errors_are_json_even_when_a_verb_breaks(
         raise RuntimeError("a defect with a /secret/path in its text")
 
     monkeypatch.setattr("thoughtscope.microscope.page_graph", broken)
-    client = TestClient(create_app(session, page=page), base_url=HOST)
+    client = client_of(session, page=page)
     answer = client.get("/api/graphs/a")
     assert (answer.status_code, error_code(answer)) == (500, "internal")
     assert "/secret/path" not in answer.text

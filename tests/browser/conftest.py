@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.browser.fixture_graph import make_feature, make_graph
+from tests.clients import BEARER, TOKEN
 from thoughtscope.core.labels import LabelStore
 
 FLAGS = (
@@ -59,10 +60,13 @@ class Server:
 
     def ask(self, path: str, body: Any = None, method: str | None = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
-        headers = {"Content-Type": "application/json"}
-        request = urllib.request.Request(f"{self.url}api/{path}", data=data, headers=headers, method=method)
-        with urllib.request.urlopen(request) as answer:
+        with self.open(f"api/{path}", data, method=method) as answer:
             return json.loads(answer.read())
+
+    def open(self, path: str, data: bytes | None = None, method: str | None = None) -> Any:
+        headers = {"Content-Type": "application/json", **BEARER}
+        request = urllib.request.Request(self.url + path, data=data, headers=headers, method=method)
+        return urllib.request.urlopen(request)
 
     def add(self, graph: dict[str, Any]) -> str:
         return self.ask("graphs", graph)["slug"]
@@ -76,12 +80,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     from tests.tiny_microscope import tiny_microscope
     from thoughtscope.microscope import WorkFolder
     from thoughtscope.server import Session, create_app
+    from thoughtscope.server.access import Access
 
     folder = tmp_path_factory.mktemp("work")
     session = Session(
         lambda: tiny_microscope(bank=Bank()), folder=WorkFolder(folder), example_prompts=["ab cd", "the sun"]
     )
-    running = uvicorn.Server(uvicorn.Config(create_app(session), port=0, log_level="warning", ws="none"))
+    app = create_app(session, Access(token=TOKEN))
+    running = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", ws="none"))
     thread = threading.Thread(target=running.run, daemon=True)
     thread.start()
     while not running.started:
@@ -108,11 +114,12 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def tab(browser: Any) -> Any:
-    """One tab for all tests: what it has read once it need not read again."""
+def tab(browser: Any, server: Server) -> Any:
+    """One tab for all tests, let in by the server's link: what it has read once it need not read again."""
     context = browser.new_context(reduced_motion="reduce", accept_downloads=True)
     context.set_default_timeout(20000)
     page = context.new_page()
+    page.goto(f"{server.url}?token={TOKEN}")
     page.errors = []
 
     def heard(message: Any) -> None:
@@ -182,11 +189,6 @@ def node(graph: dict[str, Any]) -> Callable[..., str]:
 @pytest.fixture(scope="session")
 def traced(server: Server) -> str:
     """A graph that the tiny model made, with its slug."""
-    request = urllib.request.Request(
-        f"{server.url}api/trace",
-        data=json.dumps({"prompt": "ab cd"}).encode(),
-        headers={"Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(request) as answer:
+    with server.open("api/trace", json.dumps({"prompt": "ab cd"}).encode()) as answer:
         text = answer.read().decode()
     return json.loads(text.split("event: graph\ndata: ")[1].split("\n")[0])["slug"]

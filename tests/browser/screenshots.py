@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.browser.conftest import FLAGS, find_chromium
+from tests.clients import TOKEN
 
 PROMPT = "Fact: the capital of the state containing Dallas is"
 SIZES = {"": (1440, 830), "-small": (1024, 700)}
@@ -29,14 +30,16 @@ def specimen_server() -> Iterator[str]:
 
     from thoughtscope.microscope import WorkFolder, open_microscope
     from thoughtscope.server import Session, create_app
+    from thoughtscope.server.access import Access
 
     with tempfile.TemporaryDirectory() as folder:
         session = Session(lambda: open_microscope("specimen"), folder=WorkFolder(folder))
-        running = uvicorn.Server(uvicorn.Config(create_app(session), port=0, log_level="warning", ws="none"))
+        app = create_app(session, Access(token=TOKEN))
+        running = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", ws="none"))
         threading.Thread(target=running.run, daemon=True).start()
         while not running.started:
             time.sleep(0.05)
-        yield f"http://127.0.0.1:{running.servers[0].sockets[0].getsockname()[1]}/"
+        yield f"http://127.0.0.1:{running.servers[0].sockets[0].getsockname()[1]}/?token={TOKEN}"
         running.should_exit = True
         session.close()
 
@@ -52,9 +55,9 @@ def stand_in_server() -> Iterator[str]:
 
 def trace(url: str) -> str:
     body = json.dumps({"prompt": PROMPT}).encode()
-    request = urllib.request.Request(
-        f"{url}api/trace", data=body, headers={"Content-Type": "application/json"}
-    )
+    base, _, token = url.partition("?token=")
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {token}"}
+    request = urllib.request.Request(f"{base}api/trace", data=body, headers=headers)
     with urllib.request.urlopen(request) as answer:
         text = answer.read().decode()
     assert "event: graph" in text, text[-500:]
@@ -99,7 +102,7 @@ def shoot(url: str, out: Path) -> list[Path]:
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--url", help="a server that already runs")
+    options.add_argument("--url", help="the link that a running server printed")
     options.add_argument("--stand-in", action="store_true")
     options.add_argument("--out", type=Path, default=Path(__file__).parents[2] / "docs/screenshots")
     given = options.parse_args()

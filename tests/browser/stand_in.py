@@ -147,7 +147,7 @@ def session() -> dict[str, Any]:
             'The opposite of "small" is "',
             "calc: 36+59=",
         ],
-        "read_only": False,
+        "problems": [],
     }
 
 

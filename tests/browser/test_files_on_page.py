@@ -167,17 +167,18 @@ def test_a_report_shows_its_features_and_recorded_interventions(page: Any, tmp_p
     page.get_by_text("holds no examples").wait_for()
 
 
-def test_a_page_without_the_token_is_read_only(page: Any, server: Any, graph: dict[str, Any]) -> None:
-    about = {**server.ask("session"), "read_only": True}
+def test_files_that_were_not_read_are_named(page: Any, server: Any, graph: dict[str, Any]) -> None:
+    broken = {"file": "graphs/<i>cut</i>.json", "why": "It is not JSON: it ends after 12 bytes. Remove it."}
+    about = {**server.ask("session"), "problems": [broken, {**broken, "file": "labels.json"}]}
     page.route("**/api/session", lambda route: route.fulfill(json=about))
     page.goto(f"{server.url}#g={graph['metadata']['slug']}")
     page.wait_for_selector(".stage g.node")
-    assert (
-        page.locator("#prompt").count() == 0
-        and page.locator("#file").count() == 0
-        and page.locator(".run").count() == 0
-    )
-    first = page.locator(".overview .connection").nth(8)
-    first.click()
-    assert page.get_by_label("Label of the feature").get_attribute("readonly") is not None
+    wait_for(lambda: "2 files could not be read" in page.locator(".notice").inner_text())
+    page.get_by_role("button", name="Which?").click()
+    shown = page.get_by_role("dialog", name="Files not read")
+    wait_for(lambda: broken["file"] in shown.inner_text() and broken["why"] in shown.inner_text())
+    page.keyboard.press("Escape")
+    assert page.locator(".notice").count() == 0
+    page.get_by_role("button", name="2 files could not be read").click()
+    assert shown.locator("li").count() == 2
     page.unroute("**/api/session")

@@ -58,7 +58,7 @@ add(
     "serve dallas.json",
     'serve --trace "calc: 36+59=" --no-browser',
     "serve --model ./gpt2 --dictionary ./transcoders --folder ./work",
-    "serve --host 0.0.0.0 --token $(openssl rand -hex 16)",
+    "serve --host 0.0.0.0 --no-browser",
 )
 add(
     demo,

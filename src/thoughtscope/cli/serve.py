@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from thoughtscope.cli.console import emit, printable
+from thoughtscope.cli.console import emit, printable, warn
 from thoughtscope.cli.options import Device, DictionaryName, DType, Folder, Json, ModelName, NoBrowser, Port
 from thoughtscope.core.errors import ThoughtscopeError
 
 if TYPE_CHECKING:
     from thoughtscope.microscope import Microscope
+    from thoughtscope.server.access import Access
 
 DEMO_PROMPT = "Fact: the capital of the state containing Dallas is"
+TUNNEL = "Who can read along has the token; an SSH tunnel to 127.0.0.1 is safer."
 
 
 def serve(
@@ -30,11 +33,14 @@ def serve(
     ] = None,
     no_model: Annotated[bool, typer.Option("--no-model", help="Show graph files only.")] = False,
     host: Annotated[
-        str, typer.Option(help="Anything but the loopback interface needs --token.")
+        str, typer.Option(help="The interface to listen on; 0.0.0.0 for all of them.")
     ] = "127.0.0.1",
     port: Port = 8321,
-    token: Annotated[
-        str | None, typer.Option(envvar="THOUGHTSCOPE_TOKEN", help="The secret that writes need.")
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="A file of yours with the token that clients send (default: THOUGHTSCOPE_TOKEN, or a new one)."
+        ),
     ] = None,
     allow_host: Annotated[
         list[str] | None, typer.Option(help="A further name by which browsers may reach this machine.")
@@ -47,12 +53,13 @@ def serve(
 ) -> None:
     """Serves; the model loads, and the prompt is traced, while the server already answers."""
     from thoughtscope.microscope import open_microscope
+    from thoughtscope.server.access import is_loopback
     from thoughtscope.server.launch import serve_session
-    from thoughtscope.server.security import Access
 
     logging.basicConfig(level=logging.WARNING, format="thoughtscope: %(message)s")
-    hosts = frozenset(name.lower() for name in allow_host or [])
-    access = Access(host=host, token=token, allowed_hosts=hosts)
+    access = _access(host, allow_host or [], token_file)
+    if not is_loopback(host):
+        warn([f"{host}: other machines can reach it, and HTTP is not encrypted. {TUNNEL}"], as_json=as_json)
     load = None if no_model else (lambda: open_microscope(model, dictionary, device=device, dtype=dtype))
     if file is not None and prompt is not None:
         raise ThoughtscopeError("Give a graph file or --trace, one of the two.")
@@ -73,13 +80,22 @@ def serve_traced(
     """Serves a microscope that is already open, showing a graph that is already traced."""
     from thoughtscope.microscope import WorkFolder, keep
     from thoughtscope.server.launch import serve_session
-    from thoughtscope.server.security import Access
     from thoughtscope.server.session import Session
 
     work = WorkFolder(folder)
     slug = keep(work, graph)
     session = Session(lambda: microscope, folder=work)
-    serve_session(session, Access(), port=port, browser=True, slug=slug, announce=_announcer(as_json))
+    access = _access("127.0.0.1", [], None)
+    serve_session(session, access, port=port, browser=True, slug=slug, announce=_announcer(as_json))
+
+
+def _access(host: str, names: list[str], token_file: Path | None) -> Access:
+    """Who may ask. The token never stands on a command line, which every user of the machine can read."""
+    from thoughtscope.server.access import Access, new_token, read_token
+
+    given = os.environ.get("THOUGHTSCOPE_TOKEN")
+    token = read_token(token_file) if token_file is not None else given or new_token()
+    return Access(host=host, token=token, allowed_hosts=frozenset(name.lower() for name in names))
 
 
 def _session(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -11,8 +12,9 @@ from typing import Any
 import torch
 
 from thoughtscope.core.errors import CorruptArtefact, ThoughtscopeError, UnsupportedModel, describe_choices
+from thoughtscope.core.files import strict_json
 from thoughtscope.models.attention import wanted_implementation
-from thoughtscope.models.checkpoints import check_files, first_line, locate
+from thoughtscope.models.checkpoints import SPECIMEN, check_files, first_line, locate
 from thoughtscope.models.families import FAMILIES, bind
 from thoughtscope.models.model import Model
 from thoughtscope.models.proofs import prove
@@ -42,17 +44,46 @@ def load_model(
     and the CPU elsewhere (MPS, which has no float64, only when asked for). `dtype` is the checkpoint's own. The
     attention implementation is the library's default, so logits are those that the same module gives elsewhere.
     Raises `UnknownModel` for a name that leads nowhere, `UnsupportedModel` for another architecture, a pickle-only
-    checkpoint, tensors that the configuration does not use, or a failed probe, `CorruptArtefact` for a missing or
-    damaged file, naming it.
+    checkpoint, tensors that the configuration does not use, a failed probe, or `trust_remote_code` without a full
+    commit hash as `revision`, `CorruptArtefact` for a missing or damaged file, naming it.
     """
+    if trust_remote_code:
+        _require_pinned(name_or_path, revision)
     place = _device(device)
     folder, found = locate(name_or_path, revision=revision)
     check_files(folder)
+    if trust_remote_code:
+        _refuse_code_from_elsewhere(folder)
     config = _config(folder, name_or_path, trust_remote_code)
     module = _module(folder, config, _dtype(dtype), trust_remote_code)
     module.to(place)
     tokenizer = _tokenizer(folder, name_or_path, trust_remote_code)
     return model_from(module, tokenizer, name=name_or_path, revision=found)
+
+
+def _require_pinned(name: str, revision: str | None) -> None:
+    """Code of a repository may run only as it stood at one commit: a branch or a tag can be moved to other code."""
+    fix = "Give revision= with the 40 digits of the commit whose code you have read."
+    if os.path.exists(Path(name).expanduser()) or name == SPECIMEN:
+        raise UnsupportedModel(
+            f'"{name}" is no repository of the hub, so nothing pins its code to a commit, and trust_remote_code is '
+            "refused. Supported models load without it."
+        )
+    if revision is None or not re.fullmatch(r"[0-9a-f]{40}", revision):
+        told = "none is given" if revision is None else f'"{revision}" is not one'
+        raise UnsupportedModel(
+            f"trust_remote_code runs code from {name}, and needs a full commit hash: {told}. {fix}"
+        )
+
+
+def _refuse_code_from_elsewhere(folder: Path) -> None:
+    """An `auto_map` may name another repository (`org/other--module.Class`), whose newest code would run unpinned."""
+    for path in (folder / "config.json", folder / "tokenizer_config.json"):
+        if path.is_file() and "--" in str(strict_json(path.read_bytes(), path).get("auto_map")):
+            raise UnsupportedModel(
+                f"{path} takes code from another repository, which the revision does not pin. "
+                "Copy that code into the repository of the model, or load it without trust_remote_code."
+            )
 
 
 def model_from(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,16 +12,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import FastAPI, Request
 from fastapi import Path as PathParameter
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, StreamingResponse
+from fastapi.responses import FileResponse, HTMLResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
 import thoughtscope
 from thoughtscope import microscope
-from thoughtscope.core.errors import PathOutsideRoot, ThoughtscopeError
+from thoughtscope.core.errors import ThoughtscopeError
 from thoughtscope.core.progress import Progress
 from thoughtscope.microscope import Change, Microscope
-from thoughtscope.server.errors import Stopped, error_body, error_of
-from thoughtscope.server.security import Access, Gate
+from thoughtscope.server.access import Access
+from thoughtscope.server.bodies import StrictRoute, answered
+from thoughtscope.server.errors import Stopped, error_body, error_of, error_response
+from thoughtscope.server.gate import Gate
+from thoughtscope.server.login import add_login, without_token
 from thoughtscope.server.session import Session
 from thoughtscope.server.wire import (
     GraphRequest,
@@ -43,6 +46,8 @@ _HTTP_CODES = {
     403: "forbidden",
     404: "not_found",
     405: "method_not_allowed",
+    413: "limit_exceeded",
+    422: "invalid_request",
 }
 _MEDIA_TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -63,17 +68,29 @@ def page_folder() -> Path:
     return Path(str(files(thoughtscope))) / "ui"
 
 
+def files_of(folder: Path) -> dict[str, Path]:
+    """The page's files by their paths on the server: what is not listed here cannot be asked for."""
+    root = folder.resolve()
+    found = (path for path in sorted(root.rglob("*")) if path.suffix in _MEDIA_TYPES and path.is_file())
+    listed = {f"/{path.relative_to(root).as_posix()}": path for path in found if path.resolve() == path}
+    return {"/": listed["/index.html"], **listed}
+
+
 def create_app(session: Session, access: Access | None = None, *, page: Path | None = None) -> FastAPI:
     """The FastAPI application for one session. Interactive API docs are off, as they would load from a CDN;
     the description itself is at `/openapi.json`."""
+    access = access or Access()
+    page_files = files_of(page or page_folder())
     app = FastAPI(title="thoughtscope", version=thoughtscope.__version__, docs_url=None, redoc_url=None)
-    app.add_middleware(Gate, access=access or Access())
+    app.router.route_class = StrictRoute
+    app.add_middleware(Gate, access=access, public=frozenset({"/health", *page_files}))
     _add_error_handlers(app)
+    add_login(app, access)
     _add_graph_routes(app, session)
     _add_derived_routes(app, session)
     _add_model_routes(app, session)
     _add_viewer_routes(app, session)
-    _add_page(app, page or page_folder())
+    _add_page(app, page_files, access)
     return app
 
 
@@ -81,18 +98,20 @@ def create_app(session: Session, access: Access | None = None, *, page: Path | N
 
 
 def _add_graph_routes(app: FastAPI, session: Session) -> None:
+    checking = asyncio.Semaphore(1)  # a large file takes memory and Python's lock: one after the other
+
     @app.get("/health")
     async def health() -> dict[str, Any]:
         return {"ok": True, "version": thoughtscope.__version__, "ready": session.ready}
 
     @app.get("/api/session")
-    async def about(request: Request) -> dict[str, Any]:
-        return await session.describe(read_only=not request.state.may_write)
+    async def about() -> dict[str, Any]:
+        return await session.describe()
 
     @app.get("/api/graphs/{slug}")
-    async def read_graph(slug: str) -> JSONResponse:
+    async def read_graph(slug: str) -> Response:
         await session.settled(slug)
-        return JSONResponse(await asyncio.to_thread(microscope.page_graph, session.folder, slug))
+        return await answered(microscope.page_graph, session.folder, slug)
 
     @app.patch("/api/graphs/{slug}")
     async def rename(slug: str, body: GraphRequest) -> dict[str, str]:
@@ -122,7 +141,8 @@ def _add_graph_routes(app: FastAPI, session: Session) -> None:
     @app.post("/api/graphs")
     async def keep_graph(request: Request) -> dict[str, str]:
         body = await request.body()
-        return {"slug": await asyncio.to_thread(microscope.keep_file, session.folder, body)}
+        async with checking:
+            return {"slug": await asyncio.to_thread(microscope.keep_file, session.folder, body)}
 
     @app.put("/api/graphs/{slug}/supernodes")
     async def keep_supernodes(slug: str, body: SupernodesRequest) -> dict[str, Any]:
@@ -198,9 +218,8 @@ def _add_model_routes(app: FastAPI, session: Session) -> None:
         return await session.run(lambda opened: verb(opened, lambda *_, **__: session.check_open()))
 
     @app.get("/api/features/{layer}/{index}")
-    async def feature(layer: Number, index: Number) -> JSONResponse:
-        opened = await session.microscope()
-        return JSONResponse(await asyncio.to_thread(microscope.feature, opened, layer, index))
+    async def feature(layer: Number, index: Number) -> Response:
+        return await answered(microscope.feature, await session.microscope(), layer, index)
 
     @app.put("/api/labels/{layer}/{index}")
     async def label(layer: Number, index: Number, body: LabelRequest) -> dict[str, str]:
@@ -260,14 +279,17 @@ def _add_viewer_routes(app: FastAPI, session: Session) -> None:
     """The paths that Anthropic's viewer and circuit-tracer's ask for, so that either can be pointed at this server."""
 
     @app.get("/data/graph-metadata.json")
-    async def graph_list() -> JSONResponse:
-        rows = await asyncio.to_thread(session.folder.summaries)
-        return JSONResponse({"graphs": [{**row["metadata"], "slug": row["slug"]} for row in rows]})
+    async def graph_list() -> Response:
+        def listed() -> dict[str, Any]:
+            rows = session.folder.summaries()
+            return {"graphs": [{**row["metadata"], "slug": row["slug"]} for row in rows]}
+
+        return await answered(listed)
 
     @app.get("/graph_data/{slug}.json")
-    async def graph_data(slug: str) -> JSONResponse:
+    async def graph_data(slug: str) -> Response:
         await session.settled(slug)
-        return JSONResponse(await asyncio.to_thread(microscope.kept_file, session.folder, slug))
+        return await answered(microscope.kept_file, session.folder, slug)
 
     @app.post("/save_graph/{slug}")
     async def save_graph(slug: str, request: Request) -> dict[str, str]:
@@ -276,47 +298,41 @@ def _add_viewer_routes(app: FastAPI, session: Session) -> None:
         return {"status": "success"}
 
     @app.get("/features/{scan}/{number}.json")
-    async def feature_of_viewer(scan: str, number: Number) -> JSONResponse:
-        opened = await session.microscope()
-        return JSONResponse(await asyncio.to_thread(microscope.feature_of_viewer, opened, scan, number))
+    async def feature_of_viewer(scan: str, number: Number) -> Response:
+        return await answered(microscope.feature_of_viewer, await session.microscope(), scan, number)
 
 
-def _add_page(app: FastAPI, page: Path) -> None:
-    root = page.resolve()
+def _add_page(app: FastAPI, page: Mapping[str, Path], access: Access) -> None:
+    @app.get("/", include_in_schema=False, response_model=None)
+    async def start(request: Request) -> Response:
+        return await without_token(request, access) or await page_file("")
 
     @app.get("/{path:path}", include_in_schema=False)
     async def page_file(path: str) -> FileResponse:
-        if "\0" in path:
-            raise PathOutsideRoot("A path has no NUL character.")
-        target = (root / (path or "index.html").replace("\\", "/").lstrip("/")).resolve()
-        if not target.is_relative_to(root):
-            raise PathOutsideRoot("This path leads outside the page's folder.")
-        if target.suffix not in _MEDIA_TYPES or not target.is_file():
+        file = page.get(f"/{path}")
+        if file is None:
             raise HTTPException(404, "There is nothing here.")
-        return FileResponse(
-            target, media_type=_MEDIA_TYPES[target.suffix], headers={"Cache-Control": "no-cache"}
-        )
+        kind = _MEDIA_TYPES[file.suffix]
+        return FileResponse(file, media_type=kind, headers={"Cache-Control": "no-cache"})
 
 
 def _add_error_handlers(app: FastAPI) -> None:
-    def answer(status: int, code: str, message: str) -> JSONResponse:
-        return JSONResponse(error_body(code, message), status_code=status)
-
-    async def invalid(request: Request, error: Exception) -> JSONResponse:
+    async def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"] if part not in ("body", "path", "query"))
         message = str(first["msg"]).removeprefix("Value error, ")
-        return answer(422, "invalid_request", f"{where}: {message}" if where else message)
+        return error_response(422, "invalid_request", f"{where}: {message}" if where else message)
 
-    async def refused(request: Request, error: Exception) -> JSONResponse:
+    async def refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return answer(error.status_code, _HTTP_CODES.get(error.status_code, "http_error"), str(error.detail))
+        code = _HTTP_CODES.get(error.status_code, "http_error")
+        return error_response(error.status_code, code, str(error.detail), error.headers)
 
-    async def failed(request: Request, error: Exception) -> JSONResponse:
-        return answer(*error_of(error))
+    async def failed(request: Request, error: Exception) -> Response:
+        return error_response(*error_of(error))
 
-    handlers: dict[type[Exception], Callable[[Request, Exception], Awaitable[JSONResponse]]] = {
+    handlers: dict[type[Exception], Callable[[Request, Exception], Awaitable[Response]]] = {
         RequestValidationError: invalid,
         HTTPException: refused,
         ThoughtscopeError: failed,

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from collections.abc import Mapping
+
+from starlette.responses import Response
 
 from thoughtscope.core.errors import ThoughtscopeError
 
@@ -20,10 +24,30 @@ _STATUS = {
     "not_written": 507,
     "stopped": 503,
 }
+CONTENT_SECURITY_POLICY = "; ".join(
+    [
+        "default-src 'self'",
+        "img-src 'self' data:",
+        "style-src 'self' 'unsafe-inline'",
+        "object-src 'none'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    ]
+)
+ANSWER_HEADERS = {
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+    "X-Frame-Options": "DENY",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+"""On every answer, whoever makes it."""
 
 
 class Busy(ThoughtscopeError):
-    """More requests wait for the model than the queue holds."""
+    """More requests wait for the model, or more files are being read, than there is room for."""
 
     code = "busy"
 
@@ -34,12 +58,39 @@ class Stopped(ThoughtscopeError):
     code = "stopped"
 
 
+class Refused(Exception):
+    """A request that goes no further, with the status of its answer."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status, self.code = status, code
+
+
 def error_body(code: str, message: str) -> dict[str, dict[str, str]]:
     return {"error": {"code": code, "message": message}}
 
 
+def error_bytes(code: str, message: str) -> bytes:
+    """The body as it travels: plain ASCII, so that a message may quote whatever was sent."""
+    return json.dumps(error_body(code, message)).encode()
+
+
+def error_response(
+    status: int, code: str, message: str, headers: Mapping[str, str] | None = None
+) -> Response:
+    more = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+    return Response(
+        error_bytes(code, message),
+        status_code=status,
+        media_type="application/json",
+        headers={**more, **(headers or {})},
+    )
+
+
 def error_of(error: BaseException) -> tuple[int, str, str]:
     """Status, code and message of any exception; what is not a user's mistake is logged, not shown."""
+    if isinstance(error, Refused):
+        return error.status, error.code, str(error)
     if isinstance(error, ThoughtscopeError):
         return _STATUS.get(error.code, 422), error.code, str(error)
     if isinstance(error, MemoryError):

@@ -115,7 +115,7 @@ class Session:
             )
         return self.loading
 
-    async def describe(self, *, read_only: bool) -> dict[str, Any]:
+    async def describe(self) -> dict[str, Any]:
         """The answer of GET /api/session."""
         about: dict[str, Any] = {"version": thoughtscope.__version__, "model": None, "dictionary": None}
         problems: list[Problem] = []
@@ -134,7 +134,6 @@ class Session:
             "graphs": graphs,
             "problems": [asdict(problem) for problem in problems],
             "example_prompts": prompts,
-            "read_only": read_only,
         }
 
 

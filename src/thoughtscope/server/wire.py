@@ -43,6 +43,10 @@ class Wire(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class LoginRequest(Wire):
+    token: Annotated[Text, Field(max_length=512)]
+
+
 class TraceRequest(Wire):
     prompt: Prompt
     node_mass: Share = NODE_MASS

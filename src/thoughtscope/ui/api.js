@@ -15,7 +15,7 @@ async function ask(path, { method = "GET", body, signal, stream = false } = {}) 
   const headers = body === undefined ? {} : { "Content-Type": "application/json" };
   if (stream) Object.assign(headers, { Accept: "text/event-stream" });
   try {
-    return await fetch(`api/${path}`, {
+    return await fetch(path, {
       method, headers, signal, body: body === undefined ? undefined : JSON.stringify(body),
     });
   } catch (error) {
@@ -25,7 +25,7 @@ async function ask(path, { method = "GET", body, signal, stream = false } = {}) 
 }
 
 async function request(path, options) {
-  return readAnswer(await ask(path, options));
+  return readAnswer(await ask(`api/${path}`, options));
 }
 
 async function readAnswer(answer) {
@@ -45,7 +45,7 @@ async function readAnswer(answer) {
 
 /** Sends work and calls `onProgress` for each step; resolves to the event called `wanted`, or to a plain answer. */
 async function work(path, body, wanted, { onProgress, signal }) {
-  const answer = await ask(path, { method: "POST", body, signal, stream: true });
+  const answer = await ask(`api/${path}`, { method: "POST", body, signal, stream: true });
   const streams = answer.headers.get("Content-Type")?.startsWith("text/event-stream");
   if (!answer.ok || !streams) return readAnswer(answer);
   try {
@@ -85,6 +85,7 @@ const put = (path, body) => request(path, { method: "PUT", body });
 const server = {
   kind: "server",
   /** @returns {Promise<Session>} */ session: () => request("session"),
+  login: async (token) => readAnswer(await ask("login", { method: "POST", body: { token } })),
   /** @returns {Promise<GraphFile>} */ graph: (slug) => request(slugPath(slug)),
   feature: (layer, index) => request(`features/${layer}/${index}`),
   /** @returns {Promise<{ slug: string, warnings?: string[] }>} */
@@ -117,7 +118,7 @@ function embedded(data) {
     kind: "report",
     session: async () => ({
       version: data.version ?? "", model: asModel(about.model ?? metadata.scan), dictionary: asModel(about.dictionary),
-      example_prompts: [], graphs: [{ slug: metadata.slug, prompt: metadata.prompt }], read_only: true,
+      example_prompts: [], graphs: [{ slug: metadata.slug, prompt: metadata.prompt }],
     }),
     graph: async () => ({ outcomes: data.outcomes, ...data.graph }),
     feature: async (layer, index) => {
@@ -125,6 +126,7 @@ function embedded(data) {
       if (!detail) throw new ApiError("unknown_feature", "This report holds no examples for this feature.");
       return detail;
     },
+    login: nothing,
     trace: missing("trace a prompt"), upload: missing("take a file"), intervene: missing("run the model"),
     rename: nothing, remove: nothing, restore: nothing,
     score: async (slug, nodes) => (isSame(nodes, data.circuit?.nodes ?? []) ? data.circuit : null),

@@ -17,16 +17,18 @@ import { Dock } from "./views/dock.js";
 import { GraphView } from "./views/graph.js";
 import { Header, Toolbar } from "./views/header.js";
 import { Inspector } from "./views/inspector.js";
+import { Login } from "./views/login.js";
 import { Start } from "./views/start.js";
 
 function App() {
-  const { session, graph, fatal, theme, dock, loading, dialog } = useParts("session", "graph", "fatal", "theme", "dock",
-    "loading", "dialog");
+  const { session, graph, fatal, locked, theme, dock, loading, dialog } = useParts("session", "graph", "fatal",
+    "locked", "theme", "dock", "loading", "dialog");
   useEffect(() => {
     document.documentElement.dataset.theme = theme;
     document.title = graph ? `${plainText(graph.prompt).slice(0, 60)} · thoughtscope` : "thoughtscope";
   }, [theme, graph]);
   if (fatal) return html`<${Alone}><h1>The page cannot start</h1><p class="lead" role="alert">${fatal}</p><//>`;
+  if (locked) return html`<${Alone}><${Login} /><//>`;
   if (!session) {
     return html`<${Alone}><h1 class="hidden">thoughtscope</h1><p class="quiet"
       role="status">Waiting for the model to load…</p><//>`;
@@ -39,7 +41,7 @@ function App() {
 }
 
 function Alone({ children }) {
-  return html`<main class="start"><div class="start-column">${children}</div></main>`;
+  return html`<main class="start alone"><div class="start-column">${children}</div></main>`;
 }
 
 function Work({ graph }) {

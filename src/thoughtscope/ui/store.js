@@ -6,6 +6,7 @@ const listeners = new Set();
 
 let current = {
   /** @type {Session | null} */ session: null,
+  locked: false, // the server asks for its token
   fatal: null, // a message when nothing at all can be shown
   /** @type {Graph | null} */ graph: null,
   loading: null, // what is being opened, in words
@@ -31,7 +32,7 @@ let current = {
   undoable: 0,
   redoable: 0,
   notice: null, // { text, kind: "info" | "error", act } shortly shown
-  dialog: null, // null | "help" | "group" | "library"
+  dialog: null, // null | "help" | "group" | "library" | "problems"
   dock: "open", // "open" | "closed" | "full": the circuit below the graph
   theme: "auto",
 };

@@ -7,8 +7,11 @@ interface Session {
   dictionary: { name?: string; n_features?: number } | null;
   graphs: GraphSummary[];
   example_prompts: string[];
-  read_only: boolean;
+  /** Files of the work folder that could not be read, and why. */
+  problems?: Problem[];
 }
+
+interface Problem { file: string; why: string }
 
 interface GraphSummary {
   slug: string;

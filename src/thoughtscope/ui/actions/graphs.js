@@ -5,7 +5,7 @@ import { buildGraph, featureKey } from "../model.js";
 import { getState, setState } from "../store.js";
 import { readHash } from "../url.js";
 import { hearLabel } from "./features.js";
-import { notify } from "./notice.js";
+import { notify, notifyProblems } from "./notice.js";
 import { listenToTabs, tell } from "./saving.js";
 import { source } from "./source.js";
 import { savedTheme } from "./theme.js";
@@ -23,9 +23,11 @@ export async function start() {
     setState({ session, theme: savedTheme() });
     window.addEventListener("popstate", followAddress);
     listenToTabs({ onArrangement: () => writeAddress("replace"), onLabel: hearLabel, onLibrary: refreshSession });
+    if (session.problems?.length) notifyProblems(session.problems);
     await followAddress();
   } catch (error) {
-    setState({ fatal: /** @type {Error} */ (error).message });
+    const { code, message } = /** @type {any} */ (error);
+    setState(code === "token_needed" ? { locked: true, theme: savedTheme() } : { fatal: message });
   }
 }
 
@@ -137,7 +139,10 @@ export async function openFile(file) {
 }
 
 async function refreshSession() {
-  setState({ session: await source.session() });
+  const before = getState().session?.problems?.length ?? 0;
+  const session = await source.session();
+  setState({ session });
+  if ((session.problems?.length ?? 0) > before) notifyProblems(session.problems);
 }
 
 export function closeGraph() {

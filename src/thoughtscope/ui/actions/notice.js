@@ -15,3 +15,13 @@ export function dismissNotice() {
   clearTimeout(timer);
   setState({ notice: null });
 }
+
+/** Says that files were left out, and shows which. The header keeps saying it. */
+export function notifyProblems(problems) {
+  const which = { name: "Which?", run: () => setState({ dialog: "problems" }) };
+  notify(`${problemsText(problems)}.`, "error", which);
+}
+
+export function problemsText(problems) {
+  return problems.length === 1 ? "1 file could not be read" : `${problems.length} files could not be read`;
+}

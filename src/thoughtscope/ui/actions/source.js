@@ -4,7 +4,7 @@ import { openSource } from "../api.js";
 import { getState } from "../store.js";
 
 export const source = openSource();
-export const canWrite = () => source.kind === "server" && !getState().session?.read_only;
+export const canWrite = () => source.kind === "server";
 export const canTrace = () => canWrite() && Boolean(getState().session?.model);
 
 /** Whether the loaded dictionary is the one that this graph's features belong to. */

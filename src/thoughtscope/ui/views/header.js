@@ -8,6 +8,7 @@ import { canTrace, canWrite, source } from "../actions/source.js";
 import { setTheme } from "../actions/theme.js";
 import { prunedFrom, redo, setPrune, setShowErrors, undo } from "../actions/view.js";
 import { graphNames } from "../components/library.js";
+import { ProblemsButton } from "../components/problems.js";
 import { Progress } from "../components/progress.js";
 import { Scores } from "../components/scores.js";
 import { Search } from "../components/search.js";
@@ -27,6 +28,7 @@ export function Header() {
       class="prompt-fixed"><bdi>${plainText(graph?.prompt)}</bdi></p>`}
     ${source.kind === "server" && session.graphs.length > 0
       && html`<${GraphPicker} session=${session} graph=${graph} />`}
+    <${ProblemsButton} />
     <nav class="files" aria-label="Files">
       ${canWrite() && html`<${OpenButton} />`}
       ${graph && html`<button class="plain" onClick=${downloadGraph}
