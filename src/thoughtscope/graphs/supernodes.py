@@ -161,8 +161,11 @@ def _ways_to(
     edges: GroupedEdges, target: int
 ) -> tuple[Float[np.ndarray, " group"], Int[np.ndarray, " group"]]:
     """For each group, its strongest way to `target`: the length (-log of the product of shares), and the next step."""
-    length = edges.shares.copy()
-    length.data = np.maximum(-np.log(length.data), _SHORTEST)
+    shares = edges.shares
+    numbers = np.maximum(-np.log(shares.data), _SHORTEST)
+    # Older versions of scipy find paths by 32-bit indices only.
+    places = (array.astype(np.int32) for array in (shares.indices, shares.indptr))
+    length = sp.csr_array((numbers, *places), shape=shares.shape)
     return dijkstra(length, indices=target, return_predecessors=True)
 
 

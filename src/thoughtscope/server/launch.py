@@ -134,6 +134,7 @@ class Server(uvicorn.Server):
             app,
             http=partial(Connection, limits=limits),  # type: ignore[arg-type]
             ws="none",
+            lifespan="off",
             log_level="error",
             access_log=False,
             server_header=False,
