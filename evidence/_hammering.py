@@ -33,16 +33,25 @@ Verb = Callable[[int], None]
 
 
 def fork(work: Callable[[], None]) -> int:
-    """Runs `work` in a child; its process id."""
+    """Runs `work` in a child, which ends when its parent does; its process id."""
+    parent = os.getpid()
     child = os.fork()
     if child:
         return child
+    threading.Thread(target=end_with, args=(parent,), daemon=True).start()
     try:
         work()
     except BaseException as error:
         print(f"a writer ended: {error!r}", file=sys.stderr)
     finally:
         os._exit(0)
+
+
+def end_with(parent: int) -> NoReturn:
+    """Ends this process as soon as its parent is another one than that."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
 
 
 def kill(child: int) -> None:

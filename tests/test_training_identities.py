@@ -321,6 +321,7 @@ def test_what_a_run_writes_down(tmp_path: Path) -> None:
     with pytest.raises(ThoughtscopeError, match="another seed"):
         training._resume(tmp_path, config(chunk_tokens=128, n_tokens=320, seed=1), 2)
 
+    (tmp_path / "log").mkdir()
     log = training._Log(tmp_path / "log", lambda *one, **more: None, config(n_tokens=32 * 1000))
     long = training._start(config(n_tokens=32 * 1000), rows())
     for step in range(1, 1001):

@@ -405,7 +405,7 @@ class TensorFile(Mapping[str, "Tensor"]):
         check_safetensors(self.path)
         try:
             self._file = safe_open(self.path, framework="pt")
-        except (SafetensorError, OSError) as error:
+        except (SafetensorError, OSError, RuntimeError) as error:
             raise CorruptArtefact(f"{self.path} is not a valid safetensors file: {error}.") from None
         self._names = tuple(sorted(self._file.keys()))
 

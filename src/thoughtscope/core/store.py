@@ -140,15 +140,16 @@ def load_artefact(path: str | os.PathLike[str], *, kind: str, verify: Verify = "
     """
     folder = Path(path)
     manifest = _read_manifest(folder, kind)
-    try:
-        _verify(folder, manifest, verify)
-    except CorruptArtefact:
-        # A save that finished since the manifest was read swept the files it names: look once more.
-        latest = _read_manifest(folder, kind)
-        if latest["sha256"] == manifest["sha256"]:
-            raise
-        manifest = latest
-        _verify(folder, manifest, verify)
+    while True:
+        try:
+            _verify(folder, manifest, verify)
+            break
+        except CorruptArtefact:
+            # A save that finished since the manifest was read swept the files it names: look once more.
+            latest = _read_manifest(folder, kind)
+            if latest["sha256"] == manifest["sha256"]:
+                raise
+            manifest = latest
     return Artefact(
         path=folder,
         kind=kind,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from thoughtscope.core.errors import DictionaryMismatch
+from thoughtscope.core.files import exclusive
 from thoughtscope.dictionaries.dictionary import Dictionary, check_fits
 from thoughtscope.dictionaries.formats import FORMATS, detect
 
@@ -30,7 +31,7 @@ def load_dictionary(
     Raises `DictionaryMismatch`, and `CorruptArtefact` naming the file that is missing or damaged.
     """
     folder = _find(path_or_name)
-    dictionary = FORMATS[format or detect(folder)].load(folder)
+    dictionary = _one_version(folder, format)
     dictionary = replace(dictionary, card=replace(dictionary.card, folder=folder))
     if model is not None:
         if preflight:
@@ -55,6 +56,28 @@ def save_dictionary(dictionary: Dictionary, path: str | os.PathLike[str], *, for
             f"{folder} holds a dictionary in the format {others[0]}. Name a new or empty folder for {format}."
         )
     layout.save(dictionary, folder)
+
+
+def _one_version(folder: Path, format: str | None) -> Dictionary:
+    """Loads; and where a save has changed the folder meanwhile, so that files may be of two versions, once more, while
+    nobody can save."""
+    before = _version(folder)
+    error: Exception | None = None
+    try:
+        dictionary = FORMATS[format or detect(folder)].load(folder)
+    except Exception as found:  # of files that change, anything can be wrong
+        error = found
+    if _version(folder) != before:
+        with exclusive(folder.resolve().parent), exclusive(folder):
+            return FORMATS[format or detect(folder)].load(folder)
+    if error is not None:
+        raise error
+    return dictionary
+
+
+def _version(folder: Path) -> tuple[int, int]:
+    state = os.stat(folder)
+    return state.st_ino, state.st_ctime_ns
 
 
 def _find(path_or_name: str | os.PathLike[str]) -> Path:
