@@ -38,8 +38,8 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Address]:
     async def large() -> str:
         return "x" * 40_000_000
 
-    @app.get("/work")
-    async def work() -> None:
+    @app.get("/busy")
+    async def busy() -> None:
         await asyncio.sleep(0.5)
 
     own = [app.router.routes.pop() for _ in range(2)]
@@ -226,7 +226,7 @@ def test_slow_bodies_make_room_where_nobody_is_idle(address: Address) -> None:
 
 
 def test_connections_at_work_are_not_closed_for_new_ones(address: Address) -> None:
-    working = [connect(address, head("GET", "/work")) for _ in range(20)]
+    working = [connect(address, head("GET", "/busy")) for _ in range(20)]
     time.sleep(0.1)
     with connect(address, head("GET", "/health", token=False)) as client:
         assert refused(rest(client)) == (503, "busy")

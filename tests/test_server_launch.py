@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import http.client
 import json
 import socket
@@ -17,7 +18,7 @@ from tests.tiny_microscope import tiny_microscope
 from thoughtscope.core.errors import UnknownModel
 from thoughtscope.microscope import WorkFolder
 from thoughtscope.server.access import Access
-from thoughtscope.server.launch import PortTaken, address, listen, serve_session
+from thoughtscope.server.launch import PortTaken, address, listen, open_privately, serve_session
 from thoughtscope.server.session import Session
 
 
@@ -99,3 +100,55 @@ def test_the_address_is_one_to_click_on() -> None:
     assert address("127.0.0.1", 8321) == "http://127.0.0.1:8321/"
     assert address("0.0.0.0", 80, token="a b&c", slug="x") == "http://127.0.0.1:80/?token=a%20b%26c#g=x"
     assert address("::1", 80) == "http://[::1]:80/"
+
+
+def test_the_browser_is_led_here_by_a_private_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    ended = threading.Event()
+    link = address("127.0.0.1", 80, token=TOKEN + '"&<', slug="a&b")
+    thread = threading.Thread(target=open_privately, args=(link, ended))
+    thread.start()
+    while not opened:
+        time.sleep(0.01)
+    page = Path(opened[0].removeprefix("file://"))
+    assert TOKEN not in opened[0] and html.escape(link) in page.read_text()
+    assert (page.stat().st_mode & 0o777, page.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+    ended.set()
+    thread.join(10)
+    assert not page.parent.exists()
+
+
+def test_the_token_comes_from_a_file_the_environment_or_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from thoughtscope.cli import serve
+
+    given: list[Access] = []
+    monkeypatch.setattr(
+        "thoughtscope.server.launch.serve_session", lambda _session, access, **_: given.append(access)
+    )
+    options = {"no_model": True, "no_browser": True, "folder": tmp_path / "work"}
+    monkeypatch.delenv("THOUGHTSCOPE_TOKEN", raising=False)
+    serve.serve(**options)
+    serve.serve(**options)
+    monkeypatch.setenv("THOUGHTSCOPE_TOKEN", "from-the-environment")
+    serve.serve(**options)
+    (tmp_path / "token").write_text("from-the-private-file\n")
+    (tmp_path / "token").chmod(0o600)
+    serve.serve(**options, token_file=tmp_path / "token")
+    tokens = [access.token for access in given]
+    assert tokens[0] != tokens[1]
+    assert tokens[2:] == ["from-the-environment", "from-the-private-file"]
+
+
+def test_no_option_takes_the_secret(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All users of a machine can read the arguments of its processes."""
+    from thoughtscope.cli import app
+
+    monkeypatch.setattr("sys.argv", ["thoughtscope", "serve", "--token", TOKEN])
+    with pytest.raises(SystemExit) as end:
+        app.run()
+    assert end.value.code == 2 and "No such option: --token" in capsys.readouterr().err

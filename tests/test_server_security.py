@@ -376,6 +376,42 @@ def test_a_body_without_a_length_is_cut_off_at_the_limit(session: Session, page:
     assert client.get("/health").status_code == 200
 
 
+BODIES = {
+    "/api/graphs": ["metadata", "nodes", "links", "qParams"],
+    "/api/graphs/a/pins": ["pins"],
+    "/api/graphs/a/supernodes": ["supernodes"],
+    "/api/graphs/a/score": ["nodes"],
+    "/api/graphs/a/layout": ["layout"],
+    "/api/graphs/a": ["title"],
+    "/api/trace": ["prompt", "node_mass", "max_nodes", "bos"],
+    "/api/intervene": ["slug", "edits"],
+    "/api/labels/0/0": ["label"],
+    "/save_graph/a": ["qParams"],
+    "/login": ["token"],
+}
+ODD = [
+    r'"\ud800"', r'["\udfff x"]', r'[["\ud800", "\ud800"]]', r'{"\ud800": [0, 1e999]}', "1e999", "-1e999", "[1e999]", "NaN",
+    "[[NaN]]", r'"\u0000"', "[" * 3000, "[" * 3000 + "]" * 3000, "1" * 5000, "-0", "1e-999", "null", "{}", "[{}]", r'"\u202e"',
+    '{"a": 1, "a": 2}', '"' + "x" * 5000 + '"', '"\x7f\x00"', "[[[]]]", r'{"pinnedIds": "\ud800"}', r'{"supernodes": "[[1e999"}',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", BODIES)
+def test_no_body_makes_the_server_fail(
+    session: Session, page: Path, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("thoughtscope.server.login.DELAY", 0)
+    session.folder.write_graph("a", {"metadata": {"prompt": "p"}, "nodes": [], "links": []})
+    client = client_of(session, page=page)
+    (method,) = {method for method, known in [*ROUTES, LOGIN] if known == path} - {"GET", "DELETE"}
+    whole = [value.encode() for value in ODD] + [b"", b"\xff", b"\xef\xbb\xbf{}", "{}".encode("utf-16")]
+    parts = [f'{{"{field}": {value}}}'.encode() for field in BODIES[path] for value in ODD]
+    for body in [*whole, *parts]:
+        answer = client.request(method, path, content=body, headers={"Content-Type": "application/json"})
+        assert answer.status_code < 500, (body[:80], answer.text)
+        assert answer.status_code < 400 or error_code(answer)
+
+
 # --- paths -----------------------------------------------------------------------------------------------------------
 
 OUTSIDE = [

@@ -37,7 +37,7 @@ def test_a_stranger_types_the_token(stranger: Any, server: Any, graph: dict[str,
     field.fill("not the token")
     field.press("Enter")
     wait_for(lambda: "not the token of this server" in stranger.get_by_role("alert").inner_text())
-    field.fill(f" {TOKEN} ")
+    field.fill(f" http://localhost/?token={TOKEN}#g=other ")
     stranger.get_by_role("button", name="Open").click()
     stranger.wait_for_selector(".stage g.node")
     assert stranger.url.startswith(f"{server.url}#g={slug}")

@@ -24,7 +24,7 @@ from thoughtscope.server.connections import Connection, room
 from thoughtscope.server.limits import Limits
 from thoughtscope.server.session import Session
 
-BACKLOG = 1024
+BACKLOG = 4096
 """Connections that the system holds until they are accepted."""
 AT_A_TIME = 32
 """Connections that are accepted before the oldest idle ones are closed for them."""
