@@ -274,7 +274,7 @@ def serve(root: Path, listener: socket.socket) -> NoReturn:
 
     from thoughtscope.microscope import WorkFolder
     from thoughtscope.server import Session, create_app
-    from thoughtscope.server.security import Access
+    from thoughtscope.server.access import Access
 
     app = create_app(Session(None, folder=WorkFolder(root)), Access(token=TOKEN))
     uvicorn.Server(uvicorn.Config(app, log_level="error", ws="none")).run(sockets=[listener])
