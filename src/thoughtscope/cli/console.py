@@ -9,10 +9,14 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from thoughtscope.core.errors import ThoughtscopeError
+from thoughtscope.core.memory import is_allocation_failure
 from thoughtscope.core.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from thoughtscope.graphs import Price
 
 USER_MISTAKE = 2
 _KEPT_FORMAT_CHARACTERS = "\u200c\u200d"  # joiners: parts of ordinary words in several scripts
@@ -54,7 +58,9 @@ def reporting(as_json: bool) -> Iterator[None]:
     """Turns every user mistake into one line on stderr, or one object on stdout, and exit code 2."""
     try:
         yield
-    except (ThoughtscopeError, OSError, MemoryError) as error:
+    except Exception as error:
+        if not isinstance(error, ThoughtscopeError | OSError) and not is_allocation_failure(error):
+            raise
         code, message = code_of(error), message_of(error)
         if as_json:
             emit({"error": {"code": code, "message": message}})
@@ -68,6 +74,12 @@ def warn(said: Sequence[str], *, as_json: bool) -> None:
     if not as_json:
         for text in dict.fromkeys(said):
             print(f"thoughtscope: warning: {printable(' '.join(text.split()))}", file=sys.stderr)
+
+
+def tell_price(price: Price, *, as_json: bool) -> None:
+    """Says on stderr what a large trace will take; asks nothing. With `--json` the price stands in the object."""
+    if price.is_large and not as_json:
+        print(f"thoughtscope: a large trace: {price}", file=sys.stderr)
 
 
 def make_folder(path: Path) -> Path | None:
@@ -85,13 +97,13 @@ def written(path: Path, made: Path | None) -> str:
 
 
 def code_of(error: BaseException) -> str:
-    if isinstance(error, MemoryError):
+    if is_allocation_failure(error):
         return "out_of_memory"
     return getattr(error, "code", "file") if isinstance(error, ThoughtscopeError) else "file"
 
 
 def message_of(error: BaseException) -> str:
-    if isinstance(error, MemoryError):
+    if is_allocation_failure(error):
         return "This needs more memory than there is. Use a shorter prompt or --max-nodes."
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'The file system'}: {error.strerror}."

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from thoughtscope.cli.console import emit, make_folder, printable, progress_bar, warn, written
+from thoughtscope.cli.console import emit, make_folder, printable, progress_bar, tell_price, warn, written
 from thoughtscope.cli.options import (
     Bos,
     Device,
@@ -61,6 +61,7 @@ def report(
                 node_mass=node_mass,
                 edge_mass=edge_mass,
                 max_nodes=max_nodes,
+                approve=lambda price: tell_price(price, as_json=as_json),
                 progress=progress,
             )
         made = build_report(

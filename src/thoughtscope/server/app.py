@@ -20,7 +20,7 @@ from thoughtscope import microscope
 from thoughtscope.core.errors import PathOutsideRoot, ThoughtscopeError
 from thoughtscope.core.progress import Progress
 from thoughtscope.microscope import Change, Microscope
-from thoughtscope.server.errors import Stopped, error_body, error_of
+from thoughtscope.server.errors import Costly, Stopped, error_body, error_event, error_of
 from thoughtscope.server.security import Access, Gate
 from thoughtscope.server.session import Session
 from thoughtscope.server.wire import (
@@ -35,6 +35,7 @@ from thoughtscope.server.wire import (
 )
 
 if TYPE_CHECKING:
+    from thoughtscope.graphs import Price
     from thoughtscope.models import Tokens
 
 _HTTP_CODES = {
@@ -163,6 +164,10 @@ def _add_model_routes(app: FastAPI, session: Session) -> None:
         # A prompt that is too long is refused with a status of its own, before the stream starts.
         tokens, said = await session.run(cut)
 
+        def approve(price: Price) -> None:
+            if price.is_large and not body.costly:
+                raise Costly(price)
+
         def verb(opened: Microscope, progress: Progress) -> dict[str, Any]:
             graph = microscope.trace(
                 opened,
@@ -170,6 +175,7 @@ def _add_model_routes(app: FastAPI, session: Session) -> None:
                 node_mass=body.node_mass,
                 edge_mass=body.edge_mass,
                 max_nodes=body.max_nodes,
+                approve=approve,
                 progress=progress,
             )
             return {"slug": microscope.keep(session.folder, graph), "warnings": said}
@@ -235,8 +241,7 @@ async def _events(session: Session, verb: Verb, result: str) -> AsyncIterator[st
         try:
             queue.put_nowait((result, await session.run(lambda opened: verb(opened, progress))))
         except Exception as error:
-            _, code, message = error_of(error)
-            queue.put_nowait(("error", error_body(code, message)))
+            queue.put_nowait(("error", error_event(error)))
 
     task = asyncio.create_task(work())
     try:
