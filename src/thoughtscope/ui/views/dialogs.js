@@ -1,9 +1,10 @@
 // @ts-check
-// What opens over the page: help, the name of a new supernode, and the library of graphs.
+// What opens over the page: help, the name of a new supernode, the library of graphs, the price of a large one.
 import { html } from "../html.js";
 import { useLayoutEffect, useRef, useState } from "../vendor/hooks.mjs";
 import { setState, useParts, useStore } from "../store.js";
 import { group, groupable } from "../actions/circuit.js";
+import { CostlyTrace } from "../components/costly.js";
 import { Library } from "../components/library.js";
 import { Notice } from "../components/notice.js";
 import { nodeLabel } from "../model.js";
@@ -16,6 +17,7 @@ export function Dialogs() {
   if (dialog === "help") return html`<${Dialog} key="help" title="Reading and testing a graph"><${Help} /><//>`;
   if (dialog === "group") return html`<${Dialog} key="group" title="New supernode"><${NameGroup} /><//>`;
   if (dialog === "library") return html`<${Dialog} key="library" title="Graphs"><${Library} onDone=${close} /><//>`;
+  if (dialog === "costly") return html`<${Dialog} key="costly" title="A large graph"><${CostlyTrace} /><//>`;
   return null;
 }
 
