@@ -24,7 +24,7 @@ from thoughtscope.dictionaries.transcoders import MlpReplacement
 from thoughtscope.graphs.graph import Graph
 from thoughtscope.graphs.json_read import MAX_BYTES, MAX_LINKS, MAX_NODES
 from thoughtscope.graphs.names import file_ids
-from thoughtscope.graphs.sweep import CHUNK_BYTES
+from thoughtscope.graphs.sweep import CHUNK_BYTES, SMALL_CHUNK
 from thoughtscope.models.model import Model
 
 LARGE_MEMORY = 2 * 2**30
@@ -38,7 +38,9 @@ _PRUNE_BYTES = (
 )
 _LINK_BYTES = 470  # of an edge of the kept graph while its file is written: objects, and the text twice
 _NODE_BYTES = 8_000
+_FILING_BYTES = 21  # of a place in a sweep's rows while those that hold something are told from the others
 _FILE_NODE = 330  # of a node in the file, beside its name
+_NAME = 11  # of a node's name: layer, index and position
 _FILE_LINK = 49  # of a link in the file, beside the two names
 _WORK = 12e9  # multiplications a second
 _EDGE_SECONDS, _LINK_SECONDS = 2.5e-7, 2e-6
@@ -75,7 +77,7 @@ class Price:
         """Plain JSON values."""
         return asdict(self) | {"seconds": round(self.seconds, 1)}
 
-    def pruned(self, node_mass: float, edge_mass: float, *, name_bytes: int = 24) -> Price:
+    def pruned(self, node_mass: float, edge_mass: float) -> Price:
         """The price with the graph that pruning leaves, its file, and the memory and time to make them.
 
         The share that is left is a rule of thumb, except for masses of 1, which leave everything.
@@ -87,7 +89,7 @@ class Price:
             kept_nodes=nodes,
             kept_edges=edges,
             memory=max(self.memory, edges * (_LINK_BYTES + 8) + nodes * _NODE_BYTES + self.n_edges * 8),
-            file=_file_bytes(nodes, edges, 2 * name_bytes * edges + 2 * name_bytes * nodes),
+            file=_file_bytes(nodes, edges, 2 * _NAME * (nodes + edges)),
             seconds=self.seconds + edges * _LINK_SECONDS,
         )
 
@@ -128,7 +130,7 @@ def price(
     work = (expanded * _work(model, replacement, active)[:, : last + 1]).sum()
     frozen = forward_memory(model, replacement.dictionary, length)
     sources = 3 * 4 * model.d_model * _writers(replacement, active)
-    sweep = frozen + sources + _chunk_memory(model, active, int(expanded.sum()) + n_targets)
+    sweep = frozen + sources + _chunk_memory(model, active, expanded, n_targets)
     rest = max(_ROW_BYTES * computed, _PRUNE_BYTES * n_edges)
     on_device = model.device.type not in ("cpu", "mps")
     return Price(
@@ -312,13 +314,18 @@ def _writers(replacement: MlpReplacement, active: Float[np.ndarray, "layer pos"]
     return float(sum(len(part.writes) * active[layer].sum() for part, layer in parts))
 
 
-def _chunk_memory(model: Model, active: Float[np.ndarray, "layer pos"], n_targets: int) -> int:
-    """Bytes of one sweep and of its rows as they are filed."""
+def _chunk_memory(
+    model: Model,
+    active: Float[np.ndarray, "layer pos"],
+    expanded: Float[np.ndarray, "layer pos"],
+    n_reads: int,
+) -> int:
+    """Bytes of one sweep and of its rows as they are filed; see `sweep.chunks`."""
     n_layers, length = active.shape
     columns = active.sum() + (n_layers + 1) * length
-    width = 3 * model.d_model + 2 * model.n_heads * model.d_head
-    per_target = 4 * (width * length + 2 * columns)
-    return int(min(CHUNK_BYTES, n_targets * per_target) + min(CHUNK_BYTES, n_targets * 16 * columns))
+    per_target = 4 * ((3 * model.d_model + 2 * model.n_heads * model.d_head) * length + 2 * columns)
+    at_once = min(expanded.sum() + n_reads, SMALL_CHUNK + expanded.sum(0).max())
+    return int(min(at_once, max(CHUNK_BYTES / per_target, 1)) * (per_target + _FILING_BYTES * columns))
 
 
 def _size(n_bytes: int) -> str:
