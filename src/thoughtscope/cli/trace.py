@@ -59,6 +59,10 @@ def trace(
     from thoughtscope.reports.payload import graph_file
 
     made = None if out is None else make_folder(out)
+    if open_page:
+        microscope.WorkFolder(
+            folder
+        )  # where the graph will be kept: what is wrong with it is told before the work
     started = time.perf_counter()
     opened = microscope.open_microscope(model, dictionary, device=device, dtype=dtype)
     with microscope.heard() as said:

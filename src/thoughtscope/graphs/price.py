@@ -317,7 +317,7 @@ def _writers(replacement: MlpReplacement, active: Float[np.ndarray, "layer pos"]
 def _chunk_memory(
     model: Model,
     active: Float[np.ndarray, "layer pos"],
-    expanded: Float[np.ndarray, "layer pos"],
+    expanded: Float[np.ndarray, "layer seen"],
     n_reads: int,
 ) -> int:
     """Bytes of one sweep and of its rows as they are filed; see `sweep.chunks`."""
