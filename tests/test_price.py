@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from thoughtscope.graphs import Price, attribute, graph_to_json, price, tracer
 from thoughtscope.graphs.graph import Graph
 from thoughtscope.models import capture, tokens_from_ids
 
+EVIDENCE = Path(__file__).resolve().parents[1] / "evidence"
 FAILURES = [
     MemoryError(),
     np._core._exceptions._ArrayMemoryError((2**40,), np.dtype("f4")),
@@ -298,3 +300,104 @@ def test_free_memory_is_the_least_of_all_limits(monkeypatch: pytest.MonkeyPatch,
 def test_this_machine_tells_what_is_free() -> None:
     free = memory.free_memory()
     assert free is None or 2**20 < free < 2**50
+
+
+@pytest.mark.slow
+def test_the_memory_is_within_a_factor_of_two() -> None:
+    """As evidence/trace_price.py measures it on more and larger cases: in a process of its own, by its peak."""
+    sys.path.insert(0, str(EVIDENCE))
+    from trace_price import in_its_own_process
+
+    found = in_its_own_process({"width": 64, "tokens": 110, "l0": 4, "mass": 0.99, "seed": 0})
+    assert found["memory"] > 5e7, "too small to say anything"
+    assert 0.5 < found["price"]["memory"] / found["memory"] < 2
+    assert found["edges"] <= found["price"]["n_edges"] <= found["edges"] * 1.02
+
+
+# --- where it is said ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def everything_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(price, "LARGE_MEMORY", 1000)
+
+
+def command(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *given: str
+) -> tuple[Any, str, str]:
+    from thoughtscope.cli import app
+
+    monkeypatch.setattr("thoughtscope.microscope.open_microscope", lambda *_, **__: tiny_microscope())
+    monkeypatch.setattr(sys, "argv", ["thoughtscope", *given])
+    with pytest.raises(SystemExit) as end:
+        app.run()
+    return end.value.code, *capsys.readouterr()
+
+
+@pytest.mark.usefixtures("everything_is_large")
+def test_the_command_line_says_it_and_asks_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, out, err = command(capsys, monkeypatch, "trace", "Hello")
+    assert (code, err.count("\n")) == (0, 1) and "Next token" in out
+    assert err.startswith("thoughtscope: a large trace: ") and "edges" in err and "of memory" in err
+    code, out, err = command(capsys, monkeypatch, "trace", "Hello", "--json")
+    assert (code, err) == (0, "") and json.loads(out)["price"]["n_nodes"] > 0
+
+
+def test_no_memory_is_the_users_error_on_the_command_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(
+        tracer, "sweep", failing_over(0, FAILURES[3], tracer.sweep, lambda *given: len(given[3]))
+    )
+    code, out, err = command(capsys, monkeypatch, "trace", "Hello", "--out", str(tmp_path / "graph.json"))
+    assert (code, out, err.count("\n")) == (2, "", 1) and "more memory than there is" in err
+    code, out, _ = command(capsys, monkeypatch, "trace", "Hello", "--json")
+    assert (
+        code == 2 and json.loads(out)["error"]["code"] == "out_of_memory" and list(tmp_path.iterdir()) == []
+    )
+    monkeypatch.setattr(price, "free_memory", lambda _: 1000)
+    code, out, _ = command(capsys, monkeypatch, "trace", "Hello", "--json")
+    assert code == 2 and json.loads(out)["error"]["code"] == "limit_exceeded"
+
+
+def asked(tmp_path: Path, **fields: Any) -> tuple[str, dict[str, Any]]:
+    """The last event of a trace over HTTP."""
+    from starlette.testclient import TestClient
+
+    from thoughtscope.server import Session, create_app
+
+    session = Session(tiny_microscope, folder=microscope.WorkFolder(tmp_path))
+    client = TestClient(create_app(session), base_url="http://localhost")
+    last = client.post("/api/trace", json={"prompt": "Hello", **fields}).text.strip().split("\n\n")[-1]
+    session.close()
+    kind, data = last.split("\n", 1)
+    return kind.removeprefix("event: "), json.loads(data.removeprefix("data: "))
+
+
+@pytest.mark.usefixtures("everything_is_large")
+def test_over_http_a_large_trace_wants_a_yes(tmp_path: Path) -> None:
+    kind, data = asked(tmp_path)
+    assert (kind, data["error"]["code"]) == ("error", "costly") and '"costly": true' in data["error"][
+        "message"
+    ]
+    assert {"n_nodes", "n_edges", "memory", "device_memory", "file", "seconds"} <= data["error"][
+        "price"
+    ].keys()
+    assert list(tmp_path.rglob("*.json")) == []
+    assert asked(tmp_path, costly=True)[0] == "graph"
+
+
+def test_over_http_what_does_not_fit_is_refused_also_with_a_yes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(price, "free_memory", lambda _: 1000)
+    assert asked(tmp_path, costly=True)[1]["error"]["code"] == "limit_exceeded"
+
+
+def test_no_memory_is_507_over_http() -> None:
+    from thoughtscope.server.errors import error_of
+
+    for error in (*FAILURES, OutOfMemory("none")):
+        assert error_of(error)[:2] == (507, "out_of_memory")

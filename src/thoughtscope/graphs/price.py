@@ -24,7 +24,7 @@ from thoughtscope.dictionaries.transcoders import MlpReplacement
 from thoughtscope.graphs.graph import Graph
 from thoughtscope.graphs.json_read import MAX_BYTES, MAX_LINKS, MAX_NODES
 from thoughtscope.graphs.names import file_ids
-from thoughtscope.graphs.sweep import CHUNK_BYTES, SMALL_CHUNK
+from thoughtscope.graphs.sweep import BATCHES, CHUNK_BYTES, SMALL_CHUNK
 from thoughtscope.models.model import Model
 
 LARGE_MEMORY = 2 * 2**30
@@ -42,7 +42,7 @@ _FILING_BYTES = 21  # of a place in a sweep's rows while those that hold somethi
 _FILE_NODE = 330  # of a node in the file, beside its name
 _NAME = 11  # of a node's name: layer, index and position
 _FILE_LINK = 49  # of a link in the file, beside the two names
-_WORK = 12e9  # multiplications a second
+_WORK = 30e9  # multiplications a second
 _EDGE_SECONDS, _LINK_SECONDS = 2.5e-7, 2e-6
 _UNSURE = 4  # how far an estimate may be off before a run is refused for it
 
@@ -126,11 +126,15 @@ def price(
     expanded, edges = _expanded(reachable, rows[:-1, : last + 1], others[:-1, : last + 1], max_nodes)
     targets = n_targets * min(rows[-1, last], expanded.sum() + others[-1, last])
     n_edges = int(edges + targets)
-    computed = int((expanded * rows[:-1, : last + 1]).sum() + n_targets * rows[-1, last])
-    work = (expanded * _work(model, replacement, active)[:, : last + 1]).sum()
+    # Best first takes features from everywhere, so what is computed for them costs as the mean does.
+    typical = reachable * (expanded.sum() / max(reachable.sum(), 1))
+    computed = int((typical * rows[:-1, : last + 1]).sum() + n_targets * rows[-1, last])
+    work = (typical * _work(model, replacement, active)[:, : last + 1]).sum()
     frozen = forward_memory(model, replacement.dictionary, length)
-    sources = 3 * 4 * model.d_model * _writers(replacement, active)
-    sweep = frozen + sources + _chunk_memory(model, active, expanded, n_targets)
+    sources = 2 * 4 * model.d_model * _writers(replacement, active)
+    at_once = expanded.sum() if max_nodes is None else min(expanded.sum(), max(max_nodes / BATCHES, BATCHES))
+    at_once = min(at_once + n_targets, SMALL_CHUNK + expanded.sum(0).max())
+    sweep = frozen + sources + _chunk_memory(model, active, float(at_once))
     rest = max(_ROW_BYTES * computed, _PRUNE_BYTES * n_edges)
     on_device = model.device.type not in ("cpu", "mps")
     return Price(
@@ -314,18 +318,12 @@ def _writers(replacement: MlpReplacement, active: Float[np.ndarray, "layer pos"]
     return float(sum(len(part.writes) * active[layer].sum() for part, layer in parts))
 
 
-def _chunk_memory(
-    model: Model,
-    active: Float[np.ndarray, "layer pos"],
-    expanded: Float[np.ndarray, "layer seen"],
-    n_reads: int,
-) -> int:
+def _chunk_memory(model: Model, active: Float[np.ndarray, "layer pos"], at_once: float) -> int:
     """Bytes of one sweep and of its rows as they are filed; see `sweep.chunks`."""
     n_layers, length = active.shape
     columns = active.sum() + (n_layers + 1) * length
     per_target = 4 * ((3 * model.d_model + 2 * model.n_heads * model.d_head) * length + 2 * columns)
-    at_once = min(expanded.sum() + n_reads, SMALL_CHUNK + expanded.sum(0).max())
-    return int(min(at_once, max(CHUNK_BYTES / per_target, 1)) * (per_target + _FILING_BYTES * columns))
+    return int(min(at_once, max(CHUNK_BYTES / per_target, 1)) * (0.75 * per_target + _FILING_BYTES * columns))
 
 
 def _size(n_bytes: int) -> str:

@@ -26,6 +26,7 @@ from thoughtscope.dictionaries.transcoders import MlpReplacement
 from thoughtscope.graphs.graph import Certificate
 from thoughtscope.graphs.linear import Linearised
 from thoughtscope.graphs.sweep import (
+    BATCHES,
     Effects,
     Injections,
     Sources,
@@ -36,7 +37,6 @@ from thoughtscope.graphs.sweep import (
 )
 from thoughtscope.graphs.targets import ReadTarget
 
-_BATCHES = 16  # how many times best-first order is renewed within a node budget
 _TINY = 1e-10
 
 
@@ -293,7 +293,7 @@ def best_first(
     if influence_bound is None and budget == everything:
         tracer.expand(np.flatnonzero(open_rows), lambda done: progress("attribute", done, everything))
         return
-    batch, spent = max(budget // _BATCHES, _BATCHES), 0
+    batch, spent = max(budget // BATCHES, BATCHES), 0
     while spent < budget:
         # The order is renewed after each batch: what the new rows send down may wait at features not seen before.
         waiting = tracer.influence()[: len(tracer.features)] * ~tracer.expanded
