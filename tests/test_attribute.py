@@ -221,7 +221,7 @@ def test_a_floor_keeps_the_books() -> None:
 
 def test_chunks_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     model, dictionary, tokens, whole = traced()
-    monkeypatch.setattr("thoughtscope.graphs.sweep._SMALL_CHUNK", 1)
+    monkeypatch.setattr("thoughtscope.graphs.sweep.SMALL_CHUNK", 1)
     monkeypatch.setattr("thoughtscope.graphs.sweep.CHUNK_BYTES", 20_000)
     again = attribute(model, dictionary, tokens)
     np.testing.assert_allclose(again.edges.toarray(), whole.edges.toarray(), atol=1e-6)

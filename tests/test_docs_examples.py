@@ -7,9 +7,12 @@ import importlib
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -82,3 +85,115 @@ def test_the_page_on_dictionaries_runs(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert len(snippets) >= 6 and len(done.stdout.splitlines()) >= 7
+
+
+# --- commands --------------------------------------------------------------------------------------------------------
+
+PAGES = ("README.md", "README.zh-CN.md", "docs/cli.md", "docs/quickstart.md", "docs/file-formats.md")
+"""Pages whose commands run as they stand; docs/cli.md is made of the help texts."""
+COMMANDS = list(
+    dict.fromkeys(
+        line.partition(" #")[0].strip()
+        for page in PAGES
+        for block in re.findall(r"^```(?:sh|console)?\n(.*?)^```$", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
+        for line in block.splitlines()
+        if re.match(r"thoughtscope [a-z]", line.strip())
+    )
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the examples name: models and dictionaries of a user's own, and graphs that were traced."""
+    from tests.tiny_microscope import random_dictionary
+    from tests.tiny_models import tiny_model
+    from thoughtscope.dictionaries import save_dictionary
+
+    folder = tmp_path_factory.mktemp("workplace")
+    model = tiny_model("llama", layers=3)
+    for name in ("gpt2", "llama", "my-model"):
+        model.module.save_pretrained(folder / name)
+        model.tokenizer.save_pretrained(folder / name)
+    for name in ("transcoders", "my-transcoders"):
+        save_dictionary(random_dictionary(model), folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def specimen() -> object:
+    from thoughtscope.microscope import open_microscope
+
+    return open_microscope()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_of_the_pages_runs(
+    command: str,
+    workplace: Path,
+    specimen: object,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In a folder that holds the files which it names. A server is opened, and not left running."""
+    from thoughtscope.cli import app
+    from thoughtscope.microscope import opening
+
+    def opened(model: str = "specimen", dictionary: str | None = None, **options: object) -> object:
+        if model == "specimen" and dictionary is None:
+            return specimen
+        return opening.open_microscope(model, dictionary, **options)
+
+    monkeypatch.setattr("thoughtscope.microscope.open_microscope", opened)
+    checks = importlib.import_module("thoughtscope.dictionaries.preflight")
+    monkeypatch.setattr(checks, "preflight", lambda *_: None)  # random weights fit nothing
+    monkeypatch.setattr("thoughtscope.server.launch.serve_session", served)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    for path in workplace.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    monkeypatch.chdir(tmp_path)
+    arguments = shlex.split(command.replace("$(openssl rand -hex 16)", "0" * 32), comments=True)[1:]
+    feature = traced_files(arguments, specimen, tmp_path)
+    arguments = [feature if word.startswith("feature:LAYER") else word for word in arguments]
+    monkeypatch.setattr(sys, "argv", ["thoughtscope", *arguments])
+    with pytest.raises(SystemExit) as end:
+        app.run()
+    out, err = capsys.readouterr()
+    assert (end.value.code, err) == (0, ""), err
+    assert out
+
+
+def served(session: Any, access: object, *, announce: Callable[[str], None], **options: object) -> None:
+    """What a server would do, without one: the model is loaded, and what was to be traced is there."""
+    if session.loading is not None:
+        session.loading.result(timeout=60)
+    for made in session._pending.values():
+        made.result(timeout=60)
+    announce("http://127.0.0.1:0/")
+    session.close()
+
+
+def traced_files(arguments: list[str], specimen: object, folder: Path) -> str:
+    """Writes the graph that a command reads; a feature of it."""
+    from thoughtscope.graphs import write_json
+    from thoughtscope.microscope import trace
+
+    read = [
+        word for word, before in zip(arguments, ["", *arguments], strict=False)
+        if word.endswith(".json") and before not in ("--out",) and not word.startswith("for-")
+    ]  # fmt: skip
+    graph = trace(specimen, "Fact: the capital of the state containing Dallas is") if read else None  # type: ignore[arg-type]
+    for name in read:
+        write_json(graph, folder / name)  # type: ignore[arg-type]
+    return "" if graph is None else str(graph.node_id(int(graph.rows("feature")[0])))
+
+
+def test_the_examples_of_every_command_are_among_them() -> None:
+    """The pages show what the help texts do; and the help texts what the commands take."""
+    from thoughtscope.cli.app import app
+
+    shown = "\n".join(COMMANDS)
+    for registered in app.registered_commands:
+        for line in (registered.help or "").partition("Examples:\n")[2].splitlines():
+            assert line.strip() in shown, line
+    assert len(COMMANDS) >= 25

@@ -91,3 +91,33 @@ def test_a_missing_beginning_is_shown_and_can_be_put(page: Any, server: Any, tra
     assert asked == [{"prompt": "ab cd"}, {"prompt": "ab cd", "bos": True}]
     agree(lambda: warning.count(), 0)
     page.unroute_all(behavior="ignoreErrors")
+
+
+def test_a_costly_trace_is_asked_for(page: Any, server: Any, traced: str) -> None:
+    """The dialog says what it takes; a cancel sends nothing, a yes sends the same prompt with its word for it."""
+    asked: list[Any] = []
+    price = {"n_nodes": 9_876, "n_edges": 12_345_678, "memory": 3_400_000_000, "device_memory": 0,
+             "file": 150_000_000, "seconds": 130.0}  # fmt: skip
+
+    def answer(route: Any) -> None:
+        asked.append(json.loads(route.request.post_data))
+        error = json.dumps({"error": {"code": "costly", "message": "large", "price": price}})
+        event = json.dumps({"slug": traced, "warnings": []})
+        said = f"event: graph\ndata: {event}" if asked[-1].get("costly") else f"event: error\ndata: {error}"
+        route.fulfill(body=f"{said}\n\n", headers={"Content-Type": "text/event-stream"})
+
+    page.route("**/api/trace", answer)
+    page.goto(server.url)
+    page.get_by_label("Prompt").fill("ab cd")
+    dialog = page.get_by_role("dialog", name="A large graph")
+    for button in ("Cancel", "Trace it"):
+        page.get_by_role("button", name="Trace", exact=True).click()
+        dialog.wait_for()
+        told = dialog.inner_text()
+        for figure in ("9,876", "up to 12,345,678", "about 3.4 GB", "about 2 min", "about 150 MB"):
+            assert figure in told
+        dialog.get_by_role("button", name=button).click()
+        wait_for(lambda: dialog.count() == 0)
+    wait_for(lambda: len(asked) == 3)
+    assert asked == [{"prompt": "ab cd"}, {"prompt": "ab cd"}, {"prompt": "ab cd", "costly": True}]
+    page.unroute_all(behavior="ignoreErrors")

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from thoughtscope.cli.console import emit, printable, reporting
+from thoughtscope.cli.console import emit, printable, reporting, show_what_can_be_shown, untold
 from thoughtscope.cli.convert import convert
 from thoughtscope.cli.doctor import doctor
 from thoughtscope.cli.intervene import intervene
@@ -130,16 +130,29 @@ def run() -> None:
     """Runs the command line. Exit codes: 0 done, 1 a defect, 2 the user's mistake, 130 interrupted."""
     if len(sys.argv) == 1:
         sys.argv.append("--help")
+    show_what_can_be_shown()
+    try:
+        code = _code()
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        sys.stderr.close()
+        code = 0
+    except OSError as error:  # a full disk behind stdout, say: files that commands write are their own matter
+        code = untold(error)
+    raise SystemExit(code)
+
+
+def _code() -> int:
     try:
         code = app(prog_name="thoughtscope", standalone_mode=False)
+    except SystemExit as end:
+        code = end.code
     except typer.TyperException as error:
         code = _usage_error(error)
     except (typer.Abort, KeyboardInterrupt):
         code = 130
-    except BrokenPipeError:
-        sys.stderr.close()
-        code = 0
-    raise SystemExit(code if isinstance(code, int) else 0)
+    return code if isinstance(code, int) else 0
 
 
 def _usage_error(error: typer.TyperException) -> int:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import shlex
+import stat
 import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from thoughtscope.core.errors import ThoughtscopeError
+from thoughtscope.core.errors import OutOfMemory, ThoughtscopeError
+from thoughtscope.core.memory import is_allocation_failure
 from thoughtscope.core.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from thoughtscope.graphs import Price
 
 USER_MISTAKE = 2
 _KEPT_FORMAT_CHARACTERS = "\u200c\u200d"  # joiners: parts of ordinary words in several scripts
@@ -22,12 +29,16 @@ def printable(text: str) -> str:
     """`text` for a terminal: control characters and direction overrides from models or files become visible escapes."""
 
     def shown(character: str) -> str:
-        hidden = unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
-        if not hidden or character in _KEPT_FORMAT_CHARACTERS:
+        if not _is_hidden(character):
             return character
         return {"\n": "⏎", "\t": "⇥"}.get(character, f"<U+{ord(character):04X}>")
 
-    return "".join(shown(character) for character in text)
+    return "".join(map(shown, text))
+
+
+def _is_hidden(character: str) -> bool:
+    hidden = unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
+    return hidden and character not in _KEPT_FORMAT_CHARACTERS
 
 
 def quoted(text: str) -> str:
@@ -45,8 +56,24 @@ def shell_quoted(text: str) -> str:
 
 
 def emit(data: dict[str, Any]) -> None:
-    """One JSON object on one line of stdout."""
-    print(json.dumps(data, ensure_ascii=False, allow_nan=False), flush=True)
+    """One JSON object on one line of stdout; what a terminal would obey, or cannot show, as JSON's own escapes."""
+
+    def shown(character: str) -> str:
+        return json.dumps(character)[1:-1] if _is_hidden(character) else character
+
+    text = "".join(map(shown, json.dumps(data, ensure_ascii=False, allow_nan=False)))
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(data, allow_nan=False)
+    print(text, flush=True)
+
+
+def show_what_can_be_shown() -> None:
+    """Lets a terminal without Unicode show a question mark for what it lacks, in place of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 @contextmanager
@@ -54,13 +81,24 @@ def reporting(as_json: bool) -> Iterator[None]:
     """Turns every user mistake into one line on stderr, or one object on stdout, and exit code 2."""
     try:
         yield
-    except (ThoughtscopeError, OSError, MemoryError) as error:
+    except Exception as error:
+        if not isinstance(error, ThoughtscopeError | OSError | UnicodeError) and not is_allocation_failure(
+            error
+        ):
+            raise
         code, message = code_of(error), message_of(error)
         if as_json:
             emit({"error": {"code": code, "message": message}})
         else:
             print(f"thoughtscope: {printable(' '.join(message.split()))}", file=sys.stderr)
         raise SystemExit(USER_MISTAKE) from None
+
+
+def untold(error: OSError) -> int:
+    """Says that what was printed could not be written, and drops the rest, on which Python would fail as it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    print(f"thoughtscope: what was printed could not be written: {error.strerror}.", file=sys.stderr)
+    return USER_MISTAKE
 
 
 def warn(said: Sequence[str], *, as_json: bool) -> None:
@@ -70,13 +108,58 @@ def warn(said: Sequence[str], *, as_json: bool) -> None:
             print(f"thoughtscope: warning: {printable(' '.join(text.split()))}", file=sys.stderr)
 
 
+def tell_price(price: Price, *, as_json: bool) -> None:
+    """Says on stderr what a large trace will take; asks nothing. With `--json` the price stands in the object."""
+    if price.is_large and not as_json:
+        print(f"thoughtscope: a large trace: {price}", file=sys.stderr)
+
+
 def make_folder(path: Path) -> Path | None:
-    """Makes the folder for a file that is to be written, before any work is done; the folder, if it was not there."""
+    """Makes the folder for a file that is to be written, before any work is done; the folder, if it was not there.
+
+    Raises `ThoughtscopeError` where no file can be written under that name; see `check_out`.
+    """
+    check_out(path)
     folder = path.absolute().parent
     if folder.is_dir():
         return None
     folder.mkdir(parents=True)
     return folder
+
+
+def require_text(text: str | None, option: str) -> None:
+    """Refuses half characters before any work is done: no file can hold them."""
+    try:
+        (text or "").encode()
+    except UnicodeEncodeError as error:
+        raise ThoughtscopeError(f"{option}: {message_of(error)}") from None
+
+
+def check_out(path: Path) -> None:
+    """Refuses a name under which something else than a regular file stands: a device, a pipe, a folder, or a link to
+    one. Also one where the file system lets nobody write."""
+    name = printable(str(path))
+    try:
+        kind = path.stat().st_mode
+    except FileNotFoundError:
+        if path.is_symlink():
+            raise ThoughtscopeError(f'"{name}" is a link to nothing. Name a file to write.') from None
+    else:
+        if not stat.S_ISREG(kind):
+            raise ThoughtscopeError(f'"{name}" is {_kind_of_file(kind)}. Name a file to write.')
+    folder = next(each for each in path.absolute().parents if each.exists())
+    if not os.access(folder, os.W_OK) and not path.exists():
+        raise ThoughtscopeError(f'"{name}" cannot be written: {printable(str(folder))} is closed to you.')
+
+
+def _kind_of_file(mode: int) -> str:
+    if stat.S_ISDIR(mode):
+        return "a folder"
+    if stat.S_ISFIFO(mode):
+        return "a pipe"
+    if stat.S_ISSOCK(mode):
+        return "a socket"
+    return "a device"
 
 
 def written(path: Path, made: Path | None) -> str:
@@ -85,14 +168,19 @@ def written(path: Path, made: Path | None) -> str:
 
 
 def code_of(error: BaseException) -> str:
-    if isinstance(error, MemoryError):
-        return "out_of_memory"
-    return getattr(error, "code", "file") if isinstance(error, ThoughtscopeError) else "file"
+    if is_allocation_failure(error):
+        return OutOfMemory.code
+    if isinstance(error, UnicodeError):
+        return ThoughtscopeError.code
+    return error.code if isinstance(error, ThoughtscopeError) else "file"
 
 
 def message_of(error: BaseException) -> str:
-    if isinstance(error, MemoryError):
+    if is_allocation_failure(error):
         return "This needs more memory than there is. Use a shorter prompt or --max-nodes."
+    if isinstance(error, UnicodeEncodeError):
+        bad = printable(error.object[error.start : error.start + 1])
+        return f"Text with {bad}, half of a character, cannot be written. Give well-formed Unicode."
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'The file system'}: {error.strerror}."
     return str(error)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from thoughtscope.cli.console import emit, printable
+from thoughtscope.cli.console import check_out, emit, printable
 from thoughtscope.cli.options import Json
 from thoughtscope.core.errors import ThoughtscopeError
 
@@ -30,6 +30,8 @@ def convert(
     """A `.json` source is a graph file, anything else a dictionary."""
     if source.lower().endswith(".json"):
         from thoughtscope.graphs import convert_graph
+
+        check_out(target)
 
         convert_graph(source, target, format=to, scan=scan, slug=slug)
         kind = "graph"

@@ -17,6 +17,7 @@ import typer
 from thoughtscope.cli.console import emit, printable
 from thoughtscope.cli.options import DictionaryName, Json
 from thoughtscope.core.errors import ThoughtscopeError
+from thoughtscope.core.memory import free_memory
 
 if TYPE_CHECKING:
     from thoughtscope.core.registry import Registry
@@ -183,7 +184,7 @@ def memory_check() -> Check:
         return Check(name="memory", verdict="warning", text="cannot be measured on this system")
     lines = [f"{free / 2**30:.1f} GiB free"]
     for name, size in (("float32", 4), ("bfloat16", 2)):
-        fitting = fits(free, size)
+        fitting = fits(float(free), size)
         lines.append(f"will fit in {name}: specimen" + "".join(f", {model}" for model in fitting))
     return Check(name="memory", verdict="ok" if free > 2**30 else "warning", text="\n".join(lines))
 
@@ -191,37 +192,6 @@ def memory_check() -> Check:
 def fits(free: float, bytes_per_weight: int) -> list[str]:
     """The usual models that `free` bytes hold: weights, half as much again for a dictionary, and 1 GB."""
     return [name for name, billions in MODELS.items() if billions * 1e9 * bytes_per_weight * 1.5 + 1e9 < free]
-
-
-def free_memory() -> float | None:
-    """Bytes that a new process can use: the least of the system's and its control group's."""
-    available = _meminfo()
-    limits = []
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ):
-        try:
-            with open(limit) as file, open(used) as other:
-                limits.append(float(file.read()) - float(other.read()))
-        except (OSError, ValueError):
-            continue  # "max", or not this kind of system
-    known = [value for value in (available, *limits) if value is not None]
-    return min(known) if known else None
-
-
-def _meminfo() -> float | None:
-    try:
-        with open("/proc/meminfo") as file:
-            for line in file:
-                if line.startswith("MemAvailable:"):
-                    return float(line.split()[1]) * 1024
-    except OSError:
-        pass
-    try:
-        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    except (ValueError, OSError, AttributeError):
-        return None
 
 
 def specimen_check() -> Check:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from thoughtscope.cli.console import emit, printable, progress_bar, quoted, warn
+from thoughtscope.cli.console import emit, printable, progress_bar, quoted, tell_price, warn
 from thoughtscope.cli.options import Bos, Device, DictionaryName, DType, Json, ModelName
 from thoughtscope.core.errors import InvalidPlan, UnknownFeature, describe_choices
 from thoughtscope.microscope.intervening import Attention, Change, Op
@@ -81,7 +81,13 @@ def intervene(
             tokens = microscope.tokens_of(opened, prompt, bos=bos)
         warn(said, as_json=as_json)
         with progress_bar(quiet=as_json) as progress:
-            graph = microscope.trace(opened, tokens, node_mass=None, progress=progress)
+            graph = microscope.trace(
+                opened,
+                tokens,
+                node_mass=None,
+                approve=lambda price: tell_price(price, as_json=as_json),
+                progress=progress,
+            )
     else:
         graph = labelled(given, bank=None, labels=opened.labels)
     options: dict[str, Any] = {"attention": way(attention), "max_new_tokens": max_new_tokens}

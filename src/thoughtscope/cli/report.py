@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from thoughtscope.cli.console import emit, make_folder, printable, progress_bar, warn, written
+from thoughtscope.cli.console import (
+    check_out,
+    emit,
+    make_folder,
+    printable,
+    progress_bar,
+    require_text,
+    tell_price,
+    warn,
+    written,
+)
 from thoughtscope.cli.options import (
     Bos,
     Device,
@@ -46,6 +56,8 @@ def report(
     if out.suffix.lower() not in (".html", ".htm"):
         raise ThoughtscopeError(f'A report is an HTML file; "{out}" should end in .html.')
     made_folder = make_folder(out)
+    check_out(out.with_suffix(".data.json"))
+    require_text(title, "--title")
     said: list[str] = []
     if source.lower().endswith(".json"):
         made = build_report(checked_file(source), labels=microscope.user_labels(), title=title)
@@ -61,6 +73,7 @@ def report(
                 node_mass=node_mass,
                 edge_mass=edge_mass,
                 max_nodes=max_nodes,
+                approve=lambda price: tell_price(price, as_json=as_json),
                 progress=progress,
             )
         made = build_report(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from thoughtscope.cli.console import emit, make_folder, progress_bar, shell_quoted, warn, written
+from thoughtscope.cli.console import emit, make_folder, progress_bar, shell_quoted, tell_price, warn, written
 from thoughtscope.cli.options import (
     Bos,
     Device,
@@ -22,6 +22,9 @@ from thoughtscope.cli.options import (
     NodeMass,
     Port,
 )
+
+if TYPE_CHECKING:
+    from thoughtscope.graphs import Price
 
 TESTED = 4
 """Features in the intervention that `trace` suggests: one alone seldom changes an answer."""
@@ -56,14 +59,30 @@ def trace(
     from thoughtscope.reports.payload import graph_file
 
     made = None if out is None else make_folder(out)
+    if open_page:
+        microscope.WorkFolder(
+            folder
+        )  # where the graph will be kept: what is wrong with it is told before the work
     started = time.perf_counter()
     opened = microscope.open_microscope(model, dictionary, device=device, dtype=dtype)
     with microscope.heard() as said:
         tokens = microscope.tokens_of(opened, prompt, bos=bos)
     warn(said, as_json=as_json)
+    prices: list[Price] = []
+
+    def approve(price: Price) -> None:
+        prices.append(price)
+        tell_price(price, as_json=as_json)
+
     with progress_bar(quiet=as_json) as progress:
         graph = microscope.trace(
-            opened, tokens, node_mass=node_mass, edge_mass=edge_mass, max_nodes=max_nodes, progress=progress
+            opened,
+            tokens,
+            node_mass=node_mass,
+            edge_mass=edge_mass,
+            max_nodes=max_nodes,
+            approve=approve,
+            progress=progress,
         )
     seconds = time.perf_counter() - started
     if out is not None:
@@ -76,6 +95,7 @@ def trace(
             "out": None if out is None else str(out),
             "made_folder": None if made is None else str(made),
             "next": commands,
+            "price": prices[0].to_json(),
             "warnings": said,
         }
         emit({**summary_data(graph), **told})

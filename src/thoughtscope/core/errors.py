@@ -55,6 +55,12 @@ class LimitExceeded(ThoughtscopeError):
     code = "limit_exceeded"
 
 
+class OutOfMemory(ThoughtscopeError):
+    """There was not memory enough, also not for the smallest piece of the work."""
+
+    code = "out_of_memory"
+
+
 class PathOutsideRoot(ThoughtscopeError):
     """A path that resolves outside the folder it must stay in."""
 

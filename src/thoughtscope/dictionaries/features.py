@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,8 +11,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from thoughtscope.core.errors import DictionaryMismatch
+from thoughtscope.core.memory import in_halves
 from thoughtscope.core.site import Site
-from thoughtscope.dictionaries.dictionary import Dictionary
+from thoughtscope.dictionaries.dictionary import Dictionary, Part
 
 if TYPE_CHECKING:
     from thoughtscope.models import Activations
@@ -53,11 +54,10 @@ def encode(dictionary: Dictionary, activations: Activations, *, row: int = 0) ->
     inputs = {site: held[site] for site in dictionary.reads}
     found = []
     for number, part in enumerate(dictionary.parts):
-        dense = part.activations(inputs)  # (pos, feature)
-        if dictionary.skip_first:
-            dense[0] = 0
-        position, index = dense.nonzero(as_tuple=True)
-        found.append((torch.full_like(position, number), position, index, dense[position, index]))
+        found += [
+            (torch.full_like(position, number), position, index, value)
+            for position, index, value in _active(part, inputs, skip_first=dictionary.skip_first)
+        ]
     parts, positions, indices, values = (torch.cat(column) for column in zip(*found, strict=True))
     reconstruction = decode(dictionary, parts, positions, indices, values, inputs)
     return Features(
@@ -69,6 +69,23 @@ def encode(dictionary: Dictionary, activations: Activations, *, row: int = 0) ->
         error={site: held[site] - reconstruction[site] for site in dictionary.writes},
         inputs=inputs,
     )
+
+
+def _active(
+    part: Part, inputs: Mapping[Site, Float[Tensor, "pos _"]], *, skip_first: bool
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Position, index and value of a part's active features, a stretch of positions at a time where memory is short."""
+
+    def active(rows: range) -> tuple[Tensor, Tensor, Tensor]:
+        dense = part.activations(
+            {site: inputs[site][rows.start : rows.stop] for site in part.reads}
+        )  # (pos, feature)
+        if skip_first and rows.start == 0:
+            dense[0] = 0
+        position, index = dense.nonzero(as_tuple=True)
+        return position + rows.start, index, dense[position, index]
+
+    return in_halves(range(len(inputs[part.reads[0]])), active)
 
 
 def decode(

@@ -63,7 +63,7 @@ def _fetch(reference: str, get: Callable[[bool], str], whole: Callable[[Path], b
     """`get(True)` looks in the cache only, and counts if it is `whole`; `get(False)` also asks the hub."""
     from huggingface_hub.errors import HfHubHTTPError
 
-    from thoughtscope.models.checkpoints import unreachable
+    from thoughtscope.models.checkpoints import silent, unreachable
 
     try:
         cached = Path(get(True))
@@ -71,7 +71,7 @@ def _fetch(reference: str, get: Callable[[bool], str], whole: Callable[[Path], b
             return cached
     except (OSError, ValueError):
         pass  # not in the cache
-    why_not = unreachable()
+    why_not = unreachable() or silent()
     if why_not is not None:
         raise DictionaryMismatch(
             f'"{reference}" is neither a folder here nor whole in the local cache, and the hub cannot be asked: '

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import scipy.sparse as sp
@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from thoughtscope.core.errors import ThoughtscopeError, UnknownFeature
 from thoughtscope.core.ids import NodeId
+from thoughtscope.core.memory import memory_told
 from thoughtscope.core.progress import Progress, silent
 from thoughtscope.core.provenance import provenance
 from thoughtscope.dictionaries.dictionary import Dictionary, check_fits
@@ -18,11 +19,20 @@ from thoughtscope.dictionaries.features import Features, encode
 from thoughtscope.dictionaries.transcoders import MlpReplacement, replace_mlps
 from thoughtscope.graphs.graph import ERROR, FEATURE, LOGIT, TOKEN, Graph, Target
 from thoughtscope.graphs.linear import linearise
+from thoughtscope.graphs.price import (
+    Price,
+    count_active,
+    expect_active,
+    price,
+    require_affordable,
+)
 from thoughtscope.graphs.sweep import gather_sources
 from thoughtscope.graphs.targets import FeatureTarget, ReadTarget, TargetLike, resolve_targets
 from thoughtscope.graphs.tracer import Tracer, best_first
 from thoughtscope.models.model import Model
 from thoughtscope.models.tokens import Tokens
+
+FIX = "Use a shorter prompt, or fewer nodes (--max-nodes, max_nodes=…)."
 
 
 @torch.no_grad()
@@ -38,6 +48,7 @@ def attribute(
     max_nodes: int | None = None,
     influence_bound: float | None = None,
     edge_floor: float = 0.0,
+    approve: Callable[[Price], None] | None = None,
     progress: Progress = silent,
 ) -> Graph:
     """Traces which features, errors and tokens drive the targets, through which others.
@@ -57,10 +68,13 @@ def attribute(
     - `max_nodes`, `influence_bound`: expand features best first by influence, at most so many, or until the influence
       that waits at unexpanded ones is at most that share. `graph.certificate` says what was left out at most.
     - `edge_floor`: leave out edges below that share of their target's absolute input.
+    - `approve(price)` is called once the prompt is encoded and the graph's size known, before any edge is computed;
+      what it raises ends the run.
     - `progress(stage, done, total)` is called as work gets done.
 
     Raises `DictionaryMismatch` for a dictionary that does not fit, `UnknownFeature` for a target feature that is not
-    active, `ThoughtscopeError` for targets or bounds out of range.
+    active, `LimitExceeded` for a graph whose price is over the free memory, `OutOfMemory` where memory runs out all the
+    same, `ThoughtscopeError` for targets or bounds out of range.
     """
     _check_bounds(max_nodes, influence_bound, edge_floor)
     check_fits(dictionary, model)
@@ -68,35 +82,52 @@ def attribute(
     foreign = [item for item in targets or () if isinstance(item, FeatureTarget)]
     for item in foreign:
         check_fits(item.dictionary, model)
-    progress("forward", 0, 1)
-    sites = dict.fromkeys((*replacement.sites, *(site for item in foreign for site in item.reads)))
-    frozen, activations = linearise(model, tokens, tuple(sites))
-    features = encode(dictionary, activations)
-    progress("forward", 1, 1)
-    reads, nodes = resolve_targets(
-        model,
-        frozen,
-        activations,
-        targets,
-        position=_absolute(position, frozen.length),
-        max_targets=max_targets,
-        target_mass=target_mass,
-    )
-    rows = [_active_row(features, replacement, node) for node in nodes]
-    errors = replacement.errors(features, activations)
-    tracer = Tracer(
-        frozen=frozen,
-        replacement=replacement,
-        features=features,
-        sources=gather_sources(frozen, replacement, features, errors),
-        edge_floor=edge_floor,
-    )
-    tracer.expand_targets(reads, rows)
-    best_first(tracer, max_nodes=max_nodes, influence_bound=influence_bound, progress=progress)
-    progress("graph", 0, 1)
-    graph = assemble(tracer, errors, model, tokens, reads, rows)
-    progress("graph", 1, 1)
-    return graph
+    length, device = tokens.ids.shape[1], str(model.device)
+    last = _absolute(position, length)
+    # A card's number of features is a hint, so only a price far over what is free ends it here.
+    guess = price(model, replacement, expect_active(replacement, length), position=last, max_nodes=max_nodes)
+    require_affordable(guess, device, begun=False, margin=2.0)
+    with memory_told("This trace", FIX):
+        progress("forward", 0, 1)
+        sites = dict.fromkeys((*replacement.sites, *(site for item in foreign for site in item.reads)))
+        frozen, activations = linearise(model, tokens, tuple(sites))
+        features = encode(dictionary, activations)
+        progress("forward", 1, 1)
+        reads, nodes = resolve_targets(
+            model,
+            frozen,
+            activations,
+            targets,
+            position=last,
+            max_targets=max_targets,
+            target_mass=target_mass,
+        )
+        rows = [_active_row(features, replacement, node) for node in nodes]
+        known = price(
+            model,
+            replacement,
+            count_active(replacement, features),
+            n_targets=len(reads) + len(rows),
+            position=max((*(read.position for read in reads), *(node.position for node in nodes))),
+            max_nodes=max_nodes,
+        )
+        require_affordable(known, device)
+        if approve is not None:
+            approve(known)
+        errors = replacement.errors(features, activations)
+        tracer = Tracer(
+            frozen=frozen,
+            replacement=replacement,
+            features=features,
+            sources=gather_sources(frozen, replacement, features, errors),
+            edge_floor=edge_floor,
+        )
+        tracer.expand_targets(reads, rows)
+        best_first(tracer, max_nodes=max_nodes, influence_bound=influence_bound, progress=progress)
+        progress("graph", 0, 1)
+        graph = assemble(tracer, errors, model, tokens, reads, rows)
+        progress("graph", 1, 1)
+        return graph
 
 
 def assemble(

@@ -24,7 +24,8 @@ from thoughtscope.graphs.linear import Linearised
 from thoughtscope.graphs.targets import ReadTarget
 
 CHUNK_BYTES = 192 * 2**20
-_SMALL_CHUNK = 96  # targets; fewer make products too thin to be worth a sweep of their own
+BATCHES = 16  # how many times best-first order is renewed within a node budget
+SMALL_CHUNK = 96  # targets; fewer make products too thin to be worth a sweep of their own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,7 +237,7 @@ def chunks(
     start = 0
     while start < len(order):
         end = int(np.searchsorted(positions, positions[start], side="right"))
-        while end < len(order) and end - start < _SMALL_CHUNK:
+        while end < len(order) and end - start < SMALL_CHUNK:
             end = int(np.searchsorted(positions, positions[end], side="right"))
         room = budget // (4 * (width * (int(positions[end - 1]) + 1) + columns))
         end = min(end, start + max(room, 1))

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any, TypeVar
 
 import numpy as np
 import scipy.sparse as sp
@@ -18,12 +19,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from thoughtscope.core.memory import in_halves
 from thoughtscope.core.progress import Progress
 from thoughtscope.dictionaries.features import Features
 from thoughtscope.dictionaries.transcoders import MlpReplacement
 from thoughtscope.graphs.graph import Certificate
 from thoughtscope.graphs.linear import Linearised
 from thoughtscope.graphs.sweep import (
+    BATCHES,
     Effects,
     Injections,
     Sources,
@@ -34,7 +37,6 @@ from thoughtscope.graphs.sweep import (
 )
 from thoughtscope.graphs.targets import ReadTarget
 
-_BATCHES = 16  # how many times best-first order is renewed within a node budget
 _TINY = 1e-10
 
 
@@ -51,6 +53,11 @@ class EdgeRows:
     absent: Float[np.ndarray, " target"]
     """Absolute input that fell under the floor."""
     bias: Float[np.ndarray, " target"]
+
+
+Filed = tuple[int, EdgeRows]
+"""Rows, and the layer of their targets, under which they are kept."""
+Used = TypeVar("Used")
 
 
 @dataclass(kw_only=True)
@@ -163,9 +170,13 @@ class Tracer:
     ) -> None:
         """Sweeps for active features as targets, chunk by chunk, and files their rows."""
         count = 0
-        for chosen, effects, chunk in self._sweeps(targets):
+
+        def rows_of(chosen: Int[Tensor, " target"], effects: Effects, layer: np.ndarray) -> list[Filed]:
             dense = self._to_columns(effects)
-            self._file(dense, effects.bias, number[chosen.numpy()], chunk.layer.cpu().numpy(), features=True)
+            return self._rows(dense, effects.bias, number[chosen.numpy()], layer, features=True)
+
+        for chosen, rows in self._sweeps(targets, rows_of):
+            self._file(rows)
             count += len(chosen)
             if done is not None:
                 done(count)
@@ -177,24 +188,40 @@ class Tracer:
         dense = torch.zeros(len(reads), self.n_columns, device=self.frozen.embed.device)
         bias = torch.zeros(len(reads), device=dense.device)
         layer = np.zeros(len(reads), dtype=np.int64)
-        for chosen, effects, chunk in self._sweeps(injections):
-            of = owner[chosen].to(dense.device)
-            dense.index_add_(0, of, self._to_columns(effects))
-            bias.index_add_(0, of, effects.bias)
-            np.maximum.at(layer, owner[chosen].numpy(), chunk.layer.cpu().numpy())
-        order = np.argsort(-layer, kind="stable")  # `_file` takes rows of one layer together
-        self._file(dense[order], bias[order], order, layer[order], features=False)
 
-    def _sweeps(self, targets: Injections) -> Iterator[tuple[Int[Tensor, " target"], Effects, Injections]]:
-        """Chunks of targets that fit the byte budget: which ones, and the effects on them."""
+        def columns_of(_: Int[Tensor, " target"], effects: Effects, layer: np.ndarray) -> tuple[Any, ...]:
+            return self._to_columns(effects), effects.bias, layer
+
+        for chosen, (columns, constant, layers) in self._sweeps(injections, columns_of):
+            of = owner[chosen].to(dense.device)
+            dense.index_add_(0, of, columns)
+            bias.index_add_(0, of, constant)
+            np.maximum.at(layer, owner[chosen].numpy(), layers)
+        order = np.argsort(-layer, kind="stable")  # `_rows` takes those of one layer together
+        self._file(self._rows(dense[order], bias[order], order, layer[order], features=False))
+
+    def _sweeps(
+        self, targets: Injections, use: Callable[[Int[Tensor, " target"], Effects, np.ndarray], Used]
+    ) -> Iterator[tuple[Int[Tensor, " target"], Used]]:
+        """Chunks of targets that fit the byte budget, smaller where memory does not suffice: which ones, and what `use`
+        makes of them, of the effects on them, and of their layers."""
         output = self.frozen.blocks[0].output  # (head, d_head, d_model)
         # Floats for each target and position: the gradient, its double behind attention, and both ends of the heads.
         width = 3 * output.shape[2] + 2 * output.shape[0] * output.shape[1]
-        for chosen in chunks(targets, width=width, columns=2 * self.n_columns):
-            chunk = targets[chosen.to(targets.layer.device)]
-            yield chosen, sweep(self.frozen, self.replacement, self.sources, chunk), chunk
 
-    def _file(
+        def swept(chosen: Int[Tensor, " target"]) -> tuple[Int[Tensor, " target"], Used]:
+            chunk = targets[chosen.to(targets.layer.device)]
+            effects = sweep(self.frozen, self.replacement, self.sources, chunk)
+            return chosen, use(chosen, effects, chunk.layer.cpu().numpy())
+
+        for chosen in chunks(targets, width=width, columns=2 * self.n_columns):
+            yield from in_halves(chosen, swept)
+
+    def _file(self, rows: list[Filed]) -> None:
+        for layer, block in rows:
+            self.rows.setdefault(layer, []).append(block)
+
+    def _rows(
         self,
         dense: Float[Tensor, "target column"],
         bias: Float[Tensor, " target"],
@@ -202,8 +229,8 @@ class Tracer:
         layer: Int[np.ndarray, " target"],
         *,
         features: bool,
-    ) -> None:
-        """Keeps rows as sparse blocks, one per layer, with what fell under the floor in the books.
+    ) -> list[Filed]:
+        """Rows as sparse blocks, one per layer, with what fell under the floor in the books.
 
         The rows come sorted by layer, as `chunks` gives them.
         """
@@ -218,6 +245,7 @@ class Tracer:
         column, data = mask.nonzero()[:, 1].int().cpu().numpy(), dense[mask].cpu().numpy()
         incoming, constant = total.cpu().numpy(), bias.cpu().numpy()
         absent = np.maximum(incoming - left.cpu().numpy(), 0)
+        found = []
         for a, b in pairwise([0, *(np.flatnonzero(np.diff(layer)) + 1).tolist(), len(layer)]):
             span, rows = slice(pointer[a], pointer[b]), slice(a, b)
             table = data[span], column[span], pointer[a : b + 1] - pointer[a]
@@ -229,7 +257,8 @@ class Tracer:
                 absent=absent[rows],
                 bias=constant[rows],
             )
-            self.rows.setdefault(int(layer[a]), []).append(block)
+            found.append((int(layer[a]), block))
+        return found
 
     def _to_columns(self, effects: Effects) -> Float[Tensor, "target column"]:
         """The effects in the order of the node table: features by part, errors by layer and position, tokens.
@@ -264,7 +293,7 @@ def best_first(
     if influence_bound is None and budget == everything:
         tracer.expand(np.flatnonzero(open_rows), lambda done: progress("attribute", done, everything))
         return
-    batch, spent = max(budget // _BATCHES, _BATCHES), 0
+    batch, spent = max(budget // BATCHES, BATCHES), 0
     while spent < budget:
         # The order is renewed after each batch: what the new rows send down may wait at features not seen before.
         waiting = tracer.influence()[: len(tracer.features)] * ~tracer.expanded

@@ -7,7 +7,7 @@ import os
 import re
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,12 @@ from thoughtscope.core.files import check_safetensors, file_sha256, strict_json
 SPECIMEN = "specimen"
 REACH_SECONDS = 1.5
 """How long the model hub may take to answer a connection before it counts as unreachable."""
+
+ANSWER_SECONDS = 5.0
+"""How long the model hub may take to answer a request before it counts as silent."""
+
+MAX_LAYERS, MAX_SIZE = 10_000, 10**31
+"""Limits of the numbers in a configuration; some use a huge one for "no limit"."""
 
 _HUB_NAME = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*")
 _WANTED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
@@ -72,7 +78,7 @@ def _from_hub(name: str, revision: str | None) -> tuple[Path, str]:
         raise UnknownModel(f'"{name}" is not a valid model name: {error} {_ALLOWED}') from None
     except OSError:
         pass  # not in the cache; whether that is final depends on the network
-    why_not = unreachable()
+    why_not = unreachable() or silent()
     if why_not is not None:
         raise UnknownModel(
             f'"{name}"{_at(revision)} is not on this machine, and the model hub cannot be asked: {why_not}. '
@@ -106,6 +112,28 @@ def unreachable() -> str | None:
     return _in_time(lambda: socket.create_connection(address, timeout=REACH_SECONDS).close(), f"{address[0]}")
 
 
+def silent() -> str | None:
+    """Why a hub that takes connections cannot be asked all the same, or None if it answers a request with anything."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    if constants.is_offline_mode():
+        return None
+    heard = threading.Event()
+
+    def ask() -> None:
+        try:
+            get_session().head(constants.ENDPOINT, timeout=2 * ANSWER_SECONDS)
+        except Exception:
+            pass  # whatever is wrong, the download will say it
+        heard.set()
+
+    threading.Thread(target=ask, daemon=True).start()
+    if heard.wait(ANSWER_SECONDS):
+        return None
+    return f"{constants.ENDPOINT} takes connections and says nothing for {ANSWER_SECONDS:.0f} s"
+
+
 def _in_time(connect: Callable[[], None], host: str) -> str | None:
     """Runs `connect` with a deadline: name resolution has none of its own."""
     outcome: list[str | None] = []
@@ -128,10 +156,20 @@ def check_files(folder: Path) -> None:
 
     Raises `CorruptArtefact` naming the file, `UnsupportedModel` for a pickle-only checkpoint.
     """
-    _read_json(folder / "config.json")
+    _check_sizes(_read_json(folder / "config.json"), folder / "config.json")
     for path in weight_files(folder):
         check_safetensors(path)
     _check_sums(folder)
+
+
+def _check_sizes(config: Mapping[str, Any], path: Path) -> None:
+    """Refuses numbers beyond any model: a list as long as the number of layers is made before a weight is read."""
+    for name, value in config.items():
+        limit = MAX_LAYERS if name in ("num_hidden_layers", "n_layer", "num_layers") else MAX_SIZE
+        if isinstance(value, dict):
+            _check_sizes(value, path)
+        elif isinstance(value, int | float) and not abs(value) <= limit:
+            raise CorruptArtefact(f"{path}: {name} is {value}; {limit:,} is the most that is read.")
 
 
 def weight_files(folder: Path) -> list[Path]:

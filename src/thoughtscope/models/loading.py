@@ -13,6 +13,7 @@ import torch
 
 from thoughtscope.core.errors import CorruptArtefact, ThoughtscopeError, UnsupportedModel, describe_choices
 from thoughtscope.core.files import strict_json
+from thoughtscope.core.memory import is_allocation_failure
 from thoughtscope.models.attention import wanted_implementation
 from thoughtscope.models.checkpoints import SPECIMEN, check_files, first_line, locate
 from thoughtscope.models.families import FAMILIES, bind
@@ -110,9 +111,13 @@ def _config(folder: Path, name: str, trust_remote_code: bool) -> Any:
         config = AutoConfig.from_pretrained(
             folder, trust_remote_code=trust_remote_code, local_files_only=True
         )
-    except (ValueError, KeyError, OSError) as error:
+    except Exception as error:  # fields of other types than it expects fail anywhere in the foreign reader
+        if is_allocation_failure(error):
+            raise
         raise UnsupportedModel(f"The configuration of {name} cannot be used: {first_line(error)}") from error
     declared = config.architectures or []
+    if not isinstance(declared, list) or not all(isinstance(each, str) for each in declared):
+        raise UnsupportedModel(f'The configuration of {name} has no list of names as its "architectures".')
     if not any(architecture in FAMILIES for architecture in declared):
         raise UnsupportedModel(
             f"{name}: "
@@ -139,8 +144,14 @@ def _module(folder: Path, config: Any, dtype: torch.dtype | str, trust_remote_co
                 trust_remote_code=trust_remote_code,
                 output_loading_info=True,
             )
-        except (RuntimeError, OSError, ValueError, ImportError) as error:
-            raise CorruptArtefact(f"The weights in {folder} cannot be loaded: {first_line(error)}") from error
+        except (
+            Exception
+        ) as error:  # a configuration that the module cannot be built from fails anywhere in it
+            if is_allocation_failure(error):
+                raise
+            raise CorruptArtefact(
+                f"The weights in {folder} cannot be loaded with its configuration: {first_line(error)}"
+            ) from error
     module, report = loaded
     missing = sorted(report["missing_keys"])
     if missing:

@@ -22,7 +22,7 @@ from thoughtscope.core.progress import Progress
 from thoughtscope.microscope import Change, Microscope
 from thoughtscope.server.access import Access
 from thoughtscope.server.bodies import StrictRoute, answered
-from thoughtscope.server.errors import Stopped, error_body, error_of, error_response
+from thoughtscope.server.errors import Costly, Stopped, error_event, error_of, error_response
 from thoughtscope.server.gate import Gate
 from thoughtscope.server.login import add_login, without_token
 from thoughtscope.server.session import Session
@@ -38,6 +38,7 @@ from thoughtscope.server.wire import (
 )
 
 if TYPE_CHECKING:
+    from thoughtscope.graphs import Price
     from thoughtscope.models import Tokens
 
 _HTTP_CODES = {
@@ -183,6 +184,10 @@ def _add_model_routes(app: FastAPI, session: Session) -> None:
         # A prompt that is too long is refused with a status of its own, before the stream starts.
         tokens, said = await session.run(cut)
 
+        def approve(price: Price) -> None:
+            if price.is_large and not body.costly:
+                raise Costly(price)
+
         def verb(opened: Microscope, progress: Progress) -> dict[str, Any]:
             graph = microscope.trace(
                 opened,
@@ -190,6 +195,7 @@ def _add_model_routes(app: FastAPI, session: Session) -> None:
                 node_mass=body.node_mass,
                 edge_mass=body.edge_mass,
                 max_nodes=body.max_nodes,
+                approve=approve,
                 progress=progress,
             )
             return {"slug": microscope.keep(session.folder, graph), "warnings": said}
@@ -254,8 +260,7 @@ async def _events(session: Session, verb: Verb, result: str) -> AsyncIterator[st
         try:
             queue.put_nowait((result, await session.run(lambda opened: verb(opened, progress))))
         except Exception as error:
-            _, code, message = error_of(error)
-            queue.put_nowait(("error", error_body(code, message)))
+            queue.put_nowait(("error", error_event(error)))
 
     task = asyncio.create_task(work())
     try:

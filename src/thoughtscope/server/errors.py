@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from starlette.responses import Response
 
 from thoughtscope.core.errors import ThoughtscopeError
+from thoughtscope.core.memory import is_allocation_failure
+
+if TYPE_CHECKING:
+    from thoughtscope.graphs import Price
 
 log = logging.getLogger("thoughtscope.server")
 
@@ -23,6 +28,7 @@ _STATUS = {
     "busy": 503,
     "not_written": 507,
     "stopped": 503,
+    "out_of_memory": 507,
 }
 CONTENT_SECURITY_POLICY = "; ".join(
     [
@@ -66,6 +72,16 @@ class Refused(Exception):
         self.status, self.code = status, code
 
 
+class Costly(ThoughtscopeError):
+    """A trace that is large, and that nobody has said yes to; `price` says what it takes, as plain JSON values."""
+
+    code = "costly"
+
+    def __init__(self, price: Price) -> None:
+        super().__init__(f'This trace would be large: {price}. Send it again with "costly": true to make it.')
+        self.price = price.to_json()
+
+
 def error_body(code: str, message: str) -> dict[str, dict[str, str]]:
     return {"error": {"code": code, "message": message}}
 
@@ -87,13 +103,22 @@ def error_response(
     )
 
 
+def error_event(error: BaseException) -> dict[str, dict[str, Any]]:
+    """The body for an error in a stream, with the price of what was too costly to be made unasked."""
+    _, code, message = error_of(error)
+    body: dict[str, dict[str, Any]] = {**error_body(code, message)}
+    if isinstance(error, Costly):
+        body["error"] |= {"price": error.price}
+    return body
+
+
 def error_of(error: BaseException) -> tuple[int, str, str]:
     """Status, code and message of any exception; what is not a user's mistake is logged, not shown."""
     if isinstance(error, Refused):
         return error.status, error.code, str(error)
     if isinstance(error, ThoughtscopeError):
         return _STATUS.get(error.code, 422), error.code, str(error)
-    if isinstance(error, MemoryError):
+    if is_allocation_failure(error):
         return (
             507,
             "out_of_memory",

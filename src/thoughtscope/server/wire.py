@@ -54,6 +54,8 @@ class TraceRequest(Wire):
     max_nodes: Annotated[int, Field(ge=1, le=100_000)] | None = None
     bos: bool | None = None
     """Whether the prompt begins with the beginning-of-text token; null leaves that to the tokenizer."""
+    costly: bool = False
+    """Whether to make the graph though it is large; without, the stream of a large one ends in the error `costly`."""
 
 
 class LabelRequest(Wire):

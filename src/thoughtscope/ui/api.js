@@ -2,9 +2,11 @@
 // Where the data comes from: the server, or the element that a report carries inside itself.
 
 export class ApiError extends Error {
-  constructor(code, message) {
+  /** @param {string} code @param {string} message @param {Price} [price] of what was too costly to do unasked */
+  constructor(code, message, price) {
     super(message);
     this.code = code;
+    this.price = price;
   }
 }
 
@@ -52,13 +54,17 @@ async function work(path, body, wanted, { onProgress, signal }) {
     for await (const { event, data } of serverEvents(answer.body)) {
       if (event === "progress") onProgress(data);
       else if (event === wanted) return data;
-      else if (event === "error") throw new ApiError(data.error?.code, data.error?.message ?? "It failed.");
+      else if (event === "error") throw failure(data.error);
     }
   } catch (error) {
     if (/** @type {Error} */ (error).name === "AbortError") throw new ApiError("cancelled", "Cancelled.");
     throw error;
   }
   throw new ApiError("cut", "The answer broke off before the work was done.");
+}
+
+function failure(error) {
+  return new ApiError(error?.code, error?.message ?? "It failed.", error?.price);
 }
 
 async function* serverEvents(stream) {

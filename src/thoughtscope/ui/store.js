@@ -26,13 +26,14 @@ let current = {
   trace: null, // { prompt, stage, done, total } while a prompt is traced
   traceError: null,
   /** @type {{ prompt: string, text: string } | null} */ traceWarning: null, // said of the last prompt that was traced
+  /** @type {{ prompt: string, options: object, price: Price } | null} */ costly: null, // what waits for a yes
   outcomes: [], // interventions on this graph, newest first
   outcomeShown: 0,
   running: null, // { stage, done, total } while an intervention is under way
   undoable: 0,
   redoable: 0,
   notice: null, // { text, kind: "info" | "error", act } shortly shown
-  dialog: null, // null | "help" | "group" | "library" | "problems"
+  dialog: null, // null | "help" | "group" | "library" | "problems" | "costly"
   dock: "open", // "open" | "closed" | "full": the circuit below the graph
   theme: "auto",
 };

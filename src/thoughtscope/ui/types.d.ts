@@ -13,6 +13,16 @@ interface Session {
 
 interface Problem { file: string; why: string }
 
+/** What a trace will take: the error `costly` of POST api/trace carries it. Sizes in bytes. */
+interface Price {
+  n_nodes: number;
+  n_edges: number;
+  memory: number;
+  device_memory: number;
+  file: number;
+  seconds: number;
+}
+
 interface GraphSummary {
   slug: string;
   prompt?: string;

@@ -95,7 +95,7 @@ function placesOf(layout) {
 
 let tracing = null;
 
-/** @param {string} prompt @param {{ bos?: boolean }} options */
+/** @param {string} prompt @param {{ bos?: boolean, costly?: boolean }} options */
 export async function tracePrompt(prompt, options = {}) {
   if (!prompt.trim() || tracing) return;
   tracing = new AbortController();
@@ -109,7 +109,8 @@ export async function tracePrompt(prompt, options = {}) {
     tell({ library: true });
   } catch (error) {
     tracing = null;
-    const { code, message } = /** @type {any} */ (error);
+    const { code, message, price } = /** @type {any} */ (error);
+    if (code === "costly") return setState({ trace: null, costly: { prompt, options, price }, dialog: "costly" });
     setState({ trace: null, traceError: code === "cancelled" ? null : message });
     if (code === "cancelled") notify("Tracing was cancelled.");
   }

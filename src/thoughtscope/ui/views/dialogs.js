@@ -1,9 +1,11 @@
 // @ts-check
-// What opens over the page: help, the name of a new supernode, the library of graphs, and files that were not read.
+// What opens over the page: help, the name of a new supernode, the library of graphs, files that were not read, and the
+// price of a large graph.
 import { html } from "../html.js";
 import { useLayoutEffect, useRef, useState } from "../vendor/hooks.mjs";
 import { setState, useParts, useStore } from "../store.js";
 import { group, groupable } from "../actions/circuit.js";
+import { CostlyTrace } from "../components/costly.js";
 import { Library } from "../components/library.js";
 import { Notice } from "../components/notice.js";
 import { Problems } from "../components/problems.js";
@@ -18,6 +20,7 @@ export function Dialogs() {
   if (dialog === "group") return html`<${Dialog} key="group" title="New supernode"><${NameGroup} /><//>`;
   if (dialog === "library") return html`<${Dialog} key="library" title="Graphs"><${Library} onDone=${close} /><//>`;
   if (dialog === "problems") return html`<${Dialog} key="problems" title="Files not read"><${Problems} /><//>`;
+  if (dialog === "costly") return html`<${Dialog} key="costly" title="A large graph"><${CostlyTrace} /><//>`;
   return null;
 }
 
