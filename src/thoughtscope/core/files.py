@@ -1,4 +1,4 @@
-"""Single files: writes that a crash leaves whole or undone, hashes, strict JSON, and checked safetensors."""
+"""Single files: writes that a crash leaves whole or undone, hashes, and the bytes of safetensors files."""
 
 from __future__ import annotations
 
@@ -7,18 +7,15 @@ import itertools
 import json
 import os
 import re
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from glob import escape as glob_escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from thoughtscope.core.errors import CorruptArtefact, ThoughtscopeError, describe_choices
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from thoughtscope.core.errors import CorruptArtefact, LimitExceeded, ThoughtscopeError
 
 _TEMPORARY = re.compile(r"\..+\.(?P<pid>[0-9]+)\.[0-9]+\.tmp", flags=re.DOTALL)
-_MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors format itself
 _counter = itertools.count()
 
 
@@ -46,23 +43,30 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def strict_json(data: bytes | str, path: str | os.PathLike[str]) -> Any:
-    """Parses JSON, refusing duplicate keys and NaN. Raises `CorruptArtefact` naming `path`."""
+def read_file(path: str | os.PathLike[str], *, limit: int | None = None) -> bytes:
+    """The content of a regular file; never waits for a pipe or a device.
 
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        result = dict(pairs)
-        if len(result) != len(pairs):
-            keys = [key for key, _ in pairs]
-            raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} occurs twice")
-        return result
-
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is not JSON")
-
+    Raises `CorruptArtefact` for anything else and for what cannot be read, naming it, `LimitExceeded` for a file of
+    more than `limit` bytes, and `FileNotFoundError` as it is.
+    """
+    name = os.fspath(path)
     try:
-        return json.loads(data, object_pairs_hook=unique, parse_constant=refuse)
-    except (ValueError, RecursionError) as error:
-        raise CorruptArtefact(f"{os.fspath(path)} is not valid JSON: {error}.") from None
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(descriptor, "rb") as file:
+            about = os.fstat(descriptor)
+            if not stat.S_ISREG(about.st_mode):
+                raise CorruptArtefact(f"{name} is not a regular file.")
+            if limit is not None and about.st_size > limit:
+                raise LimitExceeded(f"{name} has {about.st_size:,} bytes; {limit:,} are the limit.")
+            return file.read(-1 if limit is None else limit + 1)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        if isinstance(error, ThoughtscopeError):
+            raise
+        raise CorruptArtefact(
+            f"{name} cannot be read: {getattr(error, 'strerror', None) or error}."
+        ) from None
 
 
 def temporary_name(path: Path) -> Path:
@@ -113,78 +117,6 @@ def _alive(pid: int) -> bool:
 
 
 # --- safetensors files ---------------------------------------------------------------------------------------------
-
-
-class TensorFile(Mapping[str, "Tensor"]):
-    """The tensors of one safetensors file, memory-mapped: each is read from disk when it is first touched.
-
-    Raises `CorruptArtefact` for a missing, truncated, padded or malformed file, and for a name it does not hold.
-    """
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        from safetensors import SafetensorError, safe_open
-
-        self.path = Path(path)
-        check_safetensors(self.path)
-        try:
-            self._file = safe_open(self.path, framework="pt")
-        except (SafetensorError, OSError) as error:
-            raise CorruptArtefact(f"{self.path} is not a valid safetensors file: {error}.") from None
-        self._names = tuple(sorted(self._file.keys()))
-
-    def __getitem__(self, name: str) -> Tensor:
-        if name not in self._names:
-            raise CorruptArtefact(
-                f"{self.path}: " + describe_choices(name, self._names, what="tensor in this file")
-            )
-        return self._file.get_tensor(name)
-
-    def slice(self, name: str) -> Any:
-        """The tensor as a lazy slice: `slice(name)[3:5]` reads those rows only; `.get_shape()` reads none."""
-        if name not in self._names:
-            raise CorruptArtefact(
-                f"{self.path}: " + describe_choices(name, self._names, what="tensor in this file")
-            )
-        return self._file.get_slice(name)
-
-    def metadata(self) -> dict[str, str]:
-        """The file's own string table (`__metadata__`); empty when it has none."""
-        return dict(self._file.metadata() or {})
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._names
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-
-def check_safetensors(path: str | os.PathLike[str]) -> None:
-    """Checks a safetensors header against the file: size, unique names, and data that ends where the file ends.
-
-    The library itself lets the last of two equal names win. Raises `CorruptArtefact` naming the file.
-    """
-    path = Path(path)
-    try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            length = int.from_bytes(file.read(8), "little") if size >= 8 else -1
-            if not 2 <= length <= min(size - 8, _MAX_HEADER):
-                raise CorruptArtefact(f"{path} is not a safetensors file, or is truncated ({size:,} bytes).")
-            header = strict_json(file.read(length), path)
-    except OSError as error:
-        raise CorruptArtefact(f"{path} cannot be read: {error.strerror or error}.") from None
-    try:
-        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-        expected = 8 + length + max(ends, default=0)
-    except (AttributeError, KeyError, IndexError, TypeError):
-        raise CorruptArtefact(f"{path} has a malformed safetensors header.") from None
-    if expected != size:
-        raise CorruptArtefact(
-            f"{path} has {size:,} bytes, but its header describes {expected:,}: truncated or padded."
-        )
 
 
 def safetensors_chunks(tensors: Mapping[str, Any]) -> Iterator[bytes | memoryview]:

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from thoughtscope.core.errors import CorruptArtefact, LimitExceeded, ThoughtscopeError
-from thoughtscope.core.files import atomic_write_text, strict_json
+from thoughtscope.core.files import atomic_write_text
 from thoughtscope.core.ids import FeatureId
+from thoughtscope.core.parsing import strict_json
 
 MAX_LABEL = 200
 """Characters in a person's label."""

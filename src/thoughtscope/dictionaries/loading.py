@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from thoughtscope.core.errors import DictionaryMismatch
-from thoughtscope.dictionaries.dictionary import Dictionary, check_fits
+from thoughtscope.dictionaries.dictionary import Dictionary, check_finite, check_fits
 from thoughtscope.dictionaries.formats import FORMATS, detect
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def load_dictionary(
     """
     folder = _find(path_or_name)
     dictionary = FORMATS[format or detect(folder)].load(folder)
+    check_finite(dictionary, encoders=model is not None)
     dictionary = replace(dictionary, card=replace(dictionary.card, folder=folder))
     if model is not None:
         if preflight:

@@ -29,8 +29,9 @@ from thoughtscope.core.errors import (
     UnknownGraph,
     describe_choices,
 )
-from thoughtscope.core.files import atomic_write_text, strict_json
+from thoughtscope.core.files import atomic_write_text
 from thoughtscope.core.labels import LabelStore, read_labels
+from thoughtscope.core.parsing import strict_json
 
 SLUG = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 MAX_GRAPHS = 10_000
@@ -235,7 +236,7 @@ class WorkFolder:
             path = folder / f"{number}.json"
             try:
                 record = strict_json(path.read_bytes(), path)
-            except (OSError, CorruptArtefact):
+            except (OSError, ThoughtscopeError):
                 continue
             if isinstance(record, dict):
                 found.append((number, record))

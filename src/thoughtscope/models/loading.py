@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from thoughtscope.core.errors import CorruptArtefact, ThoughtscopeError, UnsupportedModel, describe_choices
+from thoughtscope.core.tensors import all_finite
 from thoughtscope.models.checkpoints import check_files, first_line, locate
 from thoughtscope.models.families import FAMILIES, bind
 from thoughtscope.models.model import Model
@@ -78,9 +79,13 @@ def _config(folder: Path, name: str, trust_remote_code: bool) -> Any:
         config = AutoConfig.from_pretrained(
             folder, trust_remote_code=trust_remote_code, local_files_only=True
         )
-    except (ValueError, KeyError, OSError) as error:
+    except Exception as error:  # a configuration is read by foreign code that trusts the types of its fields
         raise UnsupportedModel(f"The configuration of {name} cannot be used: {first_line(error)}") from error
     declared = config.architectures or []
+    if not isinstance(declared, list) or not all(isinstance(each, str) for each in declared):
+        raise UnsupportedModel(
+            f"The configuration of {name} cannot be used: architectures is a list of names."
+        )
     if not any(architecture in FAMILIES for architecture in declared):
         raise UnsupportedModel(
             f"{name}: "
@@ -106,7 +111,7 @@ def _module(folder: Path, config: Any, dtype: torch.dtype | str, trust_remote_co
                 trust_remote_code=trust_remote_code,
                 output_loading_info=True,
             )
-        except (RuntimeError, OSError, ValueError, ImportError) as error:
+        except Exception as error:  # as `_config`: a wrong field may be used only here
             raise CorruptArtefact(f"The weights in {folder} cannot be loaded: {first_line(error)}") from error
     module, report = loaded
     missing = sorted(report["missing_keys"])
@@ -116,6 +121,11 @@ def _module(folder: Path, config: Any, dtype: torch.dtype | str, trust_remote_co
             f"Download or copy the whole checkpoint again."
         )
     _refuse_unused(folder, report["unexpected_keys"], tied=bool(config.tie_word_embeddings))
+    for key, weight in module.state_dict().items():
+        if not all_finite(weight):
+            raise CorruptArtefact(
+                f"{key} in {folder} holds NaN or infinity: the file is damaged. Download or copy it again."
+            )
     return module
 
 

@@ -34,7 +34,7 @@ def load(folder: Path) -> Dictionary:
         return _by_parts(artefact) if "parts" in artefact.meta else _by_layers(artefact)
     except ThoughtscopeError:
         raise
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, LookupError) as error:
         raise CorruptArtefact(f"{folder} is a dictionary with an unreadable manifest: {error!r}.") from None
 
 
