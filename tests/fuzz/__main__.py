@@ -46,7 +46,9 @@ def draw(seed: int, *, only: str = "", naive: bool = False) -> Iterator[Case]:
         files = target.files()
         file = random.choice(list(files))
         data = mutate(file, files[file], [each for each in files.values() if len(each) < 10**5], random)
-        yield Case(target=target.name, file=file, data=data, sealed=target.seal is not None and random.random() < 0.6)
+        yield Case(
+            target=target.name, file=file, data=data, sealed=target.seal is not None and random.random() < 0.6
+        )
 
 
 def until(cases: Iterator[Case], *, minutes: float | None, n: int | None) -> Iterator[Case]:
@@ -112,7 +114,10 @@ def main() -> int:
             known[kind(verdict)] = known.get(kind(verdict), 0) + 1
             if known[kind(verdict)] == 1:
                 name = "" if given.no_keep or given.naive else keep(verdict)
-                print(f"{verdict.fate:10} {verdict.case.target:14} {verdict.case.file[:60]!r}  {verdict.why}  {name}", flush=True)
+                print(
+                    f"{verdict.fate:10} {verdict.case.target:14} {verdict.case.file[:60]!r}  {verdict.why}  {name}",
+                    flush=True,
+                )
         if fates.total() % 500 == 0:
             print(f"{fates.total():,} cases, {sum(known.values())} failures", file=sys.stderr, flush=True)
     for target in sorted({target for target, _ in fates}):

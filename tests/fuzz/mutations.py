@@ -22,7 +22,13 @@ VALUES: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 2**31, 2**53 + 1, 2**64, -(2**31), 10**30, 10**400, 0.5, 1e39, 1e308, float("nan"), float("inf"), [], {},
     [[]], [None], [0], {"a": 1}, [[0]] * 3, [""], "",
 )  # fmt: skip
-ODD_FLOATS = (b"\x00\x00\xc0\x7f", b"\x00\x00\x80\x7f", b"\x00\x00\x80\xff", b"\xff\xff\x7f\x7f", b"\x01\x00\x00\x00")
+ODD_FLOATS = (
+    b"\x00\x00\xc0\x7f",
+    b"\x00\x00\x80\x7f",
+    b"\x00\x00\x80\xff",
+    b"\xff\xff\x7f\x7f",
+    b"\x01\x00\x00\x00",
+)
 
 
 def mutate(name: str, data: bytes, others: list[bytes], random: Random) -> bytes:
@@ -82,7 +88,11 @@ def splice(data: bytes, others: list[bytes], random: Random) -> bytes:
 
 def overwrite(data: bytes, others: list[bytes], random: Random) -> bytes:
     start, end = _place(data, random)
-    return data[:start] + random.choice((b"\0", b"\xff", b"\xed\xa0\x80", b"[", b'"')) * (end - start) + data[end:]
+    return (
+        data[:start]
+        + random.choice((b"\0", b"\xff", b"\xed\xa0\x80", b"[", b'"')) * (end - start)
+        + data[end:]
+    )
 
 
 def nest(data: bytes, others: list[bytes], random: Random) -> bytes:
@@ -126,7 +136,9 @@ def lines(data: bytes, others: list[bytes], random: Random) -> bytes:
     key = rows[at].partition(b":")[0]
     odd = (b"[1, 2]", b"{}", b"~", b".nan", b".inf", b"*a", b"&a [*a, *a]", b"!!python/name:os.system x", b"2001-99-99", b"0x", b"1:2:3", b"yes",
            b"|", b">", b"? x", b"- a", b"!!binary x", b"'", b"12345678901234567890")  # fmt: skip
-    rows[at] = random.choice((key + b": " + random.choice(odd), rows[at] + b"\n" + rows[at], random.choice(rows), b""))
+    rows[at] = random.choice(
+        (key + b": " + random.choice(odd), rows[at] + b"\n" + rows[at], random.choice(rows), b"")
+    )
     return b"\n".join(rows)
 
 

@@ -75,7 +75,11 @@ def client() -> Any:
 
     folder = WorkFolder(tempfile.mkdtemp(prefix="fuzz-"))
     keep(folder, trace(tiny_microscope(), "Hi you"), SLUG)
-    made = TestClient(create_app(Session(tiny_microscope, folder=folder)), base_url="http://localhost", raise_server_exceptions=False)
+    made = TestClient(
+        create_app(Session(tiny_microscope, folder=folder)),
+        base_url="http://localhost",
+        raise_server_exceptions=False,
+    )
     made.get("/api/features/0/1")
     return made, folder
 
@@ -106,7 +110,11 @@ def ask(method: str, path: str, body: bytes) -> Any:
     if made.get("/api/session").status_code != 200:
         raise ServerFailed("the session is broken by what was accepted")
     kind = answer.headers.get("content-type", "")
-    texts = [line[6:] for line in answer.text.splitlines() if line.startswith("data: ")] if "event-stream" in kind else []
+    texts = (
+        [line[6:] for line in answer.text.splitlines() if line.startswith("data: ")]
+        if "event-stream" in kind
+        else []
+    )
     if "json" in kind:
         texts = [answer.text]
     found = [json.loads(text) for text in texts]

@@ -36,7 +36,11 @@ def folder_of(make: Callable[[Path], Any]) -> dict[str, bytes]:
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         make(root)
-        return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+        return {
+            str(path.relative_to(root)): path.read_bytes()
+            for path in sorted(root.rglob("*"))
+            if path.is_file()
+        }
 
 
 # --- what is read ----------------------------------------------------------------------------------------------------
@@ -103,7 +107,10 @@ def dictionary(folder: Path) -> Any:
     found = load_dictionary(folder)
     index = torch.arange(min(4, found.parts[0].n_features))
     rows = [part.decoder_rows(index[: part.n_features]) for part in found.parts]
-    weights = [[*part.W_enc.values(), part.b_enc, *part.b_dec.values(), part.threshold, part.W_skip] for part in found.parts]
+    weights = [
+        [*part.W_enc.values(), part.b_enc, *part.b_dec.values(), part.threshold, part.W_skip]
+        for part in found.parts
+    ]
     return [found.name, found.model_name, dict(found.card.declared), rows, weights]
 
 
@@ -135,7 +142,10 @@ def checkpoint(folder: Path) -> Any:
 def naive_checkpoint(folder: Path) -> Any:
     from safetensors.torch import load_file
 
-    return [json.loads((folder / "config.json").read_bytes())["hidden_size"] * 1.0, *load_file(folder / "model.safetensors").values()]
+    return [
+        json.loads((folder / "config.json").read_bytes())["hidden_size"] * 1.0,
+        *load_file(folder / "model.safetensors").values(),
+    ]
 
 
 def bank(folder: Path) -> Any:
@@ -148,7 +158,10 @@ def bank(folder: Path) -> Any:
 def concepts(folder: Path) -> Any:
     from thoughtscope.atlas import load_concepts
 
-    return [[concept.strength, concept.counts.chance, concept.counts.evidence, vars(concept.check)] for concept in load_concepts(folder)]
+    return [
+        [concept.strength, concept.counts.chance, concept.counts.evidence, vars(concept.check)]
+        for concept in load_concepts(folder)
+    ]
 
 
 def labels(folder: Path) -> Any:
@@ -200,7 +213,9 @@ def graph_files(viewer: str) -> dict[str, bytes]:
 def dictionary_files(layout: str) -> dict[str, bytes]:
     from thoughtscope.dictionaries import save_dictionary
 
-    return folder_of(lambda root: save_dictionary(small_dictionary(layout), root, format=layout.partition(",")[0]))
+    return folder_of(
+        lambda root: save_dictionary(small_dictionary(layout), root, format=layout.partition(",")[0])
+    )
 
 
 def small_dictionary(layout: str) -> Any:
@@ -236,7 +251,9 @@ def checkpoint_files() -> dict[str, bytes]:
         model = tiny_model("llama", layers=1, max_position_embeddings=64, eos_token_id=257, pad_token_id=258)
         model.module.save_pretrained(root)
         model.tokenizer.save_pretrained(root)
-        lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}" for path in sorted(root.glob("*"))]
+        lines = [
+            f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}" for path in sorted(root.glob("*"))
+        ]
         (root / "SHA256SUMS").write_text("\n".join(lines) + "\n")
 
     return folder_of(make)
@@ -250,11 +267,15 @@ def atlas_files(kind: str) -> dict[str, bytes]:
     model = shared_model()
     if kind == "bank":
         texts = ["We saw the cat and the dog", "We saw the red fox by the sea"]
-        return folder_of(lambda root: collect_examples(model, random_dictionary(model), texts).save(root / "b"))
+        return folder_of(
+            lambda root: collect_examples(model, random_dictionary(model), texts).save(root / "b")
+        )
     tokens = [Occurrence(text=f"We saw the {word}", position=len(word) + 8, value=value)
               for value, words in {"animal": ("cat", "dog"), "colour": ("red", "tan")}.items() for word in words]  # fmt: skip
     tokens += [Occurrence(text="We saw the cat", position=2, value=None)]
-    learnt = learn_concept(model, random_dictionary(model), ConceptTable(name="thing", tokens=tuple(tokens), says={}))
+    learnt = learn_concept(
+        model, random_dictionary(model), ConceptTable(name="thing", tokens=tuple(tokens), says={})
+    )
     return folder_of(lambda root: save_concepts([learnt], root / "b"))
 
 

@@ -36,6 +36,7 @@ from thoughtscope.graphs.graph import (
     Supernode,
     Target,
 )
+from thoughtscope.graphs.influence import waves
 from thoughtscope.graphs.json_write import EXTRAS_VERSION
 from thoughtscope.graphs.names import TYPE_NAMES, feature_of_file_id, place_of_number
 from thoughtscope.graphs.schema import check_schema
@@ -43,7 +44,8 @@ from thoughtscope.graphs.schema import check_schema
 MAX_BYTES = JsonLimits.size
 MAX_NODES = 200_000
 MAX_LINKS = 5_000_000
-MAX_LAYER = 10_000
+MAX_LAYER = 1_000
+"""Published models have up to 130 blocks."""
 LORSA = 2**28
 OPAQUE = 2**29
 _BIAS = -2  # a kind of its own while reading
@@ -85,6 +87,8 @@ def load_json(path: str | os.PathLike[str]) -> Any:
         raise InvalidGraph(f"cannot be read: {error.strerror or error}.") from None
     except CorruptArtefact as error:
         raise InvalidGraph(str(error)) from None
+    except LimitExceeded as error:
+        raise LimitExceeded(f"{error} Prune it first.") from None
     return parse_json(data)
 
 
@@ -294,6 +298,7 @@ def _read_links(obj: Mapping[str, Any], table: _NodeTable) -> tuple[sp.csr_array
     if not np.isfinite(edges.data).all():
         raise InvalidGraph("links: a weight is too large for a number in single precision.")
     _refuse_circles(edges)
+    _refuse_long_paths(edges, table.n_layers)
     return edges, bias.astype(np.float32)
 
 
@@ -303,6 +308,19 @@ def _refuse_circles(edges: sp.csr_array) -> None:
     count, _ = sp.csgraph.connected_components(edges, directed=True, connection="strong")
     if count != edges.shape[0]:
         raise InvalidGraph("links: they run in a circle; an attribution graph flows one way.")
+
+
+def _refuse_long_paths(edges: sp.csr_array, n_layers: int) -> None:
+    """Influence takes a step for each edge of the longest path, so that a long chain would take very long.
+
+    A path meets a layer at most twice: at a feature of attention and at one of the MLP.
+    """
+    limit = 2 * n_layers + 4
+    for number, _ in enumerate(waves(edges), start=1):
+        if number > limit:
+            raise InvalidGraph(
+                f"links: a path is longer than {limit - 1} links, which {n_layers} layers do not allow."
+            )
 
 
 def _build(

@@ -288,6 +288,8 @@ def _add_page(app: FastAPI, page: Path) -> None:
     async def page_file(path: str) -> FileResponse:
         if "\0" in path:
             raise PathOutsideRoot("A path has no NUL character.")
+        if len(path) > 200:  # no file of the page; the file system would raise
+            raise HTTPException(404, "There is nothing here.")
         target = (root / (path or "index.html").replace("\\", "/").lstrip("/")).resolve()
         if not target.is_relative_to(root):
             raise PathOutsideRoot("This path leads outside the page's folder.")
