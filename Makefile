@@ -7,6 +7,7 @@
 #   make bench        side by side with peers, where they are installed
 #   make docs         links, snippets and figures of the documentation; examples and notebooks run
 #   make mutants      small wrong changes, and which of them the tests notice (20 minutes)
+#   make fuzz         damaged files and requests for ten minutes: nothing may crash, hang, swell or let NaN in
 #   make screenshots  the pictures in docs/screenshots
 #   make wheel        build, and check the wheel in an environment of its own
 #   make specimen     train the specimen and its dictionaries from nothing (hours)
@@ -23,12 +24,13 @@ PYTEST_FLAGS ?=
 WORKERS ?= auto
 DEMO_FLAGS ?=
 MUTANTS_FLAGS ?=
+FUZZ_FLAGS ?= --minutes 10 --seed 0
 SPECIMEN := src/thoughtscope/assets/specimen
 # A folder of running text for the specimen; without it, the generator's own grammars.
 TEXT ?=
 TEXT_FLAG := $(if $(TEXT),--text $(TEXT))
 
-.PHONY: demo test mutants check format bench docs evidence screenshots specimen wheel version clean
+.PHONY: demo test mutants fuzz check format bench docs evidence screenshots specimen wheel version clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -62,6 +64,9 @@ evidence: $(READY)
 
 mutants: $(READY)
 	$(RUN) -m tests.mutants $(MUTANTS_FLAGS)
+
+fuzz: $(READY)
+	$(RUN) -m tests.fuzz $(FUZZ_FLAGS)
 
 screenshots: $(READY)
 	$(RUN) -m tests.browser.screenshots

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
+from tests.fuzz.attack import cases
 from tests.fuzz.judge import BAD, Case, Verdict, run
 from tests.fuzz.mutations import mutate
 from tests.fuzz.targets import TARGETS
@@ -94,6 +95,22 @@ def keep(verdict: Verdict) -> str:
     return path.name
 
 
+def known() -> dict[str, Case]:
+    """Known attacks and past failures, by name."""
+    kept = {path.stem: Case.from_json(json.loads(path.read_text())) for path in sorted(CORPUS.glob("*.json"))}
+    return {**cases(), **kept}
+
+
+def tell_known(workers: int) -> int:
+    """Prints one JSON object: the fate of each known case, and why. The exit status is 1 where one failed."""
+    named = known()
+    found: dict[str, tuple[str, str]] = {}
+    for verdict in run(named.values(), workers=workers):
+        found |= {name: (verdict.fate, verdict.why) for name, case in named.items() if case == verdict.case}
+    print(json.dumps(found))
+    return 1 if any(fate in BAD for fate, _ in found.values()) else 0
+
+
 def main() -> int:
     """Command line; the exit status is 1 where something failed."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__.split("\n\n")[0])
@@ -104,11 +121,14 @@ def main() -> int:
     parser.add_argument("--only", default="", help="formats whose name contains this; server for requests")
     parser.add_argument("--naive", action="store_true", help="the control: readers without any check")
     parser.add_argument("--no-keep", action="store_true", help="leave the corpus as it is")
+    parser.add_argument("--known", action="store_true", help="only known attacks and past failures, as JSON")
     given = parser.parse_args()
-    cases = until(draw(given.seed, only=given.only, naive=given.naive), minutes=given.minutes, n=given.n)
+    if given.known:
+        return tell_known(given.workers)
+    drawn = until(draw(given.seed, only=given.only, naive=given.naive), minutes=given.minutes, n=given.n)
     fates: Counter[tuple[str, str]] = Counter()
     known: dict[tuple[str, str, str], int] = {}
-    for verdict in run(cases, workers=given.workers, naive=given.naive):
+    for verdict in run(drawn, workers=given.workers, naive=given.naive):
         fates[verdict.case.target, verdict.fate] += 1
         if verdict.fate in BAD:
             known[kind(verdict)] = known.get(kind(verdict), 0) + 1

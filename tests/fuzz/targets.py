@@ -173,10 +173,11 @@ def labels(folder: Path) -> Any:
 def outcome(folder: Path) -> Any:
     from thoughtscope.core.parsing import strict_json
     from thoughtscope.interventions import Outcome
+    from thoughtscope.reports.payload import outcome_json
 
     content = strict_json((folder / "1.json").read_bytes(), "1.json")
     found = Outcome.from_json(content)
-    return found.to_json()
+    return [found.to_json(), found.verdict, outcome_json(found)]
 
 
 def naive_json(folder: Path) -> Any:

@@ -27,6 +27,7 @@ def load_dictionary(
 
     The layout is recognised, or named by `format`. With a `model`, sites and widths are checked against it and,
     unless `preflight=False`, a few hundred tokens are encoded to see that the reconstruction is plausible.
+    What is odd about it without being proof stands in `card.warnings`, and on every graph that is traced with it.
     Raises `DictionaryMismatch`, and `CorruptArtefact` naming the file that is missing or damaged.
     """
     folder = _find(path_or_name)
@@ -37,7 +38,13 @@ def load_dictionary(
         if preflight:
             from thoughtscope.dictionaries.preflight import preflight as check
 
-            check(model, dictionary)  # which begins with `check_fits`
+            found = check(model, dictionary)  # which begins with `check_fits`
+            warnings = tuple(
+                f"The dictionary {dictionary.name} may not have been made for what it reads here: {doubt} "
+                f"(on {found.n_tokens} tokens of plain text)."
+                for doubt in found.doubts
+            )
+            dictionary = replace(dictionary, card=replace(dictionary.card, warnings=warnings))
         else:
             check_fits(dictionary, model)
     return dictionary

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -99,6 +100,11 @@ def attribute(
     return graph
 
 
+def _warned(dictionary: Dictionary) -> dict[str, Any]:
+    """What speaks against the dictionary, for every graph that is traced with it."""
+    return {"warnings": list(dictionary.card.warnings)} if dictionary.card.warnings else {}
+
+
 def assemble(
     tracer: Tracer,
     errors: Sequence[Float[torch.Tensor, "pos d_out"]],
@@ -154,7 +160,7 @@ def assemble(
             *(_feature_target(tracer, row, int(number[row])) for row in rows),
         ),
         certificate=tracer.certificate(),
-        provenance=provenance(),
+        provenance=provenance() | _warned(dictionary),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -142,7 +143,11 @@ def strict_yaml(text: str, path: Path) -> Any:
             return super().construct_mapping(node, deep)
 
     try:
-        return Strict(text).get_single_data()
+        found = Strict(text).get_single_data()
+        json.dumps(
+            found, ensure_ascii=False, default=str
+        ).encode()  # an escape can stand for half of a surrogate pair
+        return found
     except (yaml.YAMLError, ValueError, TypeError, ArithmeticError, RecursionError, LookupError) as error:
         told = " ".join(str(error).split())
         raise CorruptArtefact(f"{path} cannot be read: {told[:300]}.") from None
