@@ -1,8 +1,8 @@
 """Damaged files of every format and damaged requests to every route: what is neither refused nor harmless.
 
-Cases are made by `tests/fuzz` from real files: flipped bits, cut and doubled pieces, odd numbers and texts, deep nesting,
-values of other types, also behind checksums that were made to agree. Each is read in a worker process with 2 s of
-processor time and a meter of memory. Known attacks are among them.
+Cases are made by `tests/fuzz` from real files: flipped bits, cut and doubled pieces, odd numbers and texts, deep
+nesting, values of other types, also behind checksums that were made to agree. Each is read in a worker process with
+2 s of processor time and a meter of memory. Known attacks are among them.
 """
 
 from __future__ import annotations

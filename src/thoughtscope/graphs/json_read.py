@@ -24,7 +24,7 @@ import scipy.sparse as sp
 from thoughtscope.core.errors import CorruptArtefact, InvalidGraph, LimitExceeded, UnknownFeature
 from thoughtscope.core.files import read_file
 from thoughtscope.core.ids import NodeId
-from thoughtscope.core.parsing import JsonLimits, strict_json
+from thoughtscope.core.parsing import strict_json
 from thoughtscope.graphs.clashes import distinct
 from thoughtscope.graphs.graph import (
     ERROR,
@@ -37,13 +37,10 @@ from thoughtscope.graphs.graph import (
     Target,
 )
 from thoughtscope.graphs.influence import waves
-from thoughtscope.graphs.json_write import EXTRAS_VERSION
+from thoughtscope.graphs.json_write import EXTRAS_VERSION, MAX_BYTES, MAX_LINKS, MAX_NODES
 from thoughtscope.graphs.names import TYPE_NAMES, feature_of_file_id, place_of_number
 from thoughtscope.graphs.schema import check_schema
 
-MAX_BYTES = JsonLimits.size
-MAX_NODES = 200_000
-MAX_LINKS = 5_000_000
 MAX_LAYER = 1_000
 """Published models have up to 130 blocks."""
 LORSA = 2**28

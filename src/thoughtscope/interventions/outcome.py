@@ -134,8 +134,12 @@ class Outcome:
             outcome = cls(**fields)
         except (KeyError, TypeError, AttributeError) as error:
             raise InvalidPlan(f"This outcome cannot be read: {error}.") from None
-        for noun in (outcome, outcome.before, outcome.after, outcome.control, *outcome.feature_changes):
+        said = outcome.plan.prediction
+        nouns = [outcome, outcome.before, outcome.after, outcome.control, *outcome.feature_changes]
+        for noun in [*nouns, said, *(() if said is None else said.changes)]:
             _check_kinds(noun)
+        if any(len(each.tokens) != len(each.probabilities) for each in (outcome.before, outcome.after)):
+            raise InvalidPlan("This outcome cannot be read: every token has one probability.")
         return outcome
 
 
@@ -146,11 +150,14 @@ def _number(value: Any) -> bool:
 _KINDS: Mapping[str, Callable[[Any], bool]] = {
     "float": _number,
     "int": lambda value: type(value) is int,
+    "int | None": lambda value: value is None or type(value) is int,
     "str": lambda value: isinstance(value, str),
     "str | None": lambda value: isinstance(value, str | None),
     "bool | None": lambda value: isinstance(value, bool | None),
-    "tuple[str, ...]": lambda value: all(isinstance(each, str) for each in value),
-    "tuple[float, ...]": lambda value: all(map(_number, value)),
+    "tuple[str, ...]": lambda value: (
+        isinstance(value, tuple) and all(isinstance(each, str) for each in value)
+    ),
+    "tuple[float, ...]": lambda value: isinstance(value, tuple) and all(map(_number, value)),
 }
 """By annotation: whether a value from a file is of that kind."""
 
@@ -159,10 +166,9 @@ def _check_kinds(noun: Any) -> None:
     """Raises `InvalidPlan` naming a field of an outcome whose value is not what its annotation says."""
     for field in () if noun is None else dataclasses.fields(noun):
         value = getattr(noun, field.name)
-        if field.type in _KINDS and not _KINDS[field.type](value):
-            raise InvalidPlan(
-                f"This outcome cannot be read: {field.name} is {value!r:.60}, not {field.type}."
-            )
+        kind = str(field.type)
+        if kind in _KINDS and not _KINDS[kind](value):
+            raise InvalidPlan(f"This outcome cannot be read: {field.name} is {value!r:.60}, not {kind}.")
 
 
 def confirms(plan: Plan, answer_id: int, logit_change: float) -> bool | None:

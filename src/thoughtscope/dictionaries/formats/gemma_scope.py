@@ -173,7 +173,7 @@ def load_two(folder: Path) -> Dictionary:
     l0 = [config.get("l0") for config in parsed]
     plain = all(type(value) in (int, float) for value in l0) and not cross
     card = Card(
-        declared={"l0": float(sum(l0))} if plain else {},
+        declared={"l0": float(sum(value or 0 for value in l0))} if plain else {},
         foreign={
             "format": TWO,
             "configs": texts,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -71,7 +71,7 @@ def _member(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Ten
         raise ValueError(f"{entry.filename!r:.80} has the shape {shape}")
     if entry.file_size - start != math.prod(shape) * dtype.itemsize:
         raise ValueError(f"{entry.filename!r:.80} is truncated, or not of the shape that it declares")
-    order = "F" if fortran else "C"
+    order: Literal["F", "C"] = "F" if fortran else "C"
     if entry.compress_type != zipfile.ZIP_STORED or not math.prod(shape):
         with archive.open(entry) as file:
             data = file.read(entry.file_size + 1)[start:]
