@@ -6,7 +6,6 @@ It runs in a process of its own: there the package is as users have it, without 
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -41,15 +40,27 @@ def test_every_attack_and_every_past_failure_is_harmless() -> None:
     assert let_in <= HARMLESS, sorted(let_in - HARMLESS)
 
 
+MEASURE = """
+import json, sys
+sys.path.insert(0, "evidence")
+from bad_input import count
+from tests.fuzz.__main__ import draw, until
+careful = count(until(draw(7), minutes=None, n=300))
+careless = count(until(draw(7, naive=True), minutes=None, n=300), naive=True)
+print(json.dumps([careful, careless]))
+"""
+
+
 @pytest.mark.slow
-def test_a_short_run_finds_nothing_here_and_much_in_careless_readers() -> None:
-    words = ("--workers", "1", "-n", "300", "--seed", "7", "--no-keep")
-    careful = fuzz(*words)
-    assert careful.returncode == 0 and "300 cases, seed 7: 0 failures" in careful.stdout, careful.stdout
-    careless = fuzz(*words, "--naive")
-    failures = re.search(r"300 cases, seed 7: (\d+) failures", careless.stdout)
-    assert careless.returncode == 1 and failures is not None and int(failures[1]) > 60, careless.stdout
-    assert "'crash'" in careless.stdout and "'not finite'" in careless.stdout
+def test_the_measurement_finds_nothing_here_and_much_in_careless_readers() -> None:
+    """The loop of evidence/bad_input.py, shorter."""
+    command = [sys.executable, "-c", MEASURE]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    careful, careless = json.loads(done.stdout)
+    assert sum(careful["fates"].values()) == 300 and not careful["failures"], careful["failures"]
+    assert set(careful["fates"]) == {"refused", "accepted"} and len(careful["formats"]) > 10
+    assert sum(careless["fates"].get(fate, 0) for fate in BAD) > 60, careless
+    assert careless["fates"]["crash"] and careless["fates"]["not finite"]
 
 
 def test_the_same_seed_gives_the_same_cases() -> None:

@@ -79,8 +79,8 @@ def test_brackets_are_counted_outside_of_strings_only(chunk: int, monkeypatch: p
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('{"a": 1,\n "b": "x\\ud800"}', r"\\ud800 is half of a surrogate pair.*line 2 column 9 \(char 16\)"),
-        ('["\\ud83d\\ude00", "\\ude00"]', r"char 17"),
+        ('{"a": 1,\n "b": "x\\ud800"}', r"\\ud800 is half of a surrogate pair.*line 2 column 9 \(char 17\)"),
+        ('["\\ud83d\\ude00", "\\ude00"]', r"char 18"),
         ('["\\\\ud800", "\\udc00\\ud800"]', r"\\udc00.*char 13"),
         ("[1e999]", "1e999 is too large"),
         ("[-1e400]", "-1e400 is too large"),
