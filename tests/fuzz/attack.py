@@ -275,6 +275,17 @@ def _kept() -> Iterator[Row]:
         json.dumps(outcome | {"kl": 0.125}).encode().replace(b"0.125", b"1e999"),
         False,
     )
+    odd_part = {"feature_changes": [{"part": "1e39", "position": 0, "index": 0, "before": 0, "after": 1}]}
+    said = {
+        "changes": [{"text": "a", "vocab_id": outcome["answer_id"], "change": "x"}],
+        "edited": 1,
+        "outside": 0,
+    }
+    for name, change in {
+        "a part of no layer": odd_part,
+        "a text predicted": {"plan": {**outcome["plan"], "prediction": said}},
+    }.items():
+        yield f"outcome: {name}", "outcome", "1.json", json.dumps(outcome | change).encode(), False
     manifest = json.loads(_file("bank", "manifest.json")[1])
     for name, meta in {
         "pieces of lists": {"pieces": []},
