@@ -188,7 +188,7 @@ def _work(pipe: Connection, naive: bool) -> None:
 
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    sys.stderr = open(os.devnull, "w")
+    sys.stdout = sys.stderr = open(os.devnull, "w")
     used = _memory("VmSize")
     resource.setrlimit(resource.RLIMIT_AS, (used + ROOM, used + ROOM))
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
