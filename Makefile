@@ -8,6 +8,7 @@
 #   make docs         links, snippets and figures of the documentation; examples and notebooks run
 #   make oldest       the tests on the oldest versions that pyproject.toml allows (OLDEST_TORCH=2.10.0)
 #   make mutants      small wrong changes, and which of them the tests notice (20 minutes)
+#   make fuzz         damaged files and requests for ten minutes: nothing may crash, hang, swell or let NaN in
 #   make screenshots  the pictures in docs/screenshots
 #   make wheel        build, and check the wheel in an environment of its own
 #   make specimen     train the specimen and its dictionaries from nothing (hours)
@@ -25,12 +26,13 @@ WORKERS ?= auto
 DEMO_FLAGS ?=
 OLDEST_TORCH ?= 2.10.0
 MUTANTS_FLAGS ?=
+FUZZ_FLAGS ?= --minutes 10 --seed 0
 SPECIMEN := src/thoughtscope/assets/specimen
 # A folder of running text for the specimen; without it, the generator's own grammars.
 TEXT ?=
 TEXT_FLAG := $(if $(TEXT),--text $(TEXT))
 
-.PHONY: pins oldest demo test mutants check format bench docs evidence screenshots specimen wheel version clean
+.PHONY: pins oldest demo test mutants fuzz check format bench docs evidence screenshots specimen wheel version clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -64,6 +66,9 @@ evidence: $(READY)
 
 mutants: $(READY)
 	$(RUN) -m tests.mutants $(MUTANTS_FLAGS)
+
+fuzz: $(READY)
+	$(RUN) -m tests.fuzz $(FUZZ_FLAGS)
 
 screenshots: $(READY)
 	$(RUN) -m tests.browser.screenshots

@@ -127,13 +127,14 @@ def test_files_of_every_layer(tmp_path: Path) -> None:
         base.every_layer({0: "a", 2: "c"}, tmp_path, "l_{}")
     with pytest.raises(CorruptArtefact, match="l_0 is missing"):
         base.every_layer({}, tmp_path, "l_{}")
-    base.expect_tensors(tmp_path, ["a", "b"], ["a"], ["b", "c"])
+    some = lambda *names: dict.fromkeys(names, torch.zeros(2))
+    base.expect_tensors(tmp_path, some("a", "b"), dict.fromkeys(["a"], 1), dict.fromkeys(["b", "c"], 1))
     with pytest.raises(CorruptArtefact, match="lacks c; it holds a, b"):
-        base.expect_tensors(tmp_path, ["b", "a"], ["a", "c"], ["b"])
+        base.expect_tensors(tmp_path, some("b", "a"), dict.fromkeys(["a", "c"], 1), dict.fromkeys(["b"], 1))
     with pytest.raises(CorruptArtefact, match="lacks a; it holds nothing"):
-        base.expect_tensors(tmp_path, [], ["a"])
+        base.expect_tensors(tmp_path, some(), dict.fromkeys(["a"], 1))
     with pytest.raises(CorruptArtefact, match="holds b, d, whose meaning"):
-        base.expect_tensors(tmp_path, ["a", "d", "b"], ["a"])
+        base.expect_tensors(tmp_path, some("a", "d", "b"), dict.fromkeys(["a"], 1))
     assert gemma_scope._only([paths[0]], tmp_path) == paths[0]
     with pytest.raises(CorruptArtefact, match="without a params file"):
         gemma_scope._only([], tmp_path)
@@ -162,6 +163,10 @@ def test_archives_of_arrays(tmp_path: Path, dtype: Any, compressed: bool) -> Non
     np.savez(path, o=np.array([{}], dtype=object))
     with pytest.raises(CorruptArtefact, match="Python objects"):
         npz.read_npz(path)
+    for tensor in (torch.zeros(2, 2), torch.zeros(2, dtype=torch.int32)):
+        with pytest.raises(CorruptArtefact, match=r"a has shape .* 1 axes of floating-point"):
+            base.expect_tensors(tmp_path, {"a": tensor}, {"a": 1})
+        base.expect_tensors(tmp_path, {"a": tensor}, {"a": None})
 
 
 def layers_of(n_layers: int, *, cross: bool = False, **more: Any) -> list[LayerWeights]:

@@ -438,7 +438,7 @@ BROKEN: dict[str, tuple[Callable[[Json], Any], str]] = {
     "the same node twice": (lambda o: o["nodes"].append(dict(o["nodes"][1])), "same as nodes"),
     "one id for two nodes": (lambda o: o["nodes"][1].update(node_id="2_5_2"), "id of another node"),
     "supernodes no lists": (lambda o: o["qParams"].update(supernodes=[1]), r"qParams.supernodes\[0\]"),
-    "supernodes a torn text": (lambda o: o["qParams"].update(supernodes="[["), "not JSON"),
+    "supernodes a torn text": (lambda o: o["qParams"].update(supernodes="[["), "not valid JSON"),
     "parameters a list": (lambda o: o.update(qParams=[]), "qParams: expected object"),
 }  # fmt: skip
 

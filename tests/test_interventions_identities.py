@@ -156,7 +156,7 @@ def test_plans_that_are_joined() -> None:
         unchecked(Plan(), edits=("x",))
     with pytest.raises(InvalidPlan, match="A plan is a JSON object; got list"):
         Plan.from_json("[]")
-    with pytest.raises(InvalidPlan, match="not JSON"):
+    with pytest.raises(InvalidPlan, match="not valid JSON"):
         Plan.from_json("{")
 
 

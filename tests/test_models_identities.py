@@ -525,12 +525,12 @@ def test_weight_files_by_name(tmp_path: Path) -> None:
     index.write_text(json.dumps({"weight_map": {"x": "../1"}}))
     with pytest.raises(CorruptArtefact, match="is missing"):
         checkpoints.weight_files(tmp_path)
-    (tmp_path / "SHA256SUMS").write_text("0  gone\n")
+    (tmp_path / "SHA256SUMS").write_text(f"{0:064}  gone\n")
     with pytest.raises(CorruptArtefact, match="gone is missing, but"):
-        checkpoints._check_sums(tmp_path)
-    (tmp_path / "SHA256SUMS").write_text("0  1\n")
+        checkpoints._check_sums(tmp_path, shipped=False)
+    (tmp_path / "SHA256SUMS").write_text(f"{0:064}  1\n")
     with pytest.raises(CorruptArtefact, match="1 was altered"):
-        checkpoints._check_sums(tmp_path)
+        checkpoints._check_sums(tmp_path, shipped=False)
     with pytest.raises(UnknownModel, match="is a file"):
         checkpoints.locate(str(tmp_path / "1"))
     with pytest.raises(UnknownModel, match="no config"):

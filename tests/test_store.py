@@ -19,16 +19,11 @@ from safetensors.torch import load_file, save
 
 from thoughtscope.core import store
 from thoughtscope.core.errors import CorruptArtefact, NotWritten, ThoughtscopeError
-from thoughtscope.core.files import (
-    TensorFile,
-    atomic_write_bytes,
-    atomic_write_text,
-    check_safetensors,
-    safetensors_chunks,
-    strict_json,
-)
+from thoughtscope.core.files import atomic_write_bytes, atomic_write_text, safetensors_chunks
+from thoughtscope.core.parsing import strict_json
 from thoughtscope.core.provenance import commit, provenance
 from thoughtscope.core.store import is_artefact, load_artefact, save_artefact
+from thoughtscope.core.tensors import TensorFile, check_safetensors
 
 TENSORS = {
     "w": {

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from thoughtscope.atlas.labels import auto_label
+from thoughtscope.atlas.soundness import check_bank
 from thoughtscope.core.errors import CorruptArtefact, UnknownFeature
 from thoughtscope.core.store import is_artefact, load_artefact, save_artefact
 
@@ -140,10 +141,14 @@ class FeatureBank:
                 "window": tuple(meta.pop("window")),
                 "pieces": {int(token): piece for token, piece in meta.pop("pieces").items()},
             }
-            return cls(**meta, **fields, ids=text["ids"], starts=text["starts"], layers=layers)
-        except (KeyError, TypeError) as error:
+            bank = cls(**meta, **fields, ids=text["ids"], starts=text["starts"], layers=layers)
+            check_bank(bank)
+            return bank
+        except CorruptArtefact:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
             raise CorruptArtefact(
-                f"{path} is a feature bank with an unreadable manifest: {error!r}."
+                f"{path} is a feature bank with unreadable content: {error!r:.300}."
             ) from None
 
     def _records(self, layer: int, index: int) -> LayerRecords:

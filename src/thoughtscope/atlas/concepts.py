@@ -23,6 +23,7 @@ import scipy.sparse as sp
 from jaxtyping import Bool, Float, Int
 from scipy.stats import hypergeom
 
+from thoughtscope.atlas.soundness import check_concept
 from thoughtscope.core.errors import CorruptArtefact, DictionaryMismatch, UnknownFeature, describe_choices
 from thoughtscope.core.ids import NodeId, NodeKind
 from thoughtscope.core.store import is_artefact, load_artefact, save_artefact
@@ -265,9 +266,14 @@ def load_concepts(path: str | os.PathLike[str]) -> tuple[Concept, ...]:
     """Opens what `save_concepts` wrote. Raises `CorruptArtefact` naming what does not fit."""
     artefact = load_artefact(path, kind=KIND)
     try:
-        return tuple(_load(artefact.tensors(meta["name"]), dict(meta)) for meta in artefact.meta["concepts"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise CorruptArtefact(f"{path} does not hold concepts of this version: {error!r}.") from None
+        found = tuple(_load(artefact.tensors(meta["name"]), dict(meta)) for meta in artefact.meta["concepts"])
+        for concept in found:
+            check_concept(concept)
+        return found
+    except CorruptArtefact:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
+        raise CorruptArtefact(f"{path} does not hold concepts of this version: {error!r:.300}.") from None
 
 
 def _load(tensors: Mapping[str, Any], meta: dict[str, Any]) -> Concept:

@@ -34,6 +34,7 @@ def summary_data(graph: Graph, *, features: int = 12) -> dict[str, Any]:
         "certificate": None if graph.certificate is None else dict(vars(graph.certificate)),
         "nodes": counts(graph),
         "edges": int(graph.edges.nnz),
+        "dictionary_warnings": list(graph.provenance.get("warnings", ())),
         "features": [node_data(graph, node) for node in strongest_features(graph, features)],
         "chain": [node_data(graph, node) for node in strongest_chain(graph)],
         "groups": [
@@ -45,9 +46,20 @@ def summary_data(graph: Graph, *, features: int = 12) -> dict[str, Any]:
 
 def summary_text(graph: Graph, *, seconds: float | None = None, features: int = 8) -> str:
     """The summary for a person: at most one screen."""
-    sections = [_head(graph, seconds), _answers(graph), _path(graph) or _chain(graph), _scores(graph)]
+    sections = [
+        _head(graph, seconds),
+        _warnings(graph),
+        _answers(graph),
+        _path(graph) or _chain(graph),
+        _scores(graph),
+    ]
     sections += [_left_out(graph), _features(graph, features)]
     return "\n\n".join(section for section in sections if section)
+
+
+def _warnings(graph: Graph) -> str:
+    """What spoke against the dictionary when it was loaded; the graph is no better than that."""
+    return "\n".join(f"Warning: {printable(text)}" for text in graph.provenance.get("warnings", ()))
 
 
 def counts(graph: Graph) -> dict[str, int]:

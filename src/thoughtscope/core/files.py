@@ -1,4 +1,4 @@
-"""Files and folders: read without blocking, replaced as a whole, written by one at a time; and checked safetensors."""
+"""Files and folders: read without blocking, replaced as a whole, written by one at a time; safetensors' bytes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 from thoughtscope.core.errors import (
     CorruptArtefact,
@@ -26,17 +26,12 @@ from thoughtscope.core.errors import (
     LimitExceeded,
     NotWritten,
     ThoughtscopeError,
-    describe_choices,
 )
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 PATIENCE = 60.0
 """Seconds that a writer waits for another one before it gives up."""
 
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<pid>[0-9]+)\.[0-9]+\.tmp", flags=re.DOTALL)
-_MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors format itself
 _RACY = 50_000_000  # nanoseconds; the clocks of file systems tick every 1 to 10 ms
 _counter = itertools.count()
 _held = threading.local()
@@ -198,25 +193,6 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
     """The SHA-256 of a file's content, in hexadecimal. Reads in blocks."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def strict_json(data: bytes | str, path: str | os.PathLike[str]) -> Any:
-    """Parses JSON, refusing duplicate keys and NaN. Raises `CorruptArtefact` naming `path`."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        result = dict(pairs)
-        if len(result) != len(pairs):
-            keys = [key for key, _ in pairs]
-            raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} occurs twice")
-        return result
-
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is not JSON")
-
-    try:
-        return json.loads(data, object_pairs_hook=unique, parse_constant=refuse)
-    except (ValueError, RecursionError) as error:
-        raise CorruptArtefact(f"{os.fspath(path)} is not valid JSON: {error}.") from None
 
 
 def temporary_name(path: Path) -> Path:
@@ -390,78 +366,6 @@ def _exchanged(one: Path, other: Path) -> bool:
 
 
 # --- safetensors files ---------------------------------------------------------------------------------------------
-
-
-class TensorFile(Mapping[str, "Tensor"]):
-    """The tensors of one safetensors file, memory-mapped: each is read from disk when it is first touched.
-
-    Raises `CorruptArtefact` for a missing, truncated, padded or malformed file, and for a name it does not hold.
-    """
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        from safetensors import SafetensorError, safe_open
-
-        self.path = Path(path)
-        check_safetensors(self.path)
-        try:
-            self._file = safe_open(self.path, framework="pt")
-        except (SafetensorError, OSError, RuntimeError) as error:
-            raise CorruptArtefact(f"{self.path} is not a valid safetensors file: {error}.") from None
-        self._names = tuple(sorted(self._file.keys()))
-
-    def __getitem__(self, name: str) -> Tensor:
-        if name not in self._names:
-            raise CorruptArtefact(
-                f"{self.path}: " + describe_choices(name, self._names, what="tensor in this file")
-            )
-        return self._file.get_tensor(name)
-
-    def slice(self, name: str) -> Any:
-        """The tensor as a lazy slice: `slice(name)[3:5]` reads those rows only; `.get_shape()` reads none."""
-        if name not in self._names:
-            raise CorruptArtefact(
-                f"{self.path}: " + describe_choices(name, self._names, what="tensor in this file")
-            )
-        return self._file.get_slice(name)
-
-    def metadata(self) -> dict[str, str]:
-        """The file's own string table (`__metadata__`); empty when it has none."""
-        return dict(self._file.metadata() or {})
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._names
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-
-def check_safetensors(path: str | os.PathLike[str]) -> None:
-    """Checks a safetensors header against the file: size, unique names, and data that ends where the file ends.
-
-    The library itself lets the last of two equal names win. Raises `CorruptArtefact` naming the file.
-    """
-    path = Path(path)
-    try:
-        with open_regular(path) as file:
-            size = os.fstat(file.fileno()).st_size
-            length = int.from_bytes(file.read(8), "little") if size >= 8 else -1
-            if not 2 <= length <= min(size - 8, _MAX_HEADER):
-                raise CorruptArtefact(f"{path} is not a safetensors file, or is truncated ({size:,} bytes).")
-            header = strict_json(file.read(length), path)
-    except OSError as error:
-        raise CorruptArtefact(f"{path} cannot be read: {error.strerror or error}.") from None
-    try:
-        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-        expected = 8 + length + max(ends, default=0)
-    except (AttributeError, KeyError, IndexError, TypeError):
-        raise CorruptArtefact(f"{path} has a malformed safetensors header.") from None
-    if expected != size:
-        raise CorruptArtefact(
-            f"{path} has {size:,} bytes, but its header describes {expected:,}: truncated or padded."
-        )
 
 
 def safetensors_chunks(

@@ -13,11 +13,11 @@ from thoughtscope.core.files import (
     atomic_write_text,
     exclusive,
     read_file,
-    strict_json,
     version_of,
     writing,
 )
 from thoughtscope.core.ids import FeatureId
+from thoughtscope.core.parsing import strict_json
 
 MAX_LABEL = 200
 """Characters in a person's label."""

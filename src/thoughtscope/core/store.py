@@ -21,20 +21,20 @@ from typing import Any, Literal
 
 from thoughtscope.core.errors import CorruptArtefact, ThoughtscopeError, describe_choices
 from thoughtscope.core.files import (
-    TensorFile,
     atomic_write_text,
     exclusive,
     file_sha256,
     is_temporary,
     read_file,
     safetensors_chunks,
-    strict_json,
     sync_folder,
     temporary_name,
     write_new,
     writing,
 )
+from thoughtscope.core.parsing import strict_json
 from thoughtscope.core.provenance import provenance as current_provenance
+from thoughtscope.core.tensors import TensorFile
 
 MANIFEST = "manifest.json"
 FORMAT = "thoughtscope-artefact"

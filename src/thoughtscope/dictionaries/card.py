@@ -40,5 +40,7 @@ class Card:
     self_test: SelfTest | None = None
     foreign: Mapping[str, Any] = field(default_factory=dict)
     """What a published format carries beyond the dictionary; kept so that it can be written back unchanged."""
+    warnings: tuple[str, ...] = ()
+    """What spoke against it when it was loaded, without proving it wrong; stands on every graph traced with it."""
     folder: Path | None = None
     """Where it was loaded from, if it was."""

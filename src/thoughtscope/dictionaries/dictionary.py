@@ -15,13 +15,25 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import embedding_bag, linear
 
-from thoughtscope.core.errors import DictionaryMismatch, UnknownFeature, UnknownSite, describe_choices
+from thoughtscope.core.errors import (
+    CorruptArtefact,
+    DictionaryMismatch,
+    UnknownFeature,
+    UnknownSite,
+    describe_choices,
+)
 from thoughtscope.core.site import Site
+from thoughtscope.core.tensors import all_finite
 from thoughtscope.dictionaries.activation import Activation
 from thoughtscope.dictionaries.card import Card
 
 if TYPE_CHECKING:
     from thoughtscope.models import Model
+
+
+SCANNED = 2 * 2**30
+"""Bytes of weights that are searched for NaN as a dictionary is loaded: 0.1 s of work, and a second or two of a disk's.
+Larger dictionaries open at once, since nothing of them is read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,8 +120,19 @@ class Part:
         return self._rows(self.b_enc, index).float()
 
     def decoder_rows(self, index: Int[Tensor, " active"]) -> dict[Site, Float[Tensor, "active _"]]:
-        """The decoders of some features by site, in float32; no other row is read. Raises `UnknownFeature`."""
-        return {site: self._rows(W_dec, index).float() for site, W_dec in self.W_dec.items()}
+        """The decoders of some features by site, in float32; no other row is read.
+
+        Raises `UnknownFeature`, and `CorruptArtefact` for a row that is not of finite numbers.
+        """
+        rows = {site: self._rows(W_dec, index).float() for site, W_dec in self.W_dec.items()}
+        for site, found in rows.items():
+            if not all_finite(found):
+                bad = torch.as_tensor(index)[(~found.isfinite().all(1)).cpu()][0].item()
+                raise CorruptArtefact(
+                    f"What feature {bad} of part {self.name} writes to {site} holds NaN or infinity: the file is "
+                    "damaged. Download or copy it again."
+                )
+        return rows
 
     def skip(self, x: Mapping[Site, Float[Tensor, "*rows _"]]) -> Float[Tensor, "*rows d_out"] | None:
         """`W_skip x`, the part of the first written site that is linear in the input; None without one."""
@@ -260,6 +283,7 @@ def _check_part(part: Part, dictionary: str) -> None:
             f"A part has a name without a slash and reads and writes at least one site; got {where}, which reads "
             f"{len(part.W_enc)} and writes {len(part.W_dec)}."
         )
+    _check_ranks(part, where)
     shapes = {f"W_enc[{site}]": (weight.shape[0], part.n_features) for site, weight in part.W_enc.items()}
     shapes |= {f"W_dec[{site}]": (weight.shape[0], part.n_features) for site, weight in part.W_dec.items()}
     shapes |= {
@@ -283,6 +307,46 @@ def _check_part(part: Part, dictionary: str) -> None:
         )
     if part.threshold is not None and not bool((part.threshold >= 0).all()):
         raise DictionaryMismatch(f"{where.capitalize()} has JumpReLU thresholds below 0 or not a number.")
+
+
+def _check_ranks(part: Part, where: str) -> None:
+    named: list[tuple[str, Tensor | None, int]] = [
+        *((f"W_enc[{site}]", weight, 2) for site, weight in part.W_enc.items()),
+        *((f"W_dec[{site}]", weight, 2) for site, weight in part.W_dec.items()),
+        *((f"b_dec[{site}]", bias, 1) for site, bias in part.b_dec.items()),
+        *(("b_enc", part.b_enc, 1), ("threshold", part.threshold, 1), ("W_skip", part.W_skip, 2)),
+    ]
+    for name, weight, rank in named:
+        if weight is not None and not (weight.ndim == rank and weight.is_floating_point()):
+            raise DictionaryMismatch(
+                f"{name} in {where} has shape {tuple(weight.shape)} and type {weight.dtype}, expected {rank} axes of "
+                "floating-point numbers."
+            )
+
+
+def check_finite(dictionary: Dictionary, *, encoders: bool) -> None:
+    """Raises `CorruptArtefact`, with the place, for weights that are not finite numbers.
+
+    All of them up to `SCANNED` bytes. Beyond it those that are used whole, and the encoders only if they are about to
+    be read whole anyway; decoders stay on disk then, and their rows are checked as they are read.
+    """
+    everything = [_weights_of(part, encoders=True, decoders=True) for part in dictionary.parts]
+    small = sum(W.numel() * W.element_size() for weights in everything for W in weights.values()) <= SCANNED
+    for part in dictionary.parts:
+        for name, weight in _weights_of(part, encoders=encoders or small, decoders=small).items():
+            if not all_finite(weight):
+                raise CorruptArtefact(
+                    f"{name} in part {part.name} of dictionary {dictionary.name} holds NaN or infinity: the file is "
+                    "damaged. Download or copy it again."
+                )
+
+
+def _weights_of(part: Part, *, encoders: bool, decoders: bool) -> dict[str, Tensor]:
+    named = {"b_enc": part.b_enc, "threshold": part.threshold, "W_skip": part.W_skip}
+    found = {name: weight for name, weight in named.items() if weight is not None}
+    found |= {f"b_dec[{site}]": bias for site, bias in part.b_dec.items()}
+    found |= {f"W_enc[{site}]": weight for site, weight in part.W_enc.items()} if encoders else {}
+    return found | ({f"W_dec[{site}]": weight for site, weight in part.W_dec.items()} if decoders else {})
 
 
 def check_fits(dictionary: Dictionary, model: Model) -> None:

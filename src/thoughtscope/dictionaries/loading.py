@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from thoughtscope.core.errors import DictionaryMismatch
 from thoughtscope.core.files import exclusive
-from thoughtscope.dictionaries.dictionary import Dictionary, check_fits
+from thoughtscope.dictionaries.dictionary import Dictionary, check_finite, check_fits
 from thoughtscope.dictionaries.formats import FORMATS, detect
 
 if TYPE_CHECKING:
@@ -28,16 +28,24 @@ def load_dictionary(
 
     The layout is recognised, or named by `format`. With a `model`, sites and widths are checked against it and,
     unless `preflight=False`, a few hundred tokens are encoded to see that the reconstruction is plausible.
+    What is odd about it without being proof stands in `card.warnings`, and on every graph that is traced with it.
     Raises `DictionaryMismatch`, and `CorruptArtefact` naming the file that is missing or damaged.
     """
     folder = _find(path_or_name)
     dictionary = _one_version(folder, format)
+    check_finite(dictionary, encoders=model is not None)
     dictionary = replace(dictionary, card=replace(dictionary.card, folder=folder))
     if model is not None:
         if preflight:
             from thoughtscope.dictionaries.preflight import preflight as check
 
-            check(model, dictionary)  # which begins with `check_fits`
+            found = check(model, dictionary)  # which begins with `check_fits`
+            warnings = tuple(
+                f"The dictionary {dictionary.name} may not have been made for what it reads here: {doubt} "
+                f"(on {found.n_tokens} tokens of plain text)."
+                for doubt in found.doubts
+            )
+            dictionary = replace(dictionary, card=replace(dictionary.card, warnings=warnings))
         else:
             check_fits(dictionary, model)
     return dictionary

@@ -12,6 +12,7 @@ from thoughtscope.core.errors import DictionaryMismatch
 from thoughtscope.dictionaries.card import SelfTest
 from thoughtscope.dictionaries.dictionary import Dictionary, check_fits
 from thoughtscope.dictionaries.documents import Document, counted, document_batches
+from thoughtscope.dictionaries.doubts import reading_doubts
 from thoughtscope.dictionaries.scores import Fit
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 CONTEXT = 96
 HOPELESS = 0.9
 """An FVU at which a dictionary explains next to nothing; the mean output alone has 1."""
+POOR = 0.5
+"""An FVU at which it explains less than it leaves: not proof of a mistake, but reason to look."""
 
 TEXTS = (
     "Once upon a time there was a little girl named Lily. She liked to play outside in the park with her red ball. "
@@ -41,6 +44,8 @@ class Preflight:
     l0_by_part: tuple[float, ...]
     declared: Mapping[str, float]
     problems: tuple[str, ...]
+    doubts: tuple[str, ...] = ()
+    """What is odd and may still be right; looked for where no self-test says what is right."""
 
     @property
     def fvu(self) -> float:
@@ -60,6 +65,7 @@ def preflight(model: Model, dictionary: Dictionary, tokens: Tokens | None = None
     The text is `tokens`, or the documents of the dictionary's own self-test, or a few plain English texts.
 
     Raises `DictionaryMismatch`, with the figures, when the dictionary cannot have been made for what it reads here.
+    What is odd but possible stands in `doubts`.
     """
     result = look(model, dictionary, tokens)
     if result.problems:
@@ -78,21 +84,24 @@ def look(model: Model, dictionary: Dictionary, tokens: Tokens | None = None) -> 
     own = dictionary.card.self_test if tokens is None else None
     if own is not None:
         fit = _fit(model, dictionary, document_batches(model, own.documents, context=own.context))
-        problems = _against_self_test(own, fit)
+        problems, doubts = _against_self_test(own, fit), []
     else:
         batches = (
             [tokens]
             if tokens is not None
-            else document_batches(model, _texts(model), context=_context(model))
+            else list(document_batches(model, _texts(model), context=_context(model)))
         )
         fit = _fit(model, dictionary, batches)
-        problems = _problems(dictionary, fit)
+        problems, doubts = _problems(dictionary, fit), _doubts(dictionary, fit)
+        if not problems:
+            doubts += reading_doubts(model, dictionary, batches[0])
     return Preflight(
         n_tokens=fit.n,
         fvu_by_site=tuple(fit.fvu()),
         l0_by_part=tuple(fit.l0()),
         declared=dictionary.card.declared,
         problems=tuple(problems),
+        doubts=tuple(doubts),
     )
 
 
@@ -154,6 +163,23 @@ def _problems(dictionary: Dictionary, fit: Fit) -> list[str]:
     elif l0 > dictionary.n_features / 2:
         problems.append(f"{l0:.0f} features are active per token, more than half of all")
     return problems
+
+
+def _doubts(dictionary: Dictionary, fit: Fit) -> list[str]:
+    """Less than `_problems`: figures that a right dictionary may have, though most do not."""
+    declared, fvu, l0 = dictionary.card.declared, fit.fvu(), sum(fit.l0())
+    left = sum(min(value, 2.0) for value in fvu) / len(fvu)
+    limit = POOR if "fvu" not in declared else min(POOR, 2 * declared["fvu"] + 0.2)
+    doubts = []
+    if not left < limit:
+        against = f", where {declared['fvu']:.2f} is declared" if "fvu" in declared else ""
+        doubts.append(f"it leaves {left:.2f} of the variance{against}")
+    if "l0" in declared and not declared["l0"] / 2 < l0 < declared["l0"] * 2:
+        doubts.append(f"{l0:.1f} features are active per token, where {declared['l0']:.1f} are declared")
+    silent = [part.name for part, count in zip(dictionary.parts, fit.l0(), strict=True) if not count]
+    if silent:
+        doubts.append(f"no feature of part {', '.join(silent[:8])} is ever active")
+    return doubts
 
 
 def _texts(model: Model) -> Sequence[Document]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -130,6 +131,11 @@ def attribute(
         return graph
 
 
+def _warned(dictionary: Dictionary) -> dict[str, Any]:
+    """What speaks against the dictionary, for every graph that is traced with it."""
+    return {"warnings": list(dictionary.card.warnings)} if dictionary.card.warnings else {}
+
+
 def assemble(
     tracer: Tracer,
     errors: Sequence[Float[torch.Tensor, "pos d_out"]],
@@ -185,7 +191,7 @@ def assemble(
             *(_feature_target(tracer, row, int(number[row])) for row in rows),
         ),
         certificate=tracer.certificate(),
-        provenance=provenance(),
+        provenance=provenance() | _warned(dictionary),
     )
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from thoughtscope.core.errors import CorruptArtefact
-from thoughtscope.core.files import atomic_write_text, strict_json
+from thoughtscope.core.files import atomic_write_text
+from thoughtscope.core.parsing import strict_json
 from thoughtscope.core.registry import Registry
 from thoughtscope.graphs.graph import Graph
 from thoughtscope.graphs.json_read import read_both

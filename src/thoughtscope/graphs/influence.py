@@ -157,32 +157,37 @@ def _spread(
     get nothing, and thus pass nothing on.
     """
     mass, travelled = start.copy(), np.zeros_like(start)  # (node, cut)
-    for rows in _from_targets(normal):
-        to_sources = normal[rows].T
+    for rows in waves(normal):
+        # Only the sources of these rows are touched, so that all waves together cost what the edges cost.
+        block = normal[rows]
+        sources, column = np.unique(block.indices, return_inverse=True)
+        shape = (len(rows), len(sources))
+        to_sources = sp.csr_array((block.data, column, block.indptr), shape=shape).T
         if kept is None:
-            mass += to_sources @ mass[rows]
+            mass[sources] += to_sources @ mass[rows]
         else:
             # Only kept rows hold mass; what arrives at the others is dropped when their turn comes.
             mass[rows] *= kept[rows]
             travelled[rows] *= kept[rows]
-            mass += to_sources @ mass[rows]
-            travelled += to_sources @ (travelled[rows] + mass[rows])
+            mass[sources] += to_sources @ mass[rows]
+            travelled[sources] += to_sources @ (travelled[rows] + mass[rows])
     return mass, travelled
 
 
-def _from_targets(normal: sp.csr_array) -> Iterator[Int[np.ndarray, " row"]]:
-    """The nodes in waves: each after every node that it feeds. Raises `InvalidGraph` where there is a circle."""
-    size, seen = normal.shape[0], 0
-    feeds = np.bincount(normal.indices, minlength=size)
+def waves(edges: sp.csr_array) -> Iterator[Int[np.ndarray, " row"]]:
+    """The nodes in waves: each after every node that it feeds; as many as the longest path has nodes.
+
+    Raises `InvalidGraph` where there is a circle.
+    """
+    size, seen = edges.shape[0], 0
+    feeds = np.bincount(edges.indices, minlength=size)
     rows = np.flatnonzero(feeds == 0)
     while len(rows):
         yield rows
         seen += len(rows)
-        sources = normal[rows].indices
-        feeds -= np.bincount(sources, minlength=size)
-        touched = np.zeros(size, dtype=bool)
-        touched[sources] = True
-        rows = np.flatnonzero(touched & (feeds == 0))
+        sources, times = np.unique(edges[rows].indices, return_counts=True)
+        feeds[sources] -= times
+        rows = sources[feeds[sources] == 0]
     if seen < size:
         raise InvalidGraph("The edges of this graph run in a circle, so influence has no end.")
 

@@ -12,19 +12,19 @@ Files of others are read for what they are:
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 
-from thoughtscope.core.errors import InvalidGraph, LimitExceeded, UnknownFeature
+from thoughtscope.core.errors import CorruptArtefact, InvalidGraph, LimitExceeded, UnknownFeature
+from thoughtscope.core.files import read_file
 from thoughtscope.core.ids import NodeId
+from thoughtscope.core.parsing import strict_json
 from thoughtscope.graphs.clashes import distinct
 from thoughtscope.graphs.graph import (
     ERROR,
@@ -36,14 +36,13 @@ from thoughtscope.graphs.graph import (
     Supernode,
     Target,
 )
-from thoughtscope.graphs.json_write import EXTRAS_VERSION
+from thoughtscope.graphs.influence import waves
+from thoughtscope.graphs.json_write import EXTRAS_VERSION, MAX_BYTES, MAX_LINKS, MAX_NODES
 from thoughtscope.graphs.names import TYPE_NAMES, feature_of_file_id, place_of_number
 from thoughtscope.graphs.schema import check_schema
 
-MAX_BYTES = 256 * 2**20
-MAX_NODES = 200_000
-MAX_LINKS = 5_000_000
-MAX_LAYER = 10_000
+MAX_LAYER = 1_000
+"""Published models have up to 130 blocks."""
 LORSA = 2**28
 OPAQUE = 2**29
 _BIAS = -2  # a kind of its own while reading
@@ -79,33 +78,20 @@ def read_both(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Graph]:
 
 def load_json(path: str | os.PathLike[str]) -> Any:
     """The content of a graph file, not yet checked. Raises `InvalidGraph` and `LimitExceeded`."""
-    path = Path(path)
     try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise LimitExceeded(
-                f"{path} has {size:,} bytes; a graph file may have {MAX_BYTES:,}. Prune it first."
-            )
-        data = path.read_bytes()
-    except OSError as error:
+        data = read_file(path, limit=MAX_BYTES)
+    except FileNotFoundError as error:
         raise InvalidGraph(f"cannot be read: {error.strerror or error}.") from None
+    except CorruptArtefact as error:
+        raise InvalidGraph(str(error)) from None
+    except LimitExceeded as error:
+        raise LimitExceeded(f"{error} Prune it first.") from None
     return parse_json(data)
 
 
 def parse_json(data: bytes | str) -> Any:
-    """JSON without NaN and Infinity. Raises `InvalidGraph`, also for nesting too deep to read."""
-
-    def refuse(constant: str) -> None:
-        raise InvalidGraph(f"{constant} is not a JSON number.")
-
-    try:
-        return json.loads(data, parse_constant=refuse)
-    except InvalidGraph:
-        raise
-    except RecursionError:
-        raise InvalidGraph("The file is nested too deeply to be a graph.") from None
-    except ValueError as error:
-        raise InvalidGraph(f"The file is not JSON: {error}.") from None
+    """The JSON of a graph file, or of a part of one. Raises `InvalidGraph` and `LimitExceeded`; see `strict_json`."""
+    return strict_json(data, "The file", error=InvalidGraph)
 
 
 def graph_from_json(obj: Any) -> Graph:
@@ -309,6 +295,7 @@ def _read_links(obj: Mapping[str, Any], table: _NodeTable) -> tuple[sp.csr_array
     if not np.isfinite(edges.data).all():
         raise InvalidGraph("links: a weight is too large for a number in single precision.")
     _refuse_circles(edges)
+    _refuse_long_paths(edges, table.n_layers)
     return edges, bias.astype(np.float32)
 
 
@@ -318,6 +305,19 @@ def _refuse_circles(edges: sp.csr_array) -> None:
     count, _ = sp.csgraph.connected_components(edges, directed=True, connection="strong")
     if count != edges.shape[0]:
         raise InvalidGraph("links: they run in a circle; an attribution graph flows one way.")
+
+
+def _refuse_long_paths(edges: sp.csr_array, n_layers: int) -> None:
+    """Influence takes a step for each edge of the longest path, so that a long chain would take very long.
+
+    A path meets a layer at most twice: at a feature of attention and at one of the MLP.
+    """
+    limit = 2 * n_layers + 4
+    for number, _ in enumerate(waves(edges), start=1):
+        if number > limit:
+            raise InvalidGraph(
+                f"links: a path is longer than {limit - 1} links, which {n_layers} layers do not allow."
+            )
 
 
 def _build(

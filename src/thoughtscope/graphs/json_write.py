@@ -19,12 +19,17 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from thoughtscope.core.errors import ThoughtscopeError
+from thoughtscope.core.errors import LimitExceeded, ThoughtscopeError
 from thoughtscope.core.files import atomic_write_bytes
+from thoughtscope.core.parsing import JsonLimits
 from thoughtscope.graphs.graph import ERROR, FEATURE, LOGIT, TOKEN, Graph
 from thoughtscope.graphs.influence import cumulative_influence
 from thoughtscope.graphs.names import TYPE_NAMES, feature_number, file_ids, plain_name
 
+MAX_BYTES = JsonLimits.size
+MAX_NODES = 200_000
+MAX_LINKS = 5_000_000
+"""What a graph file may have, for writing as for reading: what is made here can be read here."""
 EXTRAS_VERSION = 1
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
 
@@ -47,11 +52,16 @@ def write_json(
 
 
 def write_text(obj: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
-    """Writes a graph file's content, making its folder. Atomic."""
+    """Writes a graph file's content, making its folder. Atomic. Raises `LimitExceeded` for what could not be read."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(obj, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    atomic_write_bytes(path, text.encode("utf-8", "replace"))
+    data = text.encode("utf-8", "replace")
+    if len(data) > MAX_BYTES:
+        raise LimitExceeded(
+            f"{path} would have {len(data):,} bytes; a graph file may have {MAX_BYTES:,}. Prune it first."
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write_bytes(path, data)
     return path
 
 
@@ -73,8 +83,14 @@ def graph_to_json(
     - `feature_base_url`: where `{feature}.json` with examples lies, for Neuronpedia.
     - `extras`: also what only this package reads: scores, certificate, labels, provenance, biases.
 
-    Raises `ThoughtscopeError` for a slug or threshold that viewers would refuse.
+    Raises `ThoughtscopeError` for a slug or threshold that viewers would refuse, `LimitExceeded` for a graph that could
+    not be read again.
     """
+    for what, number, limit in (("nodes", len(graph), MAX_NODES), ("links", graph.edges.nnz, MAX_LINKS)):
+        if number > limit:
+            raise LimitExceeded(
+                f"The graph has {number:,} {what}; a file may have {limit:,}. Prune it first."
+            )
     if not 0 < node_threshold <= 1:
         raise ThoughtscopeError(f"node_threshold is a share, over 0 and up to 1; got {node_threshold}.")
     if slug is not None and not _NAME.fullmatch(slug):

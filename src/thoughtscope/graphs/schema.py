@@ -12,8 +12,9 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from thoughtscope.core.errors import InvalidGraph
+from thoughtscope.core.errors import InvalidGraph, LimitExceeded
 
+_SIZED = {"maxLength": str, "maxItems": list, "maxProperties": dict}
 _LARGEST = 2**53  # beyond it JavaScript, which the viewers are written in, rounds integers
 _TYPES: dict[str, type | tuple[type, ...]] = {
     "object": dict,
@@ -58,7 +59,7 @@ def validate_json(obj: Any) -> None:
 
 
 def check_schema(obj: Any) -> None:
-    """Raises `InvalidGraph` naming the first field that the schema does not allow."""
+    """Raises `InvalidGraph` naming the first field that the schema does not allow, `LimitExceeded` one too long."""
     _check(graph_schema(), obj, "")
 
 
@@ -70,6 +71,9 @@ def _check(schema: dict[str, Any], value: Any, path: str) -> None:
         raise InvalidGraph(f"{path}: {value} is less than {schema['minimum']}.")
     if "maximum" in schema and isinstance(value, (int, float)) and value > schema["maximum"]:
         raise InvalidGraph(f"{path}: {value} is more than {schema['maximum']}.")
+    for word, what in (("maxLength", "characters"), ("maxItems", "entries"), ("maxProperties", "entries")):
+        if word in schema and isinstance(value, _SIZED[word]) and len(value) > schema[word]:
+            raise LimitExceeded(f"{path} has {len(value):,} {what}; {schema[word]:,} are the limit.")
     if isinstance(value, dict):
         for name in schema.get("required", ()):
             if name not in value:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -129,9 +131,44 @@ class Outcome:
                 control = data["control"]
                 fields["control"] = Control(changes=tuple(control["changes"]), reason=control["reason"])
             fields["feature_changes"] = tuple(FeatureChange(**change) for change in data["feature_changes"])
-            return cls(**fields)
+            outcome = cls(**fields)
         except (KeyError, TypeError, AttributeError) as error:
             raise InvalidPlan(f"This outcome cannot be read: {error}.") from None
+        said = outcome.plan.prediction
+        nouns = [outcome, outcome.before, outcome.after, outcome.control, *outcome.feature_changes]
+        for noun in [*nouns, said, *(() if said is None else said.changes)]:
+            _check_kinds(noun)
+        if any(len(each.tokens) != len(each.probabilities) for each in (outcome.before, outcome.after)):
+            raise InvalidPlan("This outcome cannot be read: every token has one probability.")
+        return outcome
+
+
+def _number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < math.inf
+
+
+_KINDS: Mapping[str, Callable[[Any], bool]] = {
+    "float": _number,
+    "int": lambda value: type(value) is int,
+    "int | None": lambda value: value is None or type(value) is int,
+    "str": lambda value: isinstance(value, str),
+    "str | None": lambda value: isinstance(value, str | None),
+    "bool | None": lambda value: isinstance(value, bool | None),
+    "tuple[str, ...]": lambda value: (
+        isinstance(value, tuple) and all(isinstance(each, str) for each in value)
+    ),
+    "tuple[float, ...]": lambda value: isinstance(value, tuple) and all(map(_number, value)),
+}
+"""By annotation: whether a value from a file is of that kind."""
+
+
+def _check_kinds(noun: Any) -> None:
+    """Raises `InvalidPlan` naming a field of an outcome whose value is not what its annotation says."""
+    for field in () if noun is None else dataclasses.fields(noun):
+        value = getattr(noun, field.name)
+        kind = str(field.type)
+        if kind in _KINDS and not _KINDS[kind](value):
+            raise InvalidPlan(f"This outcome cannot be read: {field.name} is {value!r:.60}, not {kind}.")
 
 
 def confirms(plan: Plan, answer_id: int, logit_change: float) -> bool | None:

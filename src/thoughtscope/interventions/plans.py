@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
@@ -11,6 +10,7 @@ import numpy as np
 
 from thoughtscope.core.errors import InvalidPlan, UnknownFeature, describe_choices
 from thoughtscope.core.ids import FeatureId, NodeId, NodeKind
+from thoughtscope.core.parsing import strict_json
 from thoughtscope.graphs.graph import FEATURE, Graph
 from thoughtscope.interventions.edits import FeatureEdit, Op, read_edit
 from thoughtscope.interventions.prediction import Prediction, follow_edges
@@ -230,10 +230,7 @@ def _op(name: str) -> Op:
 
 def read_object(data: Mapping[str, Any] | str, allowed: Sequence[str], *, what: str) -> Mapping[str, Any]:
     """JSON text or values as an object that has no other fields than `allowed`. Raises `InvalidPlan`."""
-    try:
-        data = json.loads(data) if isinstance(data, str) else data
-    except (ValueError, RecursionError) as error:
-        raise InvalidPlan(f"This {what} is not JSON: {error}.") from None
+    data = strict_json(data, f"This {what}", error=InvalidPlan) if isinstance(data, str) else data
     if not isinstance(data, Mapping):
         raise InvalidPlan(f"A {what} is a JSON object; got {type(data).__name__}.")
     for key in data:

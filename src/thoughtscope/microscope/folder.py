@@ -37,13 +37,13 @@ from thoughtscope.core.files import (
     exclusive,
     read_file,
     remove,
-    strict_json,
     sweep_folder,
     sync_folder,
     version_of,
     writing,
 )
 from thoughtscope.core.labels import LabelStore, read_labels
+from thoughtscope.core.parsing import strict_json
 
 SLUG = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 MAX_GRAPHS = 10_000
@@ -335,7 +335,7 @@ class WorkFolder:
                 self._broken.pop(path, None)
             except FileNotFoundError:
                 continue  # dropped meanwhile
-            except CorruptArtefact as error:
+            except ThoughtscopeError as error:
                 why = f"{error} Mend the file, or delete it."
                 with self._lock:
                     self._broken[path] = Problem(file=f"outcomes/{slug}/{number}.json", why=why)

@@ -14,7 +14,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from thoughtscope.core.errors import CorruptArtefact, UnknownModel, UnsupportedModel
-from thoughtscope.core.files import check_safetensors, file_sha256, strict_json
+from thoughtscope.core.files import file_sha256, read_file
+from thoughtscope.core.parsing import strict_json
+from thoughtscope.core.tensors import check_safetensors
 
 SPECIMEN = "specimen"
 REACH_SECONDS = 1.5
@@ -23,9 +25,16 @@ REACH_SECONDS = 1.5
 ANSWER_SECONDS = 5.0
 """How long the model hub may take to answer a request before it counts as silent."""
 
-MAX_LAYERS, MAX_SIZE = 10_000, 10**31
-"""Limits of the numbers in a configuration; some use a huge one for "no limit"."""
-
+MAX_CONFIG = 64 * 2**20
+"""Bytes of config.json or of the index of a sharded checkpoint."""
+MAX_SUMS = 2**20
+MAX_LAYERS, MAX_SIZE = 1_000, 2**31
+"""The deepest published models have some 130 blocks; no width, vocabulary or context has more than 2^31."""
+_SIZE = re.compile(
+    r"^(n|num)_|_size$|_dim$|_positions?$|max_position_embeddings$|_length$|_heads$|_layers?$|_window$"
+)
+_LAYERS = re.compile(r"(n|num)_(hidden_)?layers?")
+_SUM = re.compile(r"([0-9a-fA-F]{64})[ \t]+\*?(\S.*)")
 _HUB_NAME = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*")
 _WANTED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 _ALLOWED = (
@@ -41,7 +50,7 @@ def locate(name_or_path: str, *, revision: str | None = None) -> tuple[Path, str
     Raises `UnknownModel` naming the value, what is allowed and the fix; at once when there is no network.
     """
     if name_or_path == SPECIMEN:
-        folder = Path(str(resources.files("thoughtscope"))) / "assets" / SPECIMEN
+        folder = specimen_folder()
         if not (folder / "config.json").is_file():
             raise UnknownModel(f"The specimen's files are missing from {folder}. Reinstall the package.")
         return folder, fingerprint(folder)
@@ -57,6 +66,11 @@ def locate(name_or_path: str, *, revision: str | None = None) -> tuple[Path, str
     if _HUB_NAME.fullmatch(name_or_path) is None:
         raise UnknownModel(f'There is no folder "{name_or_path}". {_ALLOWED}')
     return _from_hub(name_or_path, revision)
+
+
+def specimen_folder() -> Path:
+    """Where the shipped model lies in the installed package."""
+    return Path(str(resources.files("thoughtscope"))) / "assets" / SPECIMEN
 
 
 def _from_hub(name: str, revision: str | None) -> tuple[Path, str]:
@@ -154,22 +168,14 @@ def _in_time(connect: Callable[[], None], host: str) -> str | None:
 def check_files(folder: Path) -> None:
     """Refuses a checkpoint whose weights are missing, damaged, or only available as pickle.
 
-    Raises `CorruptArtefact` naming the file, `UnsupportedModel` for a pickle-only checkpoint.
+    The shipped specimen's must be those that its list of checksums states. Raises `CorruptArtefact` naming the file,
+    `UnsupportedModel` for a pickle-only checkpoint.
     """
-    _check_sizes(_read_json(folder / "config.json"), folder / "config.json")
+    config = _read_json(folder / "config.json")
     for path in weight_files(folder):
         check_safetensors(path)
-    _check_sums(folder)
-
-
-def _check_sizes(config: Mapping[str, Any], path: Path) -> None:
-    """Refuses numbers beyond any model: a list as long as the number of layers is made before a weight is read."""
-    for name, value in config.items():
-        limit = MAX_LAYERS if name in ("num_hidden_layers", "n_layer", "num_layers") else MAX_SIZE
-        if isinstance(value, dict):
-            _check_sizes(value, path)
-        elif isinstance(value, int | float) and not abs(value) <= limit:
-            raise CorruptArtefact(f"{path}: {name} is {value}; {limit:,} is the most that is read.")
+    check_sizes(config, folder / "config.json")
+    _check_sums(folder, shipped=folder == specimen_folder())
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -224,17 +230,47 @@ def _looks_whole(folder: Path) -> bool:
     return (folder / "config.json").is_file()
 
 
-def _check_sums(folder: Path) -> None:
-    """Compares the files with `SHA256SUMS` where a checkpoint carries one (the specimen does)."""
+def check_sizes(config: Mapping[str, Any], path: Path) -> None:
+    """Raises `CorruptArtefact` for sizes that no model has, before anything of that size is made.
+
+    What reads a configuration makes modules by the number of layers, and tables by the number of positions.
+    """
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            check_sizes(value, path)
+        if _SIZE.search(key) is None or value is None or isinstance(value, bool | str | list | dict):
+            continue
+        limit = MAX_LAYERS if _LAYERS.fullmatch(key) else MAX_SIZE
+        if type(value) is not int or not -1 <= value <= limit:
+            raise CorruptArtefact(f"{path}: {key} is {value!r:.60}; a whole number up to {limit:,} is meant.")
+
+
+def _check_sums(folder: Path, *, shipped: bool) -> None:
+    """Compares the files with `SHA256SUMS` where a checkpoint carries one; the shipped one must, for each file read."""
     sums = folder / "SHA256SUMS"
-    if not sums.is_file():
+    if not shipped and not os.path.lexists(sums):
         return
-    for line in sums.read_text().splitlines():
-        stated, _, name = line.partition("  ")
+    try:
+        lines = read_file(sums, limit=MAX_SUMS).decode().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        fix = " Reinstall the package." if shipped else ""
+        raise CorruptArtefact(f"{sums} cannot be read: {error}.{fix}") from None
+    stated = {}
+    for number, line in enumerate(filter(str.strip, lines), start=1):
+        match = _SUM.fullmatch(line.strip())
+        if match is None or Path(match[2]).name != match[2] or match[2] in stated:
+            raise CorruptArtefact(f"{sums}: line {number} is not a hash, two spaces and the name of a file.")
+        stated[match[2]] = match[1].lower()
+    read = {path.name for pattern in _WANTED for path in folder.glob(pattern)} if shipped else set()
+    for name in sorted(read | set(stated)):
         path = folder / name
-        if Path(name).name != name or not path.is_file():
+        if name not in stated:
+            raise CorruptArtefact(
+                f"{sums} does not list {name}, which lies beside it. Reinstall the package."
+            )
+        if not path.is_file():
             raise CorruptArtefact(f"{path} is missing, but {sums} lists it.")
-        if file_sha256(path) != stated:
+        if file_sha256(path) != stated[name]:
             raise CorruptArtefact(
                 f"{path} was altered: its content does not have the hash that {sums.name} states."
             )
@@ -242,7 +278,7 @@ def _check_sums(folder: Path) -> None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        data = strict_json(path.read_bytes(), path)
+        data = strict_json(read_file(path, limit=MAX_CONFIG), path)
     except OSError as error:
         raise CorruptArtefact(f"{path} cannot be read: {error.strerror or error}.") from None
     if not isinstance(data, dict):

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 
 from thoughtscope.core.errors import CorruptArtefact, ThoughtscopeError, UnsupportedModel, describe_choices
-from thoughtscope.core.files import strict_json
 from thoughtscope.core.memory import is_allocation_failure
+from thoughtscope.core.parsing import strict_json
+from thoughtscope.core.tensors import all_finite
 from thoughtscope.models.attention import wanted_implementation
 from thoughtscope.models.checkpoints import SPECIMEN, check_files, first_line, locate
 from thoughtscope.models.families import FAMILIES, bind
@@ -160,6 +161,11 @@ def _module(folder: Path, config: Any, dtype: torch.dtype | str, trust_remote_co
             f"Download or copy the whole checkpoint again."
         )
     _refuse_unused(folder, report["unexpected_keys"], tied=bool(config.tie_word_embeddings))
+    for key, weight in module.state_dict().items():
+        if not all_finite(weight):
+            raise CorruptArtefact(
+                f"{key} in {folder} holds NaN or infinity: the file is damaged. Download or copy it again."
+            )
     return module
 
 

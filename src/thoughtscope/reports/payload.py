@@ -289,15 +289,17 @@ def outcome_json(
     present = set() if graph is None else {node for node in graph.node_ids() if node.kind == NodeKind.FEATURE}
 
     def change(row: Any) -> dict[str, Any]:
-        node = NodeId(NodeKind.FEATURE, row.position, int(row.part), row.index)
-        label = (labels or {}).get(f"{int(row.part)}/{row.index}")
-        if label is None and graph is not None and node in present:
+        # A part that is not named by its layer, an autoencoder's, is no node of any graph.
+        layer = int(row.part) if row.part.isdecimal() and len(row.part) < 6 else None
+        node = None if layer is None else NodeId(NodeKind.FEATURE, row.position, layer, row.index)
+        label = (labels or {}).get(f"{row.part}/{row.index}")
+        if label is None and graph is not None and node is not None and node in present:
             label = graph.label(graph.find(node))
-        if label is None and bank is not None:
-            label = bank.auto_label(int(row.part), row.index)
+        if label is None and bank is not None and layer is not None:
+            label = bank.auto_label(layer, row.index)
         return {
-            "node_id": feature_file_id(node) if node in present else None,
-            "layer": int(row.part),
+            "node_id": feature_file_id(node) if node is not None and node in present else None,
+            "layer": layer,
             "index": row.index,
             "position": row.position,
             "before": row.before,

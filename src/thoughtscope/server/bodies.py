@@ -13,7 +13,7 @@ from fastapi.responses import Response
 from fastapi.routing import APIRoute
 
 from thoughtscope.core.errors import LimitExceeded, ThoughtscopeError
-from thoughtscope.core.files import strict_json
+from thoughtscope.core.parsing import strict_json
 
 STEP = 2_000
 """Elements that are written at a time. `json` holds Python's lock from a call's first element to its last."""

@@ -3,6 +3,7 @@
 import { readCurve } from "./curve.js";
 import { tokenWord } from "./text.js";
 
+const LONGEST = 4000; // characters of a label: more cannot be read, and is slow to draw
 const MAX_NODES = 20000;
 const MAX_TOKENS = 20000;
 const MAX_LAYERS = 1000;
@@ -53,7 +54,7 @@ function readNode(raw, tokens, metadata, share) {
   /** @type {GraphNode} */
   const node = {
     id: String(raw.node_id), fileId: String(raw.node_id), kind, type, position, layer, index: null,
-    token: tokens[position] ?? "", clerp: String(raw.clerp ?? ""), topToken: topToken(raw),
+    token: tokens[position] ?? "", clerp: String(raw.clerp ?? "").slice(0, LONGEST), topToken: topToken(raw),
     cumulative: finite(raw.influence), activation: finite(raw.activation), probability: finite(raw.token_prob),
     isTarget: Boolean(raw.is_target_logit), influence: finite(share), row: 0,
     absent: Math.max(0, finite(raw.absent) ?? 0), // input that the file's maker left out

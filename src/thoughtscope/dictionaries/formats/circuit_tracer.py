@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,8 +19,9 @@ from typing import Any
 from torch import Tensor, tensor
 
 from thoughtscope.core.errors import CorruptArtefact, DictionaryMismatch
-from thoughtscope.core.files import TensorFile, replaced_folder
+from thoughtscope.core.files import replaced_folder
 from thoughtscope.core.site import hook_of_site_kind, site_kind_of_hook
+from thoughtscope.core.tensors import TensorFile
 from thoughtscope.dictionaries.activation import Activation
 from thoughtscope.dictionaries.card import Card
 from thoughtscope.dictionaries.dictionary import Dictionary
@@ -29,6 +31,8 @@ from thoughtscope.dictionaries.formats.base import (
     every_layer,
     expect_tensors,
     numbered,
+    read_text,
+    strict_yaml,
     write_safetensors,
     write_text,
 )
@@ -61,9 +65,12 @@ def load(folder: Path) -> Dictionary:
     if len({weights.threshold is None for weights in layers}) > 1:
         raise CorruptArtefact(f"{folder}: some layers have thresholds and some have none.")
     name = str(config.get("scan") or folder.resolve().name)
+    for key in ("scan", "model_name"):
+        if not isinstance(config.get(key), str | None):
+            raise CorruptArtefact(f"{folder / 'config.yaml'}: {key} is a text; got {config[key]!r:.60}.")
     return transcoders(
         name=name,
-        model_name=str(config.get("model_name", "")),
+        model_name=config.get("model_name") or "",
         read=site_kind_of_hook(config["feature_input_hook"]),
         write=site_kind_of_hook(config["feature_output_hook"]),
         activation=_activation(folder, config, layers, metadata),
@@ -74,14 +81,9 @@ def load(folder: Path) -> Dictionary:
 
 def read_config(folder: Path) -> tuple[str, dict[str, Any]]:
     """`config.yaml` as text and as a table. Raises `CorruptArtefact` when it is unreadable or lacks a key."""
-    import yaml
-
     path = folder / "config.yaml"
-    try:
-        text = path.read_text()
-        config = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise CorruptArtefact(f"{path} cannot be read: {error}.") from None
+    text = read_text(path)
+    config = strict_yaml(text, path)
     needed = ("model_kind", "feature_input_hook", "feature_output_hook")
     missing = [key for key in needed if not isinstance(config, dict) or not isinstance(config.get(key), str)]
     if missing:
@@ -91,7 +93,10 @@ def read_config(folder: Path) -> tuple[str, dict[str, Any]]:
 
 def _per_layer(folder: Path, config: Mapping[str, Any]) -> tuple[list[LayerWeights], list[dict[str, Any]]]:
     if "transcoders" in config:
-        paths = [_listed(folder, str(entry)) for entry in config["transcoders"]]
+        entries = config["transcoders"]
+        if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
+            raise CorruptArtefact(f"{folder / 'config.yaml'}: transcoders is a list of files.")
+        paths = [_listed(folder, entry) for entry in entries]
     else:
         found = numbered(folder.glob("layer_*.safetensors"), r"layer_(\d+)\.safetensors")
         paths = [entry[0] for entry in every_layer(found, folder, "layer_{}.safetensors")]
@@ -109,7 +114,7 @@ def _listed(folder: Path, entry: str) -> Path:
 
         return download_file(entry)
     path = folder / entry
-    if not path.is_file():
+    if "\0" in entry or not os.path.isfile(path):
         raise CorruptArtefact(f"{path} is missing; {folder / 'config.yaml'} lists it.")
     return path
 
@@ -121,7 +126,10 @@ def _read_layer(path: Path, layer: int | None) -> tuple[LayerWeights, dict[str, 
     file = TensorFile(path)
     if "w_enc" in file:
         return read_safetensors_layer(file, layer)[0], {}
-    expect_tensors(path, file, ("W_enc", "W_dec", "b_enc", "b_dec"), (_THRESHOLD, "W_skip", "k"))
+    ranks = {"W_enc": 2, "W_dec": 2, "b_enc": 1, "b_dec": 1}
+    expect_tensors(path, file, ranks, {_THRESHOLD: 1, "W_skip": 2, "k": None})
+    if "k" in file and file["k"].numel() != 1:
+        raise CorruptArtefact(f"{path}: k has {file['k'].numel()} numbers; one is meant.")
     weights = LayerWeights(
         W_enc=file["W_enc"],
         b_enc=file["b_enc"],
@@ -147,8 +155,9 @@ def _cross_layer(folder: Path) -> tuple[list[LayerWeights], list[dict[str, Any]]
                 )
         encoder, decoder = TensorFile(found[layer][0]), TensorFile(decoders[layer][0])
         names = [f"{name}_{layer}" for name in ("W_enc", "b_enc", "b_dec")]
-        expect_tensors(encoder.path, encoder, names, [f"threshold_{layer}"])
-        expect_tensors(decoder.path, decoder, [f"W_dec_{layer}"])
+        ranks = dict(zip(names, (2, 1, 1), strict=True))
+        expect_tensors(encoder.path, encoder, ranks, {f"threshold_{layer}": 1})
+        expect_tensors(decoder.path, decoder, {f"W_dec_{layer}": 3})
         W_enc, b_enc, b_dec = (encoder[name] for name in names)
         threshold = encoder[f"threshold_{layer}"] if f"threshold_{layer}" in encoder else None
         layers.append(
@@ -167,7 +176,7 @@ def _activation(
     stored_k = {entry["k"] for entry in files if "k" in entry}
     if named == "topk" or (named is None and stored_k):
         k = config.get("k") or (stored_k.pop() if len(stored_k) == 1 else None)
-        if not isinstance(k, int):
+        if type(k) is not int:
             raise CorruptArtefact(
                 f"{folder / 'config.yaml'} says activation: topk and needs one k: <number>."
             )

@@ -22,7 +22,9 @@ import numpy as np
 from torch import Tensor, cat, zeros
 
 from thoughtscope.core.errors import CorruptArtefact, DictionaryMismatch
-from thoughtscope.core.files import TensorFile, replaced_folder, strict_json, write_new
+from thoughtscope.core.files import replaced_folder, write_new
+from thoughtscope.core.parsing import strict_json
+from thoughtscope.core.tensors import TensorFile
 from thoughtscope.dictionaries.activation import Activation
 from thoughtscope.dictionaries.card import Card
 from thoughtscope.dictionaries.dictionary import Dictionary
@@ -32,6 +34,7 @@ from thoughtscope.dictionaries.formats.base import (
     every_layer,
     expect_tensors,
     numbered,
+    read_text,
     write_safetensors,
     write_text,
 )
@@ -39,8 +42,8 @@ from thoughtscope.dictionaries.formats.npz import read_npz
 from thoughtscope.dictionaries.transcoders import LayerWeights, is_cross_layer, layer_weights, transcoders
 
 ONE, TWO = "gemma-scope", "gemma-scope-2"
-_NPZ = ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")
-_LOWER = ("w_enc", "w_dec", "b_enc", "b_dec", "threshold")
+_NPZ = {"W_enc": 2, "W_dec": 2, "b_enc": 1, "b_dec": 1, "threshold": 1}
+_LOWER = {"w_enc": 2, "b_enc": 1, "b_dec": 1, "threshold": 1}
 _SKIP = "affine_skip_connection"
 _FILES_ONE = re.compile(r"layer_\d+[^/]*/(.+/)?params\.npz")
 _FILES_TWO_LAYERS = re.compile(r"layer_\d+[^/]*/(config\.json|params\.safetensors)")
@@ -186,13 +189,13 @@ def load_two(folder: Path) -> Dictionary:
     read = [
         read_safetensors_layer(TensorFile(path), layer if cross else None) for layer, path in enumerate(paths)
     ]
-    texts = [_text(path) for path in configs]
-    parsed = [strict_json(text, path) for text, path in zip(texts, configs, strict=True)]
+    texts = [read_text(path) for path in configs]
+    parsed = [_config_of(text, path) for text, path in zip(texts, configs, strict=True)]
     name = folder.resolve().name
     l0 = [config.get("l0") for config in parsed]
-    plain = all(isinstance(value, (int, float)) for value in l0) and not cross
+    plain = all(type(value) in (int, float) for value in l0) and not cross
     card = Card(
-        declared={"l0": float(sum(l0))} if plain else {},
+        declared={"l0": float(sum(value or 0 for value in l0))} if plain else {},
         foreign={
             "format": TWO,
             "configs": texts,
@@ -203,7 +206,7 @@ def load_two(folder: Path) -> Dictionary:
     )
     return transcoders(
         name=name,
-        model_name=str(parsed[0].get("model_name", "")),
+        model_name=parsed[0].get("model_name", ""),
         read=_site_kind(parsed, "hf_hook_point_in", configs),
         write=_site_kind(parsed, "hf_hook_point_out", configs),
         activation=Activation(kind="jumprelu"),
@@ -217,12 +220,8 @@ def read_safetensors_layer(
 ) -> tuple[LayerWeights, tuple[dict[str, str], Tensor | None]]:
     """One layer of version 2 (of a cross-layer transcoder if `layer` is given), its metadata, and what its `w_dec`
     holds for earlier layers, which means nothing."""
-    expect_tensors(file.path, file, _LOWER, [_SKIP])
+    expect_tensors(file.path, file, {**_LOWER, "w_dec": 2 if layer is None else 3}, {_SKIP: 2})
     decoder = file["w_dec"]
-    if decoder.ndim != (2 if layer is None else 3):
-        raise CorruptArtefact(
-            f"{file.path}: w_dec has shape {tuple(decoder.shape)}, not that of this kind of dictionary."
-        )
     weights = LayerWeights(
         W_enc=file["w_enc"].T,
         b_enc=file["b_enc"],
@@ -320,11 +319,11 @@ def _site_kind(configs: list[dict[str, Any]], key: str, paths: list[Path]) -> st
     return kinds.pop()
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise CorruptArtefact(f"{path} cannot be read: {error}.") from None
+def _config_of(text: str, path: Path) -> dict[str, Any]:
+    config = strict_json(text, path)
+    if not isinstance(config, dict) or not isinstance(config.get("model_name", ""), str):
+        raise CorruptArtefact(f"{path} is not an object with a text as its model_name.")
+    return config
 
 
 def _only(paths: list[Path], folder: Path) -> Path:

@@ -34,7 +34,7 @@ def load(folder: Path) -> Dictionary:
         return _by_parts(artefact) if "parts" in artefact.meta else _by_layers(artefact)
     except ThoughtscopeError:
         raise
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, LookupError) as error:
         raise CorruptArtefact(f"{folder} is a dictionary with an unreadable manifest: {error!r}.") from None
 
 
@@ -82,7 +82,11 @@ def _by_layers(artefact: Artefact) -> Dictionary:
 
 
 def _card(meta: Mapping[str, Any], key: str) -> Card:
-    stored = meta[key]
+    stored, declared = meta[key], meta["declared"]
+    if not isinstance(declared, dict) or not all(type(value) in (int, float) for value in declared.values()):
+        raise TypeError(f"declared scores are numbers by name; got {declared!r:.60}")
+    if not all(isinstance(meta[name], str) for name in ("name", "scan", "model_name")):
+        raise TypeError("name, scan and model_name are texts")
     return Card(declared=meta["declared"], self_test=None if stored is None else SelfTest.from_json(stored))
 
 

@@ -16,7 +16,7 @@ import { Nodes } from "../components/nodes.js";
 import { usePointer, useWheel } from "../components/pointer.js";
 import { Tooltip } from "../components/tooltip.js";
 import { TrustLine } from "../components/scores.js";
-import { plainText } from "../text.js";
+import { clip, plainText } from "../text.js";
 
 export function GraphView() {
   const graph = useStore((s) => s.graph);
@@ -31,7 +31,16 @@ export function GraphView() {
     <${Legend} graph=${graph} />
     <${ZoomButtons} />
     <${TrustLine} graph=${graph} />
+    <${Warnings} graph=${graph} />
   </section>`;
+}
+
+/** What spoke against the dictionary when it was loaded: the graph is no better than that. */
+function Warnings({ graph }) {
+  const warnings = graph.ours?.provenance?.warnings;
+  if (!Array.isArray(warnings) || !warnings.length) return null;
+  return html`<div class="graph-warnings" role="note">${warnings.slice(0, 5).map((text) => html`<p
+    class="warning"><bdi>${clip(plainText(text), 600)}</bdi></p>`)}</div>`;
 }
 
 function Stage({ graph, layout }) {
