@@ -49,7 +49,11 @@ LINES = (
     ),
     Line(
         name="remote code",
-        tests=("test_models_loading.py::test_remote_code_is_off_at_every_call_of_the_library",),
+        tests=(
+            "test_models_loading.py::test_remote_code_is_off_at_every_call_of_the_library",
+            "test_models_loading.py::test_remote_code_needs_a_commit",
+            "test_models_loading.py::test_remote_code_of_a_folder_or_of_another_repository_is_refused",
+        ),
     ),
     Line(name="binding and token", measured={"access": zero}),
     Line(
@@ -70,7 +74,14 @@ LINES = (
             "test_store.py::test_tensor_names_are_only_names",
         ),
     ),
-    Line(name="limits"),
+    Line(
+        name="limits",
+        tests=(
+            "test_promises.py::test_what_is_over_a_limit_costs_next_to_nothing",
+            "test_parsing.py::test_sixty_megabytes_of_lists_cost_next_to_nothing",
+            "test_server_connections.py::test_slow_bodies_are_answered_and_closed",
+        ),
+    ),
     Line(
         name="scripts",
         tests=(
@@ -82,13 +93,23 @@ LINES = (
     Line(
         name="parsing", measured={"bad_input": lambda record: record["value"] == 0 and record["n"] >= 10_000}
     ),
-    Line(name="whole or not at all", measured={"nothing_lost": zero}),
+    Line(
+        name="whole or not at all",
+        tests=(
+            "test_store.py::test_killed_at_any_moment_one_whole_version_is_there",
+            "test_store.py::test_umask_is_honoured",
+            "test_formats_saving.py::test_modes_are_those_of_the_umask",
+            "test_files.py::test_a_replacement_that_fails_changes_nothing",
+        ),
+        measured={"nothing_lost": zero},
+    ),
     Line(
         name="corruption",
         tests=(
             "test_store.py::test_every_flipped_byte_is_found_and_named",
             "test_store.py::test_a_flipped_byte_of_the_manifest_never_changes_what_is_read",
             "test_models_loading.py::test_a_flipped_byte_is_found_where_the_checkpoint_carries_sums",
+            "test_file_truth.py::test_the_specimen_must_be_as_it_was_shipped",
         ),
     ),
     Line(
@@ -117,7 +138,14 @@ LINES = (
         tests=("test_models_families.py::test_every_identity_holds_on_the_real_module",),
         measured={"capture_identity": zero},
     ),
-    Line(name="preflight"),
+    Line(
+        name="preflight",
+        tests=(
+            "test_file_truth.py::test_a_wrong_hook_or_scale_is_refused_or_doubted",
+            "test_file_truth.py::test_a_right_dictionary_is_not_doubted",
+            "test_file_truth.py::test_a_doubt_stands_on_every_graph",
+        ),
+    ),
     Line(
         name="steering",
         tests=(
@@ -125,7 +153,16 @@ LINES = (
             "test_edits.py::test_an_edit_of_strength_zero_and_an_empty_plan_change_no_bit",
         ),
     ),
-    Line(name="memory"),
+    Line(
+        name="memory",
+        tests=(
+            "test_price.py::test_the_memory_is_within_a_factor_of_two",
+            "test_price.py::test_smaller_sweeps_after_a_failure_give_the_same_graph",
+            "test_price.py::test_at_the_end_of_that_road_is_a_clear_error",
+            "test_price.py::test_no_memory_is_507_over_http",
+        ),
+        measured={"trace_price": lambda record: record["value"] == 1},
+    ),
     Line(
         name="without a network",
         tests=(
@@ -138,6 +175,7 @@ LINES = (
         name="secrets and egress",
         tests=(
             "test_promises.py::test_no_command_asks_the_network_for_anything",
+            "test_promises.py::test_the_token_is_in_no_file_log_or_argument",
             "test_promises.py::test_the_watch_sees_a_connection",
         ),
     ),

@@ -226,7 +226,8 @@ ODD = [
     ["study", "no such study"],
     ["study", HALF],
     ["serve", "--port", "-1"],
-    ["serve", "--host", "0.0.0.0", "--no-model"],
+    ["serve", "--no-model", "--token-file", "missing"],
+    ["serve", "--no-model", "--token", "a-secret-of-some-length"],
     ["doctor", "--no-such-option"],
 ]
 
