@@ -6,6 +6,7 @@ It runs in a process of its own: there the package is as users have it, without 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +26,8 @@ HARMLESS = {
 
 def fuzz(*words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "tests.fuzz", *words]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    environment = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280)
 
 
 @pytest.mark.slow

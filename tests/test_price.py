@@ -364,12 +364,11 @@ def test_no_memory_is_the_users_error_on_the_command_line(
 
 def asked(tmp_path: Path, **fields: Any) -> tuple[str, dict[str, Any]]:
     """The last event of a trace over HTTP."""
-    from starlette.testclient import TestClient
-
-    from thoughtscope.server import Session, create_app
+    from tests.clients import client_of
+    from thoughtscope.server import Session
 
     session = Session(tiny_microscope, folder=microscope.WorkFolder(tmp_path))
-    client = TestClient(create_app(session), base_url="http://localhost")
+    client = client_of(session)
     last = client.post("/api/trace", json={"prompt": "Hello", **fields}).text.strip().split("\n\n")[-1]
     session.close()
     kind, data = last.split("\n", 1)

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fastapi.testclient import TestClient
 
+from tests.clients import client_of
 from tests.random_graphs import random_graph
 from tests.tiny_microscope import tiny_microscope
 from thoughtscope import microscope
@@ -36,7 +36,7 @@ from thoughtscope.core.files import exclusive
 from thoughtscope.microscope import WorkFolder
 from thoughtscope.microscope import folder as module
 from thoughtscope.reports.payload import graph_file
-from thoughtscope.server import Session, create_app
+from thoughtscope.server import Session
 
 
 @pytest.fixture
@@ -247,7 +247,7 @@ def test_one_bad_file_spoils_itself_alone(work, file, name):
         (work.root / "graphs" / "bad.json").unlink()  # root reads everything
         work.root.joinpath("graphs", "bad.json").write_text("{}]")
         why = "not valid JSON"
-    with TestClient(create_app(Session(None, folder=work)), base_url="http://127.0.0.1") as client:
+    with client_of(Session(None, folder=work)) as client:
         about = client.get("/api/session").json()
         assert [row["slug"] for row in about["graphs"]] == [good]
         (problem,) = about["problems"]
@@ -278,9 +278,7 @@ def test_a_damaged_label_file_is_gone_without_and_not_written_over(work, file):
     microscope.keep_file(work, file)
     (work.root / "labels.json").write_text('{"tiny/clt/0/1": "a"')
     opened = tiny_microscope()
-    with TestClient(
-        create_app(Session(lambda: opened, folder=WorkFolder(work.root))), base_url="http://127.0.0.1"
-    ) as client:
+    with client_of(Session(lambda: opened, folder=WorkFolder(work.root))) as client:
         (problem,) = client.get("/api/session").json()["problems"]
         assert problem["file"].endswith("labels.json") and "Mend the file" in problem["why"]
         assert client.get("/api/graphs/wanted").status_code == 200
@@ -312,8 +310,8 @@ def test_a_microscope_is_opened_without_what_is_damaged(tmp_path, monkeypatch):
     assert opened.bank is None and opened.concepts == () and opened.labels.all() == {}
     graph = microscope.trace(opened, "calc: 36+59=", max_nodes=5)
     assert microscope.feature(opened, 0, 1)["label"] == "" and len(graph) > 0
-    with TestClient(
-        create_app(Session(lambda: opened, folder=WorkFolder(tmp_path / "work"))), base_url="http://127.0.0.1"
+    with client_of(
+        Session(lambda: opened, folder=WorkFolder(tmp_path / "work"))
     ) as client:  # which has labels of its own
         problems = client.get("/api/session").json()["problems"]
         assert [Path(problem["file"]).name for problem in problems] == ["features", "concepts"]
@@ -351,7 +349,7 @@ def test_a_full_or_read_only_disk_is_said_and_keeps_what_was_there(work, file, m
     for verb in verbs:
         with pytest.raises(NotWritten, match=f"{os.strerror(number)}.*Make room"):
             verb()
-    with TestClient(create_app(Session(None, folder=work)), base_url="http://127.0.0.1") as client:
+    with client_of(Session(None, folder=work)) as client:
         answer = client.put(f"/api/graphs/{slug}/pins", json={"pins": nodes})
         assert answer.status_code == 507 and answer.json()["error"]["code"] == "not_written"
     assert work.graph_path(slug).read_bytes() == before and work.labels.get("d/0/1") == "a"

@@ -66,20 +66,14 @@ def request(random: Random) -> dict[str, Any]:
 @cache
 def client() -> Any:
     """The application on a folder with one graph, and its model loaded."""
-    from starlette.testclient import TestClient
-
+    from tests.clients import client_of
     from tests.tiny_microscope import tiny_microscope
     from thoughtscope.microscope import WorkFolder, keep, trace
-    from thoughtscope.server.app import create_app
     from thoughtscope.server.session import Session
 
     folder = WorkFolder(tempfile.mkdtemp(prefix="fuzz-"))
     keep(folder, trace(tiny_microscope(), "Hi you"), SLUG)
-    made = TestClient(
-        create_app(Session(tiny_microscope, folder=folder)),
-        base_url="http://localhost",
-        raise_server_exceptions=False,
-    )
+    made = client_of(Session(tiny_microscope, folder=folder))
     made.get("/api/features/0/1")
     return made, folder
 

@@ -39,7 +39,7 @@ class JsonLimits:
 DIGITS = 300
 """Digits of a whole number: a larger one has no double that is near to it, and arithmetic with it would raise."""
 
-_CHUNK = 1 << 20
+_CHUNK = 1 << 18
 _QUOTE, _BACKSLASH, _OPEN, _CLOSE = b'"'[0], b"\\"[0], b"[{", b"]}"
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 # Everything up to the first escape that is half of a surrogate pair; possessive, so that it runs once over the text.
