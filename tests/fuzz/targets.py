@@ -165,9 +165,14 @@ def concepts(folder: Path) -> Any:
 
 
 def labels(folder: Path) -> Any:
+    """A damaged file is gone without, and said: that counts as refused."""
+    from thoughtscope.core.errors import CorruptArtefact
     from thoughtscope.core.labels import LabelStore
 
-    return LabelStore(folder / "labels.json").all()
+    store = LabelStore(folder / "labels.json")
+    if store.problem is not None:
+        raise CorruptArtefact(store.problem.why)
+    return store.all()
 
 
 def outcome(folder: Path) -> Any:
