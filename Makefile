@@ -59,7 +59,7 @@ bench: $(READY)
 docs: $(READY)
 	$(RUN) docs/render.py
 	$(RUN) -m pytest -q -m "not slow" tests/test_docs.py
-	$(RUN) -m pytest -q tests/test_docs_examples.py
+	$(RUN) -m pytest -q tests/test_docs_examples.py tests/test_wheel.py
 
 evidence: $(READY)
 	$(RUN) evidence/run_all.py

@@ -1,4 +1,4 @@
-"""The examples in docstrings run and print what they say; notebooks and pages that say so run from top to bottom."""
+"""The examples in docstrings run and print what they say; pages that say so run from top to bottom."""
 
 from __future__ import annotations
 
@@ -53,23 +53,6 @@ def test_a_notebook_keeps_no_outputs(notebook: Path) -> None:
     assert len({cell["id"] for cell in content["cells"]}) == len(kinds)
     for cell in content["cells"]:
         assert cell["cell_type"] == "markdown" or (cell["outputs"], cell["execution_count"]) == ([], None)
-
-
-@pytest.mark.slow
-@each_notebook
-def test_a_notebook_runs(notebook: Path, tmp_path: Path) -> None:
-    """In a Python of its own, in an empty folder, without network; a warning is an error."""
-    script = tmp_path / "notebook.py"
-    code = ["".join(cell["source"]) for cell in cells(notebook) if cell["cell_type"] == "code"]
-    script.write_text("\n\n".join(code))
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
-    }
-    done = subprocess.run(
-        [sys.executable, "-W", "error::UserWarning", str(script)],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=180,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PROMPT = "Fact: the capital of the state containing Dallas is"
 
 pytestmark = pytest.mark.slow
@@ -104,3 +106,14 @@ def test_the_commands_of_the_readme_run_outside_the_checkout(outside: dict[str, 
     run(outside, "-m", "thoughtscope", "trace", PROMPT, "--out", "graph.json", folder=tmp_path)
     run(outside, "-m", "thoughtscope", "report", "graph.json", "--out", "report.html", folder=tmp_path)
     assert "Austin" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs_outside_the_checkout(
+    notebook: Path, outside: dict[str, str], tmp_path: Path
+) -> None:
+    """In a Python of its own, in an empty folder; a warning is an error."""
+    cells = json.loads(notebook.read_text())["cells"]
+    script = tmp_path / "notebook.py"
+    script.write_text("\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"))
+    run(outside, "-W", "error::UserWarning", str(script), folder=tmp_path)
