@@ -110,23 +110,23 @@ class Gate:
             self._uploads -= is_graph
 
     async def _read(self, receive: Receive, limit: int) -> bytes:
-        parts: list[bytes] = []
-        size, began = 0, asyncio.get_running_loop().time()
+        body, began = bytearray(), asyncio.get_running_loop().time()
         more = True
         while more:
             try:
-                async with asyncio.timeout_at(began + self.access.limits.body_time(size)):
+                async with asyncio.timeout_at(began + self.access.limits.body_time(len(body))):
                     message = await receive()
             except TimeoutError:
                 raise Refused(408, "too_slow", "The body came too slowly. Send it again.") from None
             if message["type"] == "http.disconnect":
                 raise ClientDisconnect
-            parts.append(message.get("body", b""))
-            size += len(parts[-1])
-            more = message.get("more_body", False)
-            if size > limit:
+            part, more = message.get("body", b""), message.get("more_body", False)
+            if len(body) + len(part) > limit:
                 raise _too_large(limit)
-        return b"".join(parts)  # one part, which is the usual, is not copied
+            if not body and not more:
+                return part  # the usual case, without a copy
+            body += part
+        return bytes(body)
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:
