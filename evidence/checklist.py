@@ -231,7 +231,7 @@ def checked(line: Line, outcomes: Mapping[str, list[bool]], records: Mapping[str
         if record is None or "unavailable" in record:
             problems.append(f"{name} was not measured")
             continue
-        figures.append(f"`{name}`: {show(record['value'])} of {show(record['n'])}")
+        figures.append(f"`{name}`: {show(record['value'])} (n {show(record['n'])})")
         if not passes(record):
             problems.append(f"{name} measured {show(record['value'])}")
     if not figures:
