@@ -9,8 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from thoughtscope.cli.console import emit, printable, progress_bar, quoted, tell_price, warn
+from thoughtscope.cli.console import emit, printable, progress_bar, quoted
 from thoughtscope.cli.options import Bos, Device, DictionaryName, DType, Json, ModelName
+from thoughtscope.cli.tracing import traced
 from thoughtscope.core.errors import InvalidPlan, UnknownFeature, describe_choices
 from thoughtscope.microscope.intervening import Attention, Change, Op
 
@@ -72,22 +73,13 @@ def intervene(
     from thoughtscope.graphs import read_json
     from thoughtscope.reports.payload import labelled, outcome_json
 
-    said: list[str] = []
+    said: Sequence[str] = ()
     given = None if graph_file is None else read_json(graph_file)
     opened = microscope.open_microscope(model, dictionary, device=device, dtype=dtype)
     if given is None:
         assert prompt is not None
-        with microscope.heard() as said:
-            tokens = microscope.tokens_of(opened, prompt, bos=bos)
-        warn(said, as_json=as_json)
-        with progress_bar(quiet=as_json) as progress:
-            graph = microscope.trace(
-                opened,
-                tokens,
-                node_mass=None,
-                approve=lambda price: tell_price(price, as_json=as_json),
-                progress=progress,
-            )
+        done = traced(opened, prompt, bos=bos, as_json=as_json, node_mass=None)
+        graph, said = done.graph, done.warnings
     else:
         graph = labelled(given, bank=None, labels=opened.labels)
     options: dict[str, Any] = {"attention": way(attention), "max_new_tokens": max_new_tokens}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -12,10 +13,7 @@ from thoughtscope.cli.console import (
     emit,
     make_folder,
     printable,
-    progress_bar,
     require_text,
-    tell_price,
-    warn,
     written,
 )
 from thoughtscope.cli.options import (
@@ -29,6 +27,7 @@ from thoughtscope.cli.options import (
     ModelName,
     NodeMass,
 )
+from thoughtscope.cli.tracing import traced
 from thoughtscope.core.errors import ThoughtscopeError
 
 
@@ -58,26 +57,23 @@ def report(
     made_folder = make_folder(out)
     check_out(out.with_suffix(".data.json"))
     require_text(title, "--title")
-    said: list[str] = []
+    said: Sequence[str] = ()
     if source.lower().endswith(".json"):
         made = build_report(checked_file(source), labels=microscope.user_labels(), title=title)
     else:
         opened = microscope.open_microscope(model, dictionary, device=device, dtype=dtype)
-        with microscope.heard() as said:
-            tokens = microscope.tokens_of(opened, source, bos=bos)
-        warn(said, as_json=as_json)
-        with progress_bar(quiet=as_json) as progress:
-            graph = microscope.trace(
-                opened,
-                tokens,
-                node_mass=node_mass,
-                edge_mass=edge_mass,
-                max_nodes=max_nodes,
-                approve=lambda price: tell_price(price, as_json=as_json),
-                progress=progress,
-            )
+        done = traced(
+            opened,
+            source,
+            bos=bos,
+            as_json=as_json,
+            node_mass=node_mass,
+            edge_mass=edge_mass,
+            max_nodes=max_nodes,
+        )
+        said = done.warnings
         made = build_report(
-            graph,
+            done.graph,
             model=opened.model,
             dictionary=opened.dictionary,
             bank=opened.bank,

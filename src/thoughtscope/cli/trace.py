@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from thoughtscope.cli.console import emit, make_folder, progress_bar, shell_quoted, tell_price, warn, written
+from thoughtscope.cli.console import emit, make_folder, shell_quoted, written
 from thoughtscope.cli.options import (
     Bos,
     Device,
@@ -22,9 +22,7 @@ from thoughtscope.cli.options import (
     NodeMass,
     Port,
 )
-
-if TYPE_CHECKING:
-    from thoughtscope.graphs import Price
+from thoughtscope.cli.tracing import traced
 
 TESTED = 4
 """Features in the intervention that `trace` suggests: one alone seldom changes an answer."""
@@ -60,30 +58,19 @@ def trace(
 
     made = None if out is None else make_folder(out)
     if open_page:
-        microscope.WorkFolder(
-            folder
-        )  # where the graph will be kept: what is wrong with it is told before the work
+        microscope.WorkFolder(folder)  # what is wrong with where it will be kept is told before the work
     started = time.perf_counter()
     opened = microscope.open_microscope(model, dictionary, device=device, dtype=dtype)
-    with microscope.heard() as said:
-        tokens = microscope.tokens_of(opened, prompt, bos=bos)
-    warn(said, as_json=as_json)
-    prices: list[Price] = []
-
-    def approve(price: Price) -> None:
-        prices.append(price)
-        tell_price(price, as_json=as_json)
-
-    with progress_bar(quiet=as_json) as progress:
-        graph = microscope.trace(
-            opened,
-            tokens,
-            node_mass=node_mass,
-            edge_mass=edge_mass,
-            max_nodes=max_nodes,
-            approve=approve,
-            progress=progress,
-        )
+    done = traced(
+        opened,
+        prompt,
+        bos=bos,
+        as_json=as_json,
+        node_mass=node_mass,
+        edge_mass=edge_mass,
+        max_nodes=max_nodes,
+    )
+    graph = done.graph
     seconds = time.perf_counter() - started
     if out is not None:
         write_text(graph_file(graph, plain_name(out.stem, 100) or None), out)
@@ -95,8 +82,8 @@ def trace(
             "out": None if out is None else str(out),
             "made_folder": None if made is None else str(made),
             "next": commands,
-            "price": prices[0].to_json(),
-            "warnings": said,
+            "price": done.price.to_json(),
+            "warnings": done.warnings,
         }
         emit({**summary_data(graph), **told})
     else:

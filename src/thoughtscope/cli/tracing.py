@@ -1,0 +1,58 @@
+"""How every command traces a prompt: it says what speaks against the prompt, then the price, then how far it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from thoughtscope.cli.console import progress_bar, tell_price, warn
+from thoughtscope.microscope.tracing import EDGE_MASS, NODE_MASS
+
+if TYPE_CHECKING:
+    from thoughtscope.graphs import Graph, Price
+    from thoughtscope.microscope import Microscope
+
+
+@dataclass(frozen=True, kw_only=True)
+class Traced:
+    """A prompt's graph, what was told of its price, and what was warned of."""
+
+    graph: Graph
+    price: Price
+    warnings: Sequence[str]
+
+
+def traced(
+    opened: Microscope,
+    prompt: str,
+    *,
+    bos: bool | None,
+    as_json: bool,
+    node_mass: float | None = NODE_MASS,
+    edge_mass: float = EDGE_MASS,
+    max_nodes: int | None = None,
+) -> Traced:
+    """`microscope.trace` with everything that a person at a terminal is told. Raises what it raises."""
+    from thoughtscope import microscope
+
+    with microscope.heard() as said:
+        tokens = microscope.tokens_of(opened, prompt, bos=bos)
+    warn(said, as_json=as_json)
+    prices: list[Price] = []
+
+    def approve(price: Price) -> None:
+        prices.append(price)
+        tell_price(price, as_json=as_json)
+
+    with progress_bar(quiet=as_json) as progress:
+        graph = microscope.trace(
+            opened,
+            tokens,
+            node_mass=node_mass,
+            edge_mass=edge_mass,
+            max_nodes=max_nodes,
+            approve=approve,
+            progress=progress,
+        )
+    return Traced(graph=graph, price=prices[0], warnings=said)
