@@ -171,7 +171,7 @@ def check_files(folder: Path) -> None:
     The shipped specimen's must be those that its list of checksums states. Raises `CorruptArtefact` naming the file,
     `UnsupportedModel` for a pickle-only checkpoint.
     """
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
     for path in weight_files(folder):
         check_safetensors(path)
     check_sizes(config, folder / "config.json")
@@ -182,7 +182,7 @@ def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a checkpoint, single or sharded; each is checked to be there."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        shards = _read_json(index).get("weight_map")
+        shards = read_json(index).get("weight_map")
         if (
             not isinstance(shards, dict)
             or not shards
@@ -276,7 +276,8 @@ def _check_sums(folder: Path, *, shipped: bool) -> None:
             )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a file of a checkpoint. Raises `CorruptArtefact` and `LimitExceeded` naming it."""
     try:
         data = strict_json(read_file(path, limit=MAX_CONFIG), path)
     except OSError as error:

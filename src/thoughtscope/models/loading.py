@@ -13,10 +13,9 @@ import torch
 
 from thoughtscope.core.errors import CorruptArtefact, ThoughtscopeError, UnsupportedModel, describe_choices
 from thoughtscope.core.memory import is_allocation_failure
-from thoughtscope.core.parsing import strict_json
 from thoughtscope.core.tensors import all_finite
 from thoughtscope.models.attention import wanted_implementation
-from thoughtscope.models.checkpoints import SPECIMEN, check_files, first_line, locate
+from thoughtscope.models.checkpoints import SPECIMEN, check_files, first_line, locate, read_json
 from thoughtscope.models.families import FAMILIES, bind
 from thoughtscope.models.model import Model
 from thoughtscope.models.proofs import prove
@@ -81,7 +80,7 @@ def _require_pinned(name: str, revision: str | None) -> None:
 def _refuse_code_from_elsewhere(folder: Path) -> None:
     """An `auto_map` may name another repository (`org/other--module.Class`), whose newest code would run unpinned."""
     for path in (folder / "config.json", folder / "tokenizer_config.json"):
-        if path.is_file() and "--" in str(strict_json(path.read_bytes(), path).get("auto_map")):
+        if path.is_file() and "--" in str(read_json(path).get("auto_map")):
             raise UnsupportedModel(
                 f"{path} takes code from another repository, which the revision does not pin. "
                 "Copy that code into the repository of the model, or load it without trust_remote_code."

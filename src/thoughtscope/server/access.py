@@ -16,7 +16,8 @@ from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 
-from thoughtscope.core.errors import ThoughtscopeError
+from thoughtscope.core.errors import CorruptArtefact, ThoughtscopeError
+from thoughtscope.core.files import open_regular
 from thoughtscope.server.limits import Limits
 
 _TOKEN = re.compile(r"[!-~]{16,512}")
@@ -109,21 +110,16 @@ def read_token(path: Path) -> str:
     Raises `UnsafeToken` for what is no regular file, for one that other users may read, and for one that is too large.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a FIFO must not keep us waiting
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise UnsafeToken(f"The token file {path} cannot be opened: {why}.") from None
-    try:
-        mode = os.fstat(descriptor).st_mode
-        if not stat.S_ISREG(mode):
-            raise UnsafeToken(f"The token file {path} is not a regular file.")
-        if mode & 0o077:
-            raise UnsafeToken(
-                f"Others may use the token file {path} (mode {stat.S_IMODE(mode):04o}). Run: chmod 600 {path}"
-            )
-        content = os.read(descriptor, _MAX_TOKEN_FILE + 1)
-    finally:
-        os.close(descriptor)
+        with open_regular(path) as file:
+            mode = os.fstat(file.fileno()).st_mode
+            if mode & 0o077:
+                raise UnsafeToken(
+                    f"Others may use the token file {path} (mode {stat.S_IMODE(mode):04o}). Run: chmod 600 {path}"
+                )
+            content = file.read(_MAX_TOKEN_FILE + 1)
+    except (FileNotFoundError, CorruptArtefact) as error:
+        why = error.strerror if isinstance(error, FileNotFoundError) else error
+        raise UnsafeToken(f"The token file {path} cannot be opened: {why}") from None
     if len(content) > _MAX_TOKEN_FILE:
         raise UnsafeToken(f"The token file {path} is larger than {_MAX_TOKEN_FILE:,} bytes.")
     return content.decode("ascii", "replace").strip()
