@@ -104,14 +104,7 @@ def attribute(
             target_mass=target_mass,
         )
         rows = [_active_row(features, replacement, node) for node in nodes]
-        known = price(
-            model,
-            replacement,
-            count_active(replacement, features),
-            n_targets=len(reads) + len(rows),
-            position=max((*(read.position for read in reads), *(node.position for node in nodes))),
-            max_nodes=max_nodes,
-        )
+        known = _priced(model, replacement, features, reads, nodes, max_nodes)
         require_affordable(known, device)
         if approve is not None:
             approve(known)
@@ -129,6 +122,25 @@ def attribute(
         graph = assemble(tracer, errors, model, tokens, reads, rows)
         progress("graph", 1, 1)
         return graph
+
+
+def _priced(
+    model: Model,
+    replacement: MlpReplacement,
+    features: Features,
+    reads: Sequence[ReadTarget],
+    nodes: Sequence[NodeId],
+    max_nodes: int | None,
+) -> Price:
+    """What the graph will take, now that its features are counted and the last of its targets' positions is known."""
+    return price(
+        model,
+        replacement,
+        count_active(replacement, features),
+        n_targets=len(reads) + len(nodes),
+        position=max((*(read.position for read in reads), *(node.position for node in nodes))),
+        max_nodes=max_nodes,
+    )
 
 
 def _warned(dictionary: Dictionary) -> dict[str, Any]:
