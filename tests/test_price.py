@@ -364,15 +364,14 @@ def test_no_memory_is_the_users_error_on_the_command_line(
 
 def asked(tmp_path: Path, **fields: Any) -> tuple[str, dict[str, Any]]:
     """The last event of a trace over HTTP."""
-    from tests.clients import client_of
+    from tests.clients import client_of, events
     from thoughtscope.server import Session
 
     session = Session(tiny_microscope, folder=microscope.WorkFolder(tmp_path))
     client = client_of(session)
-    last = client.post("/api/trace", json={"prompt": "Hello", **fields}).text.strip().split("\n\n")[-1]
+    told = events(client.post("/api/trace", json={"prompt": "Hello", **fields}).text)
     session.close()
-    kind, data = last.split("\n", 1)
-    return kind.removeprefix("event: "), json.loads(data.removeprefix("data: "))
+    return told[-1]
 
 
 @pytest.mark.usefixtures("everything_is_large")

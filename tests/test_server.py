@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from tests.clients import client_of
+from tests.clients import client_of, events
 from tests.tiny_microscope import N_FEATURES, tiny_microscope
 from thoughtscope.core.errors import UnknownModel
 from thoughtscope.microscope import WorkFolder
@@ -36,11 +36,6 @@ def session(folder: WorkFolder) -> Iterator[Session]:
 @pytest.fixture(scope="module")
 def client(session: Session) -> TestClient:
     return client_of(session)
-
-
-def events(text: str) -> list[tuple[str, dict[str, Any]]]:
-    blocks = [block.split("\n") for block in text.strip().split("\n\n")]
-    return [(kind.removeprefix("event: "), json.loads(data.removeprefix("data: "))) for kind, data in blocks]
 
 
 def trace(client: TestClient, prompt: str = PROMPT, **settings: Any) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytest
 from starlette.testclient import TestClient
 from tokenizers import processors
 
-from tests.clients import client_of
+from tests.clients import client_of, events
 from tests.tiny_microscope import random_dictionary, tiny_microscope
 from tests.tiny_models import tiny_model
 from thoughtscope.core.errors import LimitExceeded
@@ -35,11 +34,6 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
 @pytest.fixture(scope="module")
 def client(session: Session) -> TestClient:
     return client_of(session)
-
-
-def events(text: str) -> list[tuple[str, dict[str, Any]]]:
-    blocks = [block.split("\n") for block in text.strip().split("\n\n")]
-    return [(kind.removeprefix("event: "), json.loads(data.removeprefix("data: "))) for kind, data in blocks]
 
 
 def trace(client: TestClient, prompt: str = "Hello there", **settings: Any) -> dict[str, Any]:
