@@ -8,7 +8,16 @@ import torch
 from tests import training_oracle
 from thoughtscope.core.site import Site
 from thoughtscope.training import recipes
-from thoughtscope.training.recipe import Auxiliary, BatchTopK, Gated, JumpReLU, PreActivation, ReLU, TopK
+from thoughtscope.training.recipe import (
+    Auxiliary,
+    BatchTopK,
+    Gated,
+    JumpReLU,
+    PreActivation,
+    Recipe,
+    ReLU,
+    TopK,
+)
 from thoughtscope.training.state import State
 from thoughtscope.training.step import backward, forward
 from thoughtscope.training.weights import PartLayout, Scaling, start
@@ -38,7 +47,7 @@ WIDTHS = {"resid_post": 10, "mlp_in": 9, "mlp_out": 7}
 
 def made(kind, activation, *, dead=None, n_features=48, seed=0, step=3):
     """A state with weights in float64 far from their start, and a batch."""
-    recipe = recipes.recipe(
+    recipe = Recipe.of(
         **KINDS[kind], activation=activation, n_features=n_features, dead=dead, precision="float32"
     )
     random = torch.Generator().manual_seed(seed)

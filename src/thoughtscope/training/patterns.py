@@ -101,6 +101,8 @@ class Dense:
 
     n_tokens: int
     n_features: int
+    low: torch.dtype = torch.float32
+    """The type of the products' factors."""
 
     def spread(self, per_feature: Tensor) -> Tensor:
         return per_feature
@@ -109,13 +111,14 @@ class Dense:
         return values.sum(0)
 
     def decode(self, values: Tensor, rows: Tensor) -> Float[Tensor, "token _"]:
-        return values.to(rows.dtype) @ rows
+        return (values.to(self.low) @ rows.to(self.low)).to(rows.dtype)
 
     def against(self, grad: Tensor, rows: Tensor) -> Tensor:
-        return grad @ rows.T
+        return (grad.to(self.low) @ rows.to(self.low).T).to(grad.dtype)
 
     def columns(self, values: Tensor, x: Tensor) -> Block:
-        return lambda start, stop: values[:, start:stop].to(x.dtype).T @ x
+        low, narrow = values.to(self.low), x.to(self.low)
+        return lambda start, stop: (low[:, start:stop].T @ narrow).to(x.dtype)
 
 
 Pattern = Pairs | Dense

@@ -172,12 +172,14 @@ class Data(_Config):
     buffer_tokens: Count = 200_000
     passes: Count = 1
     """How often each row is used."""
+    rows: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    """Type in which activations wait for their turn."""
     skip_first: bool = True
     """Leaves out each text's first token, whose residual stream is huge and always the same in most models."""
 
 
 class Recipe(_Config):
-    """What to train and how. Raises `ThoughtscopeError` (through `recipe`) for anything unknown or out of range."""
+    """What to train and how. `Recipe.of` refuses anything unknown or out of range."""
 
     parts: Annotated[tuple[PartSites, ...], Field(min_length=1)]
     n_features: Count
@@ -221,6 +223,15 @@ class Recipe(_Config):
             raise ValueError("unit decoders have one norm; norm is joint")
         return self
 
+    @classmethod
+    def of(cls, **values: Any) -> Recipe:
+        """A recipe of these values. Raises `ThoughtscopeError` with every problem, one a line."""
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            problems = [_told(each) for each in error.errors()]
+            raise ThoughtscopeError("This is no recipe:\n  " + "\n  ".join(problems)) from None
+
     @property
     def sites(self) -> tuple[Site, ...]:
         """Every site read or written, once each."""
@@ -242,17 +253,10 @@ class Recipe(_Config):
                 known = sorted(held) if isinstance(held, dict) else sorted(values)
                 raise ThoughtscopeError(f'A recipe has no "{path}". There are: {", ".join(known)}.')
             held[last] = value
-        return recipe(**values)
+        return Recipe.of(**values)
 
 
-def recipe(**values: Any) -> Recipe:
-    """A `Recipe` of these values. Raises `ThoughtscopeError` with every problem, one a line."""
-    try:
-        return Recipe(**values)
-    except ValidationError as error:
-        problems = [
-            f"{'.'.join(str(step) for step in each['loc']) or 'recipe'}: {each['msg'].removeprefix('Value error, ')}"
-            + ("" if each["type"] == "value_error" else f" (got {each['input']!r:.80})")
-            for each in error.errors()
-        ]
-        raise ThoughtscopeError("This is no recipe:\n  " + "\n  ".join(problems)) from None
+def _told(problem: Mapping[str, Any]) -> str:
+    where = ".".join(str(step) for step in problem["loc"]) or "recipe"
+    got = "" if problem["type"] == "value_error" else f" (got {problem['input']!r:.80})"
+    return f"{where}: {problem['msg'].removeprefix('Value error, ')}{got}"

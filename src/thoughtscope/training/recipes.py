@@ -22,7 +22,6 @@ from thoughtscope.training.recipe import (
     ReLU,
     Resampling,
     TopK,
-    recipe,
 )
 
 RECIPES: Registry[Callable[..., Recipe]] = Registry("recipe", ThoughtscopeError, group="thoughtscope.recipes")
@@ -237,4 +236,5 @@ def crosscoder(
 
 def _made(values: dict[str, Any], others: dict[str, Any]) -> Recipe:
     """The recipe, with what the caller said last; dots reach inside (`{"schedule.batch": 2048}`)."""
-    return recipe(**values).replaced(others) if others else recipe(**values)
+    made = Recipe.of(**values)
+    return made.replaced(others) if others else made

@@ -36,6 +36,8 @@ class State:
         self.step = 0
         self.seconds = 0.0
         """Time spent in steps."""
+        self.about: dict[str, Any] = {}
+        """What the caller wants kept with it, JSON-able."""
         prefixes = getattr(recipe.activation, "prefixes", (1.0,))
         self.edges = [0, *(round(share * recipe.n_features) for share in prefixes)]
         """Where each prefix of the features ends."""
@@ -203,13 +205,3 @@ class PartState:
         """Counts tokens of silence; those of `which` (feature) begin anew."""
         self.idle += n_tokens
         self.idle[which] = 0
-
-
-def remembered(state: State) -> dict[str, Any]:
-    """The numbers of a state that are not tensors."""
-    return {
-        "step": state.step,
-        "seconds": state.seconds,
-        "thresholds": {part.name: part.threshold for part in state.parts},
-        "cuts": {part.name: part.cut for part in state.parts},
-    }

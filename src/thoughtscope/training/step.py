@@ -106,7 +106,7 @@ def encode(state: State, part: PartState, x: Mapping[Site, Tensor]) -> tuple[Act
         if dead is not None:
             revived.append(score[:, dead])
     if dense is not None:
-        pattern: Pattern = Dense(n_tokens=n, n_features=part.n_features)
+        pattern: Pattern = Dense(n_tokens=n, n_features=part.n_features, low=low.dtype)
         scores = torch.cat(dense).to(read.dtype)
     else:
         token, feature, value = (torch.cat(column) for column in zip(*found, strict=True))
@@ -127,7 +127,7 @@ def _dead_active(state: State, part: PartState, dead: Tensor, scores: Tensor) ->
         z = part.unscored(value.flatten().to(state.dtype), dead[pairs.feature])
         return Active(pattern=pairs, z=z, values=[z.relu()])
     z = part.unscored(scores.to(state.dtype), dead)
-    return Active(pattern=Dense(n_tokens=n, n_features=len(dead)), z=z, values=[z.relu()])
+    return Active(pattern=Dense(n_tokens=n, n_features=len(dead), low=state.dtype), z=z, values=[z.relu()])
 
 
 def compete(state: State, active: list[Active], x: Mapping[Site, Tensor]) -> list[Active]:
