@@ -186,7 +186,7 @@ def _errors(
     levels = []
     for level in range(len(state.edges) - 1):
         for part, each in zip(state.parts, active, strict=True):
-            pattern, values, rows = each.pattern, each.values[reading], part.own["W_dec"]
+            pattern, values, rows = each.pattern, each.values[reading], part.decoder
             if len(state.edges) > 2:
                 assert isinstance(pattern, Pairs)
                 pattern, index = pattern.split(state.edges)[level]
@@ -235,7 +235,7 @@ def _at_entries(
     state: State, part: PartState, active: Active, by_level: list[list[dict[Site, Tensor]]]
 ) -> tuple[Gradients, list[Block]]:
     """Gradients at the active entries, and by level the decoders' gradients."""
-    decoder, edges = part.own["W_dec"], state.edges
+    decoder, edges = part.decoder, state.edges
     n_levels = len(edges) - 1
     split: list[tuple[Pattern, Any]] = [(active.pattern, slice(None))]
     if n_levels > 1:
@@ -245,8 +245,9 @@ def _at_entries(
     for reading, values in enumerate(active.values):
         at = torch.zeros_like(values)
         for level, (pattern, index) in enumerate(split):
-            written = side_by_side(part.layout.writes, by_level[reading][level])
-            at[index] = pattern.against(written, decoder[edges[level] : edges[level + 1]])
+            written = side_by_side(part.layout.writes, by_level[reading][level]).to(decoder.dtype)
+            found = pattern.against(written, decoder[edges[level] : edges[level + 1]])
+            at[index] = found.to(values.dtype)
             if reading == 0:  # a gate's own reconstruction leaves the decoders alone
                 blocks.append(pattern.columns(values[index], written))
         grads.append(at)
@@ -268,16 +269,16 @@ def _weights(
     sink: Sink,
 ) -> None:
     """The gradients of a part's matrices in blocks of features, then those of its vectors."""
-    read = side_by_side(part.layout.reads, x)
+    read = side_by_side(part.layout.reads, x).to(part.scorer.dtype)
     encoder = active.pattern.columns(gradients.pre, read)
     direction = part.norm_gradient(state, gradients.norm)
     for level, decoder in enumerate(decoders):
         first = state.edges[level]
         for start, stop in part.blocks(first, state.edges[level + 1]):
-            grad = decoder(start - first, stop - first)
+            grad = decoder(start - first, stop - first).to(state.dtype)
             if direction is not None:
                 grad = grad + direction(start, stop)
-            grad_enc = encoder(start, stop)
+            grad_enc = encoder(start, stop).to(state.dtype)
             if help_ is not None:
                 help_.add(grad, grad_enc, start, stop)
             sink(f"{part.name}/W_dec", grad, start, stop)
@@ -291,7 +292,13 @@ def _weights(
 
 
 def _loss(errors: Mapping[Site, Tensor]) -> Tensor:
-    return torch.stack([e.square().mean() for e in errors.values()]).sum()
+    return torch.stack([_squares(e) / e.numel() for e in errors.values()]).sum()
+
+
+def _squares(x: Tensor) -> Tensor:
+    """‖x‖², without a copy of x."""
+    flat = x.reshape(-1)
+    return flat.dot(flat)
 
 
 def _loss_gradient(errors: Mapping[Site, Tensor]) -> dict[Site, Tensor]:
@@ -354,7 +361,7 @@ def _resampled_at(state: State) -> set[int]:
 
 
 def _figures(state: State, done: Pass, y: Mapping[Site, Tensor]) -> dict[str, float]:
-    fvu = [float(done.final[site].square().sum() / target.square().sum()) for site, target in y.items()]
+    fvu = [float(_squares(done.final[site]) / _squares(target)) for site, target in y.items()]
     dead = torch.stack([part.dead(state).float().mean() for part in state.parts])
     l0 = [part.l0(active) for part, active in zip(state.parts, done.active, strict=True)]
     return {"fvu": sum(fvu) / len(fvu), "l0": sum(l0) / len(l0), "dead": float(dead.mean())}

@@ -29,7 +29,7 @@ class Scaling:
 
     def inside(self, site: Site, x: Tensor, dtype: torch.dtype) -> Tensor:
         """What a site holds, in training's units."""
-        return (x.to(dtype) - self.mean[site].to(x.device, dtype)) / self.unit[site]
+        return torch.sub(x.to(dtype), self.mean[site].to(x.device, dtype)).div_(self.unit[site])
 
 
 @dataclass(frozen=True, kw_only=True)
