@@ -35,6 +35,9 @@ class ReLU(_Config):
     penalty: Literal["l1", "tanh"] = "l1"
     coefficient: NotNegative = 0.2
     steepness: Positive = 4.0
+    start_l0: Positive | None = None
+    """Active features a token to begin with: biases start where each feature fires as often as the others
+    (Conerly et al. 2025). Without it they start at 0, with half of all features active."""
 
 
 class TopK(_Config):
@@ -78,6 +81,9 @@ class JumpReLU(_Config):
     threshold: Positive = 0.1
     bandwidth: Positive = 0.1
     steepness: Positive = 4.0
+    start_l0: Positive | None = None
+    """Active features a token to begin with: thresholds start where each feature fires as often as the others
+    (Conerly et al. 2025). Without it they start at `threshold`."""
 
     @model_validator(mode="after")
     def _one_aim(self) -> JumpReLU:
@@ -95,6 +101,9 @@ class Gated(_Config):
 
     kind: Literal["gated"] = "gated"
     coefficient: NotNegative = 0.2
+    start_l0: Positive | None = None
+    """Active features a token to begin with: gates' biases start where each feature fires as often as the others
+    (Conerly et al. 2025). Without it they start at 0, with half of all features active."""
 
 
 Activation = Annotated[ReLU | TopK | BatchTopK | JumpReLU | Gated, Field(discriminator="kind")]

@@ -83,7 +83,7 @@ def relu_sae(
         dict(
             parts=autoencoders(sites),
             n_features=n_features,
-            activation=ReLU(coefficient=coefficient),
+            activation=ReLU(coefficient=coefficient, start_l0=n_features / 16),
             tied_start=True,
             dead=Resampling(),
         ),
@@ -134,7 +134,7 @@ def jumprelu_sae(
         dict(
             parts=autoencoders(sites),
             n_features=n_features,
-            activation=JumpReLU(target_l0=l0, coefficient=1.0),
+            activation=JumpReLU(target_l0=l0, coefficient=1.0, start_l0=2 * l0, bandwidth=0.5),
             tied_start=True,
             dead=PreActivation(),
         ),
@@ -154,7 +154,7 @@ def gated_sae(
         dict(
             parts=autoencoders(sites),
             n_features=n_features,
-            activation=Gated(coefficient=coefficient),
+            activation=Gated(coefficient=coefficient, start_l0=n_features / 16),
             decoder="unit",
             tied_start=True,
             dead=Resampling(),
@@ -225,7 +225,7 @@ def crosscoder(
         dict(
             parts=(PartSites(name=site, reads=sites, writes=sites),),
             n_features=n_features,
-            activation=ReLU(coefficient=coefficient),
+            activation=ReLU(coefficient=coefficient, start_l0=n_features / 16),
             norm="by site",
             tied_start=True,
             dead=Resampling(),

@@ -69,6 +69,9 @@ def _columns(names: Sequence[str], widths: Mapping[Site, int]) -> dict[Site, sli
     return found
 
 
+SAMPLE = 1024
+"""Rows from which first thresholds are taken."""
+
 Weights = dict[str, Tensor]
 """By name: `part/W_enc` (feature d_in), `part/b_enc`, `part/W_dec` (feature d_out), `part/W_skip`, per-feature extras
 of the objective such as `part/log_threshold`, and `b_dec/site`."""
@@ -89,6 +92,7 @@ def start(
     random = torch.Generator().manual_seed(recipe.seed)
     n = recipe.n_features
     weights: Weights = {}
+    first_l0 = getattr(recipe.activation, "start_l0", None)
     for layout in layouts:
         decoder = _unit_rows(torch.randn(n, layout.d_out, generator=random).to(**like))
         if recipe.tied_start:
@@ -104,12 +108,25 @@ def start(
         weights[f"{name}/W_dec"] = decoder if recipe.decoder == "unit" else 0.1 * decoder
         for extra, value in extras.items():
             weights[f"{name}/{extra}"] = torch.full((n,), value, **like)
+        if first_l0 is not None:
+            read = side_by_side(layout.reads, {site: x[:SAMPLE] for site, x in rows.items()})
+            bar = _bars(encoder, read.to(**like), first_l0 / n)
+            if "log_threshold" in extras:
+                weights[f"{name}/log_threshold"] = bar.clamp(min=1e-3).log()
+            else:
+                weights[f"{name}/b_enc"] = -bar
         if recipe.skip:
             width = next(iter(layout.writes.values())).stop
             weights[f"{name}/W_skip"] = torch.zeros(width, layout.d_in, **like)
         for site, columns in layout.writes.items():
             weights.setdefault(f"b_dec/{site}", torch.zeros(columns.stop - columns.start, **like))
     return weights
+
+
+def _bars(encoder: Tensor, read: Tensor, share: float) -> Float[Tensor, " feature"]:
+    """The pre-activation that each feature exceeds on this share of the rows."""
+    k = len(read) - min(len(read) - 1, max(1, round(share * len(read))))
+    return torch.cat([(read @ rows.T).kthvalue(k, dim=0).values for rows in encoder.split(4096)])
 
 
 def _unit_rows(x: Tensor) -> Tensor:
