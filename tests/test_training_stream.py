@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 from itertools import islice
 
 import pytest
@@ -80,7 +79,9 @@ def test_contexts_of_a_text_all_begin_with_its_begin_token(model):
     texts = ["abc", "x" * 100, "", "a longer text, " * 5]
     bos = model.tokenizer.bos_token_id
     found: dict[int, list[int]] = {}
-    for context in cut_contexts(encoder(model), enumerate(texts), Feed(context=8, forward_tokens=64), bos=bos):
+    for context in cut_contexts(
+        encoder(model), enumerate(texts), Feed(context=8, forward_tokens=64), bos=bos
+    ):
         assert context.ids[0] == bos and len(context.ids) <= 8
         there = found.setdefault(context.document, [bos])
         assert context.offset == len(there) - 1
@@ -126,9 +127,15 @@ def test_what_is_not_finite_is_refused():
         with torch.no_grad():
             model.module.model.embed_tokens.weight[6] = 3e5
         feed = Feed(context=16, forward_tokens=64, dtype=torch.float16)
-        with pytest.raises(ThoughtscopeError, match=r"resid_post.0 are not finite in torch.float16.*wider type"):
+        with pytest.raises(
+            ThoughtscopeError, match=r"resid_post.0 are not finite in torch.float16.*wider type"
+        ):
             if callable(docs):
-                next(HarvestStream(model, docs, ["resid_post.0"], batch=8, buffer_tokens=96, feed=feed).batches())
+                next(
+                    HarvestStream(
+                        model, docs, ["resid_post.0"], batch=8, buffer_tokens=96, feed=feed
+                    ).batches()
+                )
             else:
                 list(harvest(model, docs, ["resid_post.0"], feed))
     with torch.no_grad():
@@ -279,7 +286,12 @@ def test_moments_are_exact_and_merge():
     whole = Moments.of(x)
     torch.testing.assert_close(whole.mean, x.mean(0), rtol=1e-14, atol=0)
     assert whole.mean_square == pytest.approx(float((x - x.mean(0)).square().mean()), rel=1e-12)
-    merged = Moments.of(x[:0]).merged(Moments.of(x[:300])).merged(Moments.of(x[300:301])).merged(Moments.of(x[301:]))
+    merged = (
+        Moments.of(x[:0])
+        .merged(Moments.of(x[:300]))
+        .merged(Moments.of(x[300:301]))
+        .merged(Moments.of(x[301:]))
+    )
     torch.testing.assert_close(merged.mean, whole.mean, rtol=1e-13, atol=0)
     assert merged.mean_square == pytest.approx(whole.mean_square, rel=1e-12)
     assert merged.n_rows == whole.n_rows == 1000
