@@ -17,6 +17,7 @@ from torch import Tensor
 
 from thoughtscope.core.site import Site
 from thoughtscope.dictionaries import Activation, Dictionary, Part
+from thoughtscope.training.ranks import Ranks
 from thoughtscope.training.recipe import PartSites, Recipe, TopK
 
 
@@ -62,9 +63,18 @@ def _columns(names: Sequence[str], widths: Mapping[Site, int]) -> dict[Site, sli
     return found
 
 
+_DRAWN = 4096
+"""Rows of start values that are drawn at a time."""
+
 Weights = dict[str, Tensor]
 """By name: `part/W_enc` (feature d_in), `part/b_enc`, `part/W_dec` (feature d_out), `part/W_skip`, per-feature extras
 of the objective such as `part/log_threshold`, and `b_dec/site`."""
+
+
+def per_feature(name: str) -> bool:
+    """Whether a weight has a row a feature; the others belong to sites."""
+    owner, _, kind = name.rpartition("/")
+    return owner != "b_dec" and kind != "W_skip"
 
 
 def start(
@@ -72,20 +82,24 @@ def start(
     layouts: Sequence[PartLayout],
     rows: Mapping[Site, Tensor],
     extras: Mapping[str, float],
+    ranks: Ranks | None = None,
     **like: Any,
 ) -> Weights:
     """Encoders start as directions of real inputs (`rows`, in training's units), so that each fires on something.
 
-    `extras` are per-feature weights with their start values, `like` the type and device.
+    `extras` are per-feature weights with their start values, `like` the type and device. Every rank draws for all
+    features and keeps its own rows, so that the start is the same for any number of them.
     """
     random = torch.Generator().manual_seed(recipe.seed)
-    n = recipe.n_features
+    own = (ranks or Ranks()).rows(recipe.n_features)
+    n = len(own)
     weights: Weights = {}
     for layout in layouts:
-        drawn = torch.randint(len(next(iter(rows.values()))), (n,), generator=random)
+        drawn = torch.randint(len(next(iter(rows.values()))), (recipe.n_features,), generator=random)
+        drawn = drawn[own.start : own.stop]
         encoder = torch.cat([rows[site][drawn.to(rows[site].device)] for site in layout.reads], dim=1)
         encoder = _unit_rows(encoder.to(**like))
-        decoder = torch.randn(n, layout.d_out, generator=random, dtype=torch.float32).to(**like)
+        decoder = _normal_rows(recipe.n_features, layout.d_out, own, random).to(**like)
         decoder = encoder.clone() if recipe.tied_start else _unit_rows(decoder)
         name = layout.name
         weights[f"{name}/W_enc"] = encoder
@@ -99,6 +113,17 @@ def start(
         for site, columns in layout.writes.items():
             weights.setdefault(f"b_dec/{site}", torch.zeros(columns.stop - columns.start, **like))
     return weights
+
+
+def _normal_rows(n: int, width: int, own: range, random: torch.Generator) -> Float[Tensor, "own width"]:
+    """Rows `own` of a matrix of normal numbers, which is drawn some rows at a time and never held as a whole."""
+    kept = torch.empty(len(own), width)
+    for first in range(0, n, _DRAWN):
+        drawn = torch.randn(min(_DRAWN, n - first), width, generator=random, dtype=torch.float32)
+        start, stop = max(own.start, first), min(own.stop, first + len(drawn))
+        if start < stop:
+            kept[start - own.start : stop - own.start] = drawn[start - first : stop - first]
+    return kept
 
 
 def _unit_rows(x: Tensor) -> Tensor:
