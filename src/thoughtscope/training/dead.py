@@ -12,6 +12,7 @@ from torch import Tensor
 
 from thoughtscope.core.site import Site
 from thoughtscope.training.recipe import Auxiliary, PreActivation
+from thoughtscope.training.weights import side_by_side
 
 if TYPE_CHECKING:
     from thoughtscope.training.state import PartState, State
@@ -44,8 +45,6 @@ def revive(
     errors: Mapping[Site, Tensor],
 ) -> Revival | None:
     """The gradients by which dead features learn in this step, if any are dead."""
-    from thoughtscope.training.step import side_by_side
-
     if dead is None:
         return None
     index = part.dead_index(state)
@@ -111,8 +110,6 @@ def resample(state: State, x: Mapping[Site, Tensor], errors: Mapping[Site, Tenso
     Inputs are drawn with probability proportional to their squared loss. Encoders take a fifth of the mean norm of the
     living, decoders the direction of what is left there (Bricken et al. 2023, appendix on resampling).
     """
-    from thoughtscope.training.step import side_by_side
-
     random = torch.Generator().manual_seed(state.recipe.seed * 1_000_003 + state.step)
     count = 0
     for part in state.parts:

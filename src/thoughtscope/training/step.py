@@ -27,6 +27,7 @@ from thoughtscope.training.patterns import Block, Dense, Pairs, Pattern
 from thoughtscope.training.recipe import Auxiliary, Resampling
 from thoughtscope.training.selection import above_zero, among_all, bar_of_all, largest
 from thoughtscope.training.state import PartState, State
+from thoughtscope.training.weights import side_by_side
 
 ROWS = 1024
 """Tokens that are encoded at a time: their scores are still in the cache when the best are looked for."""
@@ -306,13 +307,6 @@ def _weights(
     sink(f"{part.name}/b_enc", bias, 0, None)
     for name, grad in gradients.extras.items():
         sink(f"{part.name}/{name}", grad, 0, None)
-
-
-def side_by_side(columns: Mapping[Site, slice], held: Mapping[Site, Tensor]) -> Tensor:
-    """The sites of a part as one matrix, in the part's order."""
-    return (
-        held[next(iter(columns))] if len(columns) == 1 else torch.cat([held[site] for site in columns], dim=1)
-    )
 
 
 def _loss(errors: Mapping[Site, Tensor]) -> Tensor:

@@ -55,6 +55,13 @@ class PartLayout:
         return cls(name=part.name, reads=_columns(part.reads, widths), writes=_columns(part.writes, widths))
 
 
+def side_by_side(columns: Mapping[Site, slice], held: Mapping[Site, Tensor]) -> Tensor:
+    """The sites of a part as one matrix, in the part's order."""
+    return (
+        held[next(iter(columns))] if len(columns) == 1 else torch.cat([held[site] for site in columns], dim=1)
+    )
+
+
 def _columns(names: Sequence[str], widths: Mapping[Site, int]) -> dict[Site, slice]:
     found, start = {}, 0
     for site in map(Site.parse, names):
@@ -87,6 +94,7 @@ def start(
 ) -> Weights:
     """Encoders start as directions of real inputs (`rows`, in training's units), so that each fires on something.
 
+    Tied ones start as random directions: of inputs that resemble one another, k together would write k times too much.
     `extras` are per-feature weights with their start values, `like` the type and device. Every rank draws for all
     features and keeps its own rows, so that the start is the same for any number of them.
     """
@@ -95,12 +103,15 @@ def start(
     n = len(own)
     weights: Weights = {}
     for layout in layouts:
-        drawn = torch.randint(len(next(iter(rows.values()))), (recipe.n_features,), generator=random)
-        drawn = drawn[own.start : own.stop]
-        encoder = torch.cat([rows[site][drawn.to(rows[site].device)] for site in layout.reads], dim=1)
-        encoder = _unit_rows(encoder.to(**like))
-        decoder = _normal_rows(recipe.n_features, layout.d_out, own, random).to(**like)
-        decoder = encoder.clone() if recipe.tied_start else _unit_rows(decoder)
+        decoder = _unit_rows(_normal_rows(recipe.n_features, layout.d_out, own, random).to(**like))
+        if recipe.tied_start:
+            encoder = decoder.clone()
+        else:
+            drawn = torch.randint(len(next(iter(rows.values()))), (recipe.n_features,), generator=random)
+            drawn = drawn[own.start : own.stop]
+            encoder = _unit_rows(
+                side_by_side(layout.reads, {s: x[drawn.to(x.device)] for s, x in rows.items()}).to(**like)
+            )
         name = layout.name
         weights[f"{name}/W_enc"] = encoder
         weights[f"{name}/b_enc"] = torch.zeros(n, **like)
