@@ -178,7 +178,7 @@ class Data(_Config):
     """How text becomes batches: documents are cut to `context` tokens, their rows mixed in a buffer."""
 
     context: Annotated[int, Field(ge=2)] = 128
-    buffer_tokens: Count = 200_000
+    buffer_tokens: Count = 3 * 2**17
     passes: Count = 1
     """How often each row is used."""
     rows: Literal["float32", "bfloat16", "float16"] = "bfloat16"
