@@ -96,7 +96,7 @@ def compare(before: Dictionary, after: Dictionary, model: Model | None = None) -
             f"{', '.join(map(str, before.sites))}; {', '.join(map(str, after.sites))}."
         )
     rows = probe_rows(before)
-    one, other = (_answers(dictionary, rows) for dictionary in (before, after))
+    one, other = (answers(dictionary, rows) for dictionary in (before, after))
     error = sum(float((other[site] - one[site]).double().square().sum()) for site in one)
     variance = sum(float((y - y.mean(0)).double().square().sum()) for y in one.values())
     difference = error / variance if variance else (0.0 if error == 0 else float("inf"))
@@ -127,5 +127,6 @@ def probe_rows(dictionary: Dictionary) -> dict[Site, Float[Tensor, "row _"]]:
     return rows
 
 
-def _answers(dictionary: Dictionary, rows: Mapping[Site, Tensor]) -> dict[Site, Tensor]:
+def answers(dictionary: Dictionary, rows: Mapping[Site, Tensor]) -> dict[Site, Tensor]:
+    """What a dictionary writes for rows that its sites hold, at every row."""
     return total_by_site([reconstruct(part, rows)[0] for part in dictionary.parts])
