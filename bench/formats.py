@@ -20,11 +20,15 @@ from typing import Any
 
 from _sides import NOT_COMPARED, ROOT
 
+FORMATS = {"clt-training": "sparsify"}
+"""The layout's name where it is not the library's."""
 CLOSE = 1e-6
 """Of the largest number in the library's answer."""
+QUIET = {"HF_HUB_OFFLINE": "1", "SPARSIFY_NO_COMPILE": "1", "SPARSIFY_DISABLE_TRITON": "1"}
 ENVIRONMENTS = {
     "sae-lens": "sae-lens",
     "sparsify": "eai-sparsify",
+    "clt-training": "clt-training",
     "dictionary-learning": "dictionary-learning",
     "crosslayer-coding": "crosslayer-coding",
 }
@@ -67,11 +71,11 @@ def compare(library: str, python: Path) -> list[Case]:
             dictionary = load_dictionary(source)
             theirs = load_file(folder / f"make, {kind}.safetensors")
             found[kind]["theirs_here"] = _distance(answers(dictionary, _sites(rows)), theirs)
-            save_dictionary(dictionary, folder / "again" / kind, format=library)
+            save_dictionary(dictionary, folder / "again" / kind, format=FORMATS.get(library, library))
             found[kind]["identical"] = _same(source, folder / "again" / kind)
             try:  # as any dictionary, not as files that were kept
                 own = _without_files(dictionary, Card())
-                save_dictionary(own, folder / "ours" / kind, format=library)
+                save_dictionary(own, folder / "ours" / kind, format=FORMATS.get(library, library))
             except DictionaryMismatch as error:
                 found[kind] |= {"ours_there": None, "why_not": str(error)}
         _ask(python, library, "read", folder)
@@ -132,7 +136,7 @@ def _ask(python: Path, library: str, verb: str, folder: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=environment | {"HF_HUB_OFFLINE": "1"},
+        env=environment | QUIET,
     )
     if done.returncode:
         raise RuntimeError(f"{library} could not {verb}:\n{done.stdout[-3000:]}")

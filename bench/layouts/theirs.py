@@ -140,6 +140,57 @@ def sparsify_answer(coder: Any) -> Answer:
     return answer
 
 
+# --- clt-training ----------------------------------------------------------------------------------------------------
+
+CROSS: dict[str, dict[str, Any]] = {
+    "tied to the target": {"coalesce_topk": "concat", "post_encoder_scale": True},
+    "tied to the target, normalised": {"coalesce_topk": "concat", "normalize_io": True},
+    "a decoder each at the target": {"coalesce_topk": "per-layer"},
+    "groupmax": {"coalesce_topk": "concat", "activation": "groupmax", "k": 8},
+}
+
+
+def clt_training_make(folder: Path) -> dict[str, Answer]:
+    """Its way of sources with decoders of their own cannot run at this commit, so it is not here."""
+    from sparsify import SparseCoder, SparseCoderConfig
+
+    made: dict[str, Answer] = {}
+    for name, settings in CROSS.items():
+        for layer in range(LAYERS):
+            config = SparseCoderConfig(**{"k": K} | settings, num_latents=F, transcode=True, skip_connection=True,
+                                       n_targets=LAYERS - layer, n_sources=layer + 1)  # fmt: skip
+            coder = SparseCoder(D, config)
+            shake(coder)
+            if config.normalize_io:
+                coder.in_norm.fill_(3.0 + layer)
+                coder.out_norm.fill_(5.0 - layer)
+            coder.save_to_disk(folder / name / f"layers.{layer}.mlp")
+        made[name] = clt_training_read(folder / name)
+    return made
+
+
+def clt_training_read(folder: Path) -> Answer:
+    from sparsify import SparseCoder, sparse_coder
+    from sparsify.runner import CrossLayerRunner
+    from torch.nn.functional import embedding_bag
+
+    # The sum that its kernel for GPUs takes.
+    sparse_coder.decoder_impl = lambda index, acts, W: embedding_bag(
+        index, W, per_sample_weights=acts, mode="sum"
+    )
+    names = [f"layers.{layer}.mlp" for layer in range(LAYERS)]
+    coders = {name: SparseCoder.load_from_disk(folder / name).double() for name in names}
+
+    def answer(x: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        runner, out = CrossLayerRunner(), {}
+        for layer, name in enumerate(names):
+            given = x[f"mlp_in.{layer}"]
+            out[f"mlp_raw.{layer}"] = runner(given, torch.zeros_like(given), coders[name], name).sae_out
+        return out
+
+    return answer
+
+
 # --- dictionary_learning ---------------------------------------------------------------------------------------------
 
 CLASSES = ("AutoEncoder", "AutoEncoderNew", "GatedAutoEncoder", "AutoEncoderTopK", "BatchTopKSAE",
@@ -238,6 +289,7 @@ def crosslayer_answer(model: Any) -> Answer:
 LIBRARIES: dict[str, tuple[Callable[[Path], dict[str, Answer]], Callable[[Path], Answer]]] = {
     "sae-lens": (sae_lens_make, sae_lens_read),
     "sparsify": (sparsify_make, sparsify_read),
+    "clt-training": (clt_training_make, clt_training_read),
     "dictionary-learning": (dictionary_learning_make, dictionary_learning_read),
     "crosslayer-coding": (crosslayer_make, crosslayer_read),
 }
