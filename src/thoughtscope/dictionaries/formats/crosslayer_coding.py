@@ -46,6 +46,7 @@ CONFIG, STATS, LATEST = "cfg.json", "norm_stats.json", "clt_checkpoint_latest.sa
 _WEIGHTS = re.compile(r"(clt|model|clt_checkpoint_(latest|\d+))\.safetensors")
 _FILES = re.compile(rf"{CONFIG}|{STATS}|{_WEIGHTS.pattern}")
 """What a save replaces; everything else in the folder stays."""
+MAX_LAYERS = 512
 MAX_STATS = 2**26
 """Bytes of `norm_stats.json`: four numbers a layer and width, some twenty characters each."""
 _EPS = 1e-6
@@ -111,8 +112,8 @@ def load(folder: Path) -> Dictionary:
 
 def _whole(config: Mapping[str, Any], key: str, path: Path) -> int:
     value = config.get(key)
-    if type(value) is not int or not 1 <= value <= 4096:
-        raise CorruptArtefact(f"{path}: {key} is a whole number from 1 to 4096; got {value!r:.40}.")
+    if type(value) is not int or not 1 <= value <= MAX_LAYERS:
+        raise CorruptArtefact(f"{path}: {key} is a whole number from 1 to {MAX_LAYERS}; got {value!r:.40}.")
     return value
 
 
@@ -197,7 +198,7 @@ def _scale(stats: Mapping[str, Any], layer: int, width: int, path: Path) -> _Sca
         try:
             given = stats[str(layer)][side]
             mean, std = (torch.tensor(given[key], dtype=torch.float32).double() for key in ("mean", "std"))
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, RuntimeError, OverflowError):
             raise CorruptArtefact(f"{path} has no mean and std for the {side} of layer {layer}.") from None
         if mean.shape != (width,) or std.shape != (width,) or not bool((std >= 0).all()):
             raise CorruptArtefact(

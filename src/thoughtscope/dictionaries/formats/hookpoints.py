@@ -20,6 +20,7 @@ from thoughtscope.dictionaries.formats.folding import Coder, centred, rescaled
 from thoughtscope.dictionaries.formats.names import site_of_module
 
 _ACTIVATIONS: dict[str, Kind] = {"topk": "topk", "groupmax": "groupmax"}
+MAX_NUMBER, MAX_TARGETS = 2**24, 512
 _PER_TARGET = ("W_decs", "b_decs", "W_skips", "post_encs", "post_enc_scales")
 _COALESCED = ("none", "concat", "per-layer")
 
@@ -42,13 +43,16 @@ class Hookpoint:
 
     def number(self, key: str, default: int) -> int:
         value = self.config.get(key, default)
-        if type(value) is not int or value < 0:
-            raise CorruptArtefact(f"{self.path}: {key} is a whole number of 0 or more; got {value!r:.40}.")
+        if type(value) is not int or not 0 <= value <= MAX_NUMBER:
+            raise CorruptArtefact(f"{self.path}: {key} is a whole number from 0 to {MAX_NUMBER}; got {value!r:.40}.")
         return value
 
     @property
     def n_targets(self) -> int:
-        return self.number("n_targets", 0) if self.flag("transcode") else 0
+        found = self.number("n_targets", 0) if self.flag("transcode") else 0
+        if found > MAX_TARGETS:
+            raise CorruptArtefact(f"{self.path}: n_targets is {MAX_TARGETS} at most; got {found}.")
+        return found
 
     @property
     def coalesce(self) -> str:

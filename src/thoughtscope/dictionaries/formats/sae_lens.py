@@ -244,7 +244,7 @@ def _scaled(source: Folder, at: str, coder: Coder, config: Mapping[str, Any]) ->
             f"{path} is missing or without a scaling_factor: {CONFIG} says that inputs are scaled to an average "
             f'length (expected_average_only_in), and only that file says by what. Write {{"scaling_factor": …}} there.'
         )
-    return rescaled(coder, read=factor, write=1 / factor)
+    return rescaled(coder, read=float(factor), write=1 / float(factor))
 
 
 def _number(config: Mapping[str, Any], key: str, path: Path) -> int:
