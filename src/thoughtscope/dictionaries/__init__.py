@@ -3,6 +3,8 @@
 from thoughtscope.dictionaries.activation import Activation as Activation
 from thoughtscope.dictionaries.card import Card as Card
 from thoughtscope.dictionaries.card import SelfTest as SelfTest
+from thoughtscope.dictionaries.conversion import Conversion as Conversion
+from thoughtscope.dictionaries.conversion import compare as compare
 from thoughtscope.dictionaries.dictionary import Dictionary as Dictionary
 from thoughtscope.dictionaries.dictionary import Part as Part
 from thoughtscope.dictionaries.dictionary import check_fits as check_fits
