@@ -149,7 +149,10 @@ def encoder(model: Model) -> Encoder:
     def encode(documents: list[Document]) -> list[Sequence[int]]:
         texts = [document for document in documents if isinstance(document, str)]
         if not texts:
-            ids = [[int(token) for token in document] for document in documents]
+            try:
+                ids = [[int(token) for token in document] for document in documents]
+            except (TypeError, ValueError):
+                raise ThoughtscopeError("A document is a text or a list of token ids.") from None
             bad = next((token for row in ids for token in row if not 0 <= token < size), None)
             if bad is not None:
                 raise ThoughtscopeError(

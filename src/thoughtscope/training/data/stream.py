@@ -12,14 +12,12 @@ made of the lanes' blocks in their order; a process that has some of the lanes m
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import chain, count, islice
+from itertools import count
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float64, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from thoughtscope.core.errors import ThoughtscopeError
@@ -27,7 +25,9 @@ from thoughtscope.core.site import Site
 from thoughtscope.dictionaries.documents import Document
 from thoughtscope.training.data.ahead import ahead
 from thoughtscope.training.data.harvest import Feed, Harvested, Lane, check_finite, lanes_of
-from thoughtscope.training.data.sources import Source, source_of
+from thoughtscope.training.data.moments import Moments
+from thoughtscope.training.data.order import LANES, Share, generator
+from thoughtscope.training.data.sources import Documents, Source, source_of
 
 if TYPE_CHECKING:
     from thoughtscope.models import Model
@@ -35,43 +35,10 @@ if TYPE_CHECKING:
 Batch = Mapping[Site, Tensor]
 """Rows by site, (row, width) each: as the model made them, not centred and not scaled."""
 
-LANES = 8
+
 MOMENT_ROWS = 65_536
 """Rows from which a stream takes its moments."""
 _SLOTS = 3  # the piece that is made, and the two that a window mixes
-_BLOCK = 8192
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Moments:
-    """The mean of a site's rows, and the mean square about it, over rows and dimensions."""
-
-    mean: Float64[Tensor, " width"]
-    mean_square: float
-    n_rows: int
-
-    @classmethod
-    def of(cls, rows: Tensor) -> Moments:
-        """Those of rows (row, width), in float64."""
-        n_rows, width = rows.shape
-        device = "cpu" if rows.device.type == "mps" else rows.device
-        total = torch.zeros(width, dtype=torch.float64, device=device)
-        for block in rows.split(_BLOCK):
-            total += block.to(device, torch.float64).sum(0)
-        mean = total / max(n_rows, 1)
-        square = torch.zeros((), dtype=torch.float64, device=device)
-        for block in rows.split(_BLOCK):
-            square += (block.to(device, torch.float64) - mean).square_().sum()
-        return cls(mean=mean.cpu(), mean_square=float(square) / max(n_rows * width, 1), n_rows=n_rows)
-
-    def merged(self, other: Moments) -> Moments:
-        """The moments of the rows of both (Chan et al. 1979)."""
-        n_rows = self.n_rows + other.n_rows
-        share = other.n_rows / max(n_rows, 1)
-        between = other.mean - self.mean
-        about = self.mean_square * (1 - share) + other.mean_square * share
-        spread = float(between.square().mean()) * share * (1 - share)
-        return Moments(mean=self.mean + between * share, mean_square=about + spread, n_rows=n_rows)
 
 
 @runtime_checkable
@@ -92,28 +59,6 @@ class Stream(Protocol):
 
     def batches(self, start: int = 0) -> Iterator[Batch]:
         """Batches from step `start` on: the same, bit for bit, whatever was drawn before."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Share:
-    """Which part of every batch one of several processes makes: a block of its rows."""
-
-    rank: int = 0
-    world: int = 1
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.rank < self.world:
-            raise ThoughtscopeError(f"rank is 0 to world - 1; got rank {self.rank} of {self.world}.")
-
-    def of(self, n: int) -> range:
-        """This process's of `n` things: neighbours, as many as the others' or one more or less."""
-        return range(self.rank * n // self.world, (self.rank + 1) * n // self.world)
-
-
-def generator(*numbers: int | str) -> torch.Generator:
-    """Random numbers that depend on `numbers` alone, on every machine."""
-    digest = hashlib.sha256(repr(numbers).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
 class HarvestStream:
@@ -141,7 +86,7 @@ class HarvestStream:
         moments: Mapping[Site, Moments] | None = None,
     ) -> None:
         self.model = model
-        self.source = source_of(documents)
+        self.source = source_of(documents, model)
         self.sites: tuple[Site, ...] = tuple(dict.fromkeys(model.site(site) for site in sites))
         self.widths: Mapping[Site, int] = {site: model.width(site) for site in self.sites}
         self.feed = feed or Feed()
@@ -161,7 +106,7 @@ class HarvestStream:
         self._steps = buffer_tokens // (2 * _SLOTS * batch) * 2
         """Steps of a window, in one pass: even, so that a piece has halves."""
         self._own = self.share.of(lanes)
-        self._replay = _Replay(self.source)
+        self._documents = Documents(self.source)
         self._moments = moments
 
     @property
@@ -175,7 +120,7 @@ class HarvestStream:
         if self._moments is None:
             n_lanes = len(self._cuts) - 1
             each = min(-(-MOMENT_ROWS // n_lanes), self._steps * -(-self.batch // n_lanes))
-            lanes = self._lanes(self._replay.peek(), range(n_lanes))
+            lanes = self._lanes(self._documents.peek(), range(n_lanes))
             found: dict[Site, Moments] = {}
             for lane in lanes:
                 for harvested in lane.take(each):
@@ -191,8 +136,7 @@ class HarvestStream:
     def batches(self, start: int = 0) -> Iterator[Batch]:
         """Batches from step `start` on. Raises `ThoughtscopeError` when a source that is read once has run out."""
         window, turn = self._window_of(start)
-        documents = self._replay.read()
-        index: Tensor
+        documents = self._documents.endless()
         for piece, ring in ahead(lambda: self._pieces(documents, max(window - 1, 0))):
             if piece < window:
                 continue
@@ -275,52 +219,3 @@ class HarvestStream:
             n_rows = _SLOTS * len(self.rows) * self._steps
             ring |= {site: x.new_empty(n_rows, x.shape[1]) for site, x in harvested.rows.items()}
         return ring
-
-
-class _Replay:
-    """A source that starts over; of one that can be read once, what a look ahead took is given again."""
-
-    def __init__(self, source: Source) -> None:
-        self._source = source
-        self._seen: list[Document] = []
-        self._rest: Iterator[Document] | None = None
-        self._taken = False
-
-    def peek(self) -> Iterator[Document]:
-        """The documents from the start, once through, for a look that does not count."""
-        if not self._source.once:
-            return iter(self._source.documents())
-        return self._recorded()
-
-    def read(self) -> Iterator[Document]:
-        """The documents from the start, endless where they can be. Raises `ThoughtscopeError` for a second reading."""
-        if not self._source.once:
-            return self._endless()
-        if self._taken:
-            raise ThoughtscopeError(
-                f"{self._source.name} can be read once only, and was. Give a list, or a function that returns the "
-                "documents anew."
-            )
-        self._taken = True
-        seen, self._seen = self._seen, []
-        return chain(seen, self._iterator())
-
-    def _iterator(self) -> Iterator[Document]:
-        if self._rest is None:
-            self._rest = iter(self._source.documents())
-        return self._rest
-
-    def _recorded(self) -> Iterator[Document]:
-        yield from islice(self._seen, len(self._seen))
-        for document in self._iterator():
-            self._seen.append(document)
-            yield document
-
-    def _endless(self) -> Iterator[Document]:
-        while True:
-            some = False
-            for document in self._source.documents():
-                some = True
-                yield document
-            if not some:
-                raise ThoughtscopeError(f"{self._source.name} holds no documents.")
