@@ -28,7 +28,8 @@ from thoughtscope.dictionaries import (
 )
 from thoughtscope.dictionaries.activation import Activation as _Activation
 from thoughtscope.dictionaries.features import flat, total_by_site
-from thoughtscope.dictionaries.scores import DictionaryScores, Fit, declare
+from thoughtscope.dictionaries.fit import Fit
+from thoughtscope.dictionaries.scores import DictionaryScores, declare
 from thoughtscope.dictionaries.transcoders import is_cross_layer
 from thoughtscope.models import Model, capture, tokens_from_ids
 

@@ -10,13 +10,16 @@ from thoughtscope.dictionaries.dictionary import resident as resident
 from thoughtscope.dictionaries.features import Features as Features
 from thoughtscope.dictionaries.features import decode as decode
 from thoughtscope.dictionaries.features import encode as encode
+from thoughtscope.dictionaries.fit import Fit as Fit
+from thoughtscope.dictionaries.geometry import Geometry as Geometry
+from thoughtscope.dictionaries.geometry import geometry as geometry
 from thoughtscope.dictionaries.loading import load_dictionary as load_dictionary
 from thoughtscope.dictionaries.loading import save_dictionary as save_dictionary
 from thoughtscope.dictionaries.preflight import Preflight as Preflight
 from thoughtscope.dictionaries.preflight import preflight as preflight
 from thoughtscope.dictionaries.preflight import with_self_test as with_self_test
+from thoughtscope.dictionaries.replacement import Replacement as Replacement
 from thoughtscope.dictionaries.scores import DictionaryScores as DictionaryScores
-from thoughtscope.dictionaries.scores import Replacement as Replacement
 from thoughtscope.dictionaries.scores import declare as declare
 from thoughtscope.dictionaries.scores import evaluate_dictionary as evaluate_dictionary
 from thoughtscope.dictionaries.training import TrainConfig as TrainConfig
