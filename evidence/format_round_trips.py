@@ -72,7 +72,9 @@ def round_trip(name: str, dtype: Any, folder: Path) -> tuple[str, list[bool], li
     rows = rows_for(case)
     wanted = case.forward(rows)
     found = answers(dictionary, {Site.parse(site): x for site, x in rows.items()})
-    error = max(float((found[Site.parse(site)] - y).abs().max() / y.abs().max()) for site, y in wanted.items())
+    error = max(
+        float((found[Site.parse(site)] - y).abs().max() / y.abs().max()) for site, y in wanted.items()
+    )
     save_dictionary(dictionary, folder / "b", format=case.format)
     parts = tuple(replace(part, b_enc=part.b_enc - LOSSY) for part in dictionary.parts)
     save_dictionary(replace(dictionary, parts=parts), folder / "c")

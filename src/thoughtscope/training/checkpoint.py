@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ def load_state(
     Raises `ThoughtscopeError` naming what differs when it is of another recipe than `wanted`, `CorruptArtefact` for a
     damaged one: a training does not start over on its own.
     """
-    if not (folder / MANIFEST).exists():
+    if not os.path.lexists(folder / MANIFEST):
         return None
     artefact = load_artefact(folder, kind=KIND)
     try:
