@@ -1,8 +1,8 @@
 """Dictionaries of other libraries, loaded and saved again: the share of files that are the same to the byte.
 
-Every layout, kind and number type, several times with other weights. The files are written as the libraries write them
-(`tests/foreign_files.py`, `tests/foreign_layers.py`), and so is what the libraries compute with them: the answers of what
-was loaded are compared too. `bench/formats.py` does the same with the libraries themselves.
+Every layout, kind and number type, several times with other weights. The files are written as the libraries write
+them (`tests/foreign_files.py`, `tests/foreign_layers.py`), and so is what the libraries compute with them: the answers
+of what was loaded are compared too. `bench/formats.py` does the same with the libraries themselves.
 """
 
 from __future__ import annotations
@@ -105,6 +105,6 @@ def same(path: Path, folder: Path, other: Path) -> bool:
 if __name__ == "__main__":
     main(
         measure,
-        claim="Dictionaries of SAELens, sparsify, clt-training, dictionary_learning, crosslayer-coding, Llama Scope and "
-        "OpenAI are the same files, to the byte, after they were loaded and saved.",
+        claim="Dictionaries of SAELens, sparsify, clt-training, dictionary_learning, crosslayer-coding, Llama Scope "
+        "and OpenAI are the same files, to the byte, after they were loaded and saved.",
     )

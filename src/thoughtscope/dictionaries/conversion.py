@@ -15,7 +15,7 @@ from thoughtscope.core.site import Site
 from thoughtscope.core.tensors import all_finite
 from thoughtscope.dictionaries.dictionary import Dictionary, Part
 from thoughtscope.dictionaries.features import total_by_site
-from thoughtscope.dictionaries.scores import reconstruct
+from thoughtscope.dictionaries.replacement import reconstruct
 
 if TYPE_CHECKING:
     from thoughtscope.models import Model
