@@ -1,8 +1,8 @@
 """Dictionaries of other libraries, loaded and saved again: the share of files that are the same to the byte.
 
 Every layout, kind and number type, several times with other weights. The files are written as the libraries write them
-(`tests/foreign_files.py`, `tests/foreign_layers.py`), and so is what the libraries compute with them: the answers of what
-was loaded are compared too. `bench/formats.py` does the same with the libraries themselves.
+(`tests/foreign_files.py`, `tests/foreign_layers.py`). What the libraries compute with them is written out there too, and
+compared with the answers of what was loaded. `bench/formats.py` does the same with the libraries themselves.
 """
 
 from __future__ import annotations
@@ -72,7 +72,9 @@ def round_trip(name: str, dtype: Any, folder: Path) -> tuple[str, list[bool], li
     rows = rows_for(case)
     wanted = case.forward(rows)
     found = answers(dictionary, {Site.parse(site): x for site, x in rows.items()})
-    error = max(float((found[Site.parse(site)] - y).abs().max() / y.abs().max()) for site, y in wanted.items())
+    error = max(
+        float((found[Site.parse(site)] - y).abs().max() / y.abs().max()) for site, y in wanted.items()
+    )
     save_dictionary(dictionary, folder / "b", format=case.format)
     parts = tuple(replace(part, b_enc=part.b_enc - LOSSY) for part in dictionary.parts)
     save_dictionary(replace(dictionary, parts=parts), folder / "c")
@@ -103,6 +105,6 @@ def same(path: Path, folder: Path, other: Path) -> bool:
 if __name__ == "__main__":
     main(
         measure,
-        claim="Dictionaries of SAELens, sparsify, clt-training, dictionary_learning, crosslayer-coding, Llama Scope and "
-        "OpenAI are the same files, to the byte, after they were loaded and saved.",
+        claim="Dictionaries of SAELens, sparsify, clt-training, dictionary_learning, crosslayer-coding, Llama Scope "
+        "and OpenAI are the same files, to the byte, after they were loaded and saved.",
     )

@@ -44,7 +44,9 @@ class Hookpoint:
     def number(self, key: str, default: int) -> int:
         value = self.config.get(key, default)
         if type(value) is not int or not 0 <= value <= MAX_NUMBER:
-            raise CorruptArtefact(f"{self.path}: {key} is a whole number from 0 to {MAX_NUMBER}; got {value!r:.40}.")
+            raise CorruptArtefact(
+                f"{self.path}: {key} is a whole number from 0 to {MAX_NUMBER}; got {value!r:.40}."
+            )
         return value
 
     @property
