@@ -12,7 +12,7 @@ from tests.dictionary_oracle import KINDS, held, random_coder, touching, weights
 from tests.test_scores import activations, written
 from tests.tiny_models import tiny_model
 from thoughtscope.core.errors import DictionaryMismatch, ThoughtscopeError
-from thoughtscope.evaluation import save_saebench_core, saebench_core
+from thoughtscope.evaluation import saebench_core, save_saebench_core
 from thoughtscope.models import tokens_from_ids
 
 SPECIAL = (1, 2)
