@@ -175,7 +175,7 @@ def test_mistakes_are_named(model):
 
 @pytest.mark.parametrize("docs", [[], [[5]] * 3, lambda: iter([])], ids=["none", "too short", "function"])
 def test_documents_without_text_do_not_go_round_for_ever(model, docs):
-    with pytest.raises(ThoughtscopeError, match="holds? no (documents|text)"):
+    with pytest.raises(ThoughtscopeError, match=r"holds? no (documents|text)"):
         next(stream(model, docs).batches())
     assert _EMPTY > 1000
 
