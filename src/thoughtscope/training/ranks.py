@@ -67,7 +67,9 @@ class Ranks:
         for name, value in what.items():
             said = self.told(repr(value))
             if len(set(said)) > 1:
-                raise ThoughtscopeError(f"Ranks differ in {name}: {', '.join(said)}. Start all of them alike.")
+                raise ThoughtscopeError(
+                    f"Ranks differ in {name}: {', '.join(said)}. Start all of them alike."
+                )
 
     def together(self, work: Callable[[], T]) -> T:
         """Does the work here, and raises `ThoughtscopeError` on every rank if it failed on any: nobody waits for it."""

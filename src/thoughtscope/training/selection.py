@@ -53,9 +53,7 @@ def above_zero(
     return row[which], member * n_groups + group[which], members[which, member]
 
 
-def among_all(
-    value: Float[Tensor, "row candidate"], k: int, ranks: Ranks
-) -> Bool[Tensor, "row candidate"]:
+def among_all(value: Float[Tensor, "row candidate"], k: int, ranks: Ranks) -> Bool[Tensor, "row candidate"]:
     """Which of this rank's candidates are among the k largest of their row over all ranks.
 
     Exactly k are, as long as there are that many; of equal ones at the bar, those of earlier ranks.
