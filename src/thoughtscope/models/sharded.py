@@ -22,7 +22,7 @@ _IDLE, _WORK, _LEAVE = range(3)
 
 
 class Pace:
-    """Keeps the passes of a sharded model in step: before each, the processes vote, and who needs none runs an idle one.
+    """Keeps the passes of a sharded model in step: before each, the processes vote; who needs none runs an idle one.
 
     Processes that all run the same passes need no vote; those that each read their own text do so while it is `kept`.
     """
