@@ -22,7 +22,7 @@ from typing import Any
 
 from _claim import ROOT, Measured, main
 from _hammering import fork, kill
-from _ranks import Until, documents, stream, trainings
+from _ranks import STEPS, Until, documents, stream, trainings
 
 MOMENTS = 20
 FLIPS = 3
@@ -77,16 +77,18 @@ def train_in(folder: Path, *, stop: int | None = None) -> None:
 
 
 def killed_and_resumed(folder: Path, n: int, seed: int) -> tuple[list[bool], dict[str, Any]]:
-    """For `n` moments of a run, whether the killed and continued one ends as the one that was not; what the kills met."""
+    """For `n` moments of a run, whether the killed and continued one ends as one that was not; what the kills met."""
     draw = random.Random(seed)
     started = time.monotonic()
     end(fork(lambda: train_in(folder / "whole")))
-    seconds = time.monotonic() - started
+    step = (time.monotonic() - started) / STEPS
     wanted, equal, steps = content(folder / "whole"), [], []
     for number in range(n):
         home = folder / str(number)
         child = fork(lambda home=home: train_in(home))
-        time.sleep(draw.uniform(0, seconds))
+        # Sooner or later in the run, also on a machine that is busy with other things; then somewhere in a step.
+        wait_for(home, draw.randrange(STEPS - 1))
+        time.sleep(draw.uniform(0, step))
         kill(child)
         steps.append(step_of(home))
         end(fork(lambda home=home: train_in(home)))
@@ -139,6 +141,12 @@ def step_of(folder: Path) -> int:
         return int(json.loads((folder / "state" / "manifest.json").read_text())["meta"]["step"])
     except FileNotFoundError:
         return 0
+
+
+def wait_for(folder: Path, step: int) -> None:
+    """Returns when a checkpoint of this step or a later one is there."""
+    while step_of(folder) < step:
+        time.sleep(0.002)
 
 
 def end(child: int) -> None:
