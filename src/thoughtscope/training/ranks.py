@@ -145,13 +145,13 @@ class Joined(Ranks):
 
     def _stacked(self, x: Shaped[Tensor, "..."]) -> Shaped[Tensor, "rank ..."]:
         """Tensors of one shape from all ranks; as bytes, so that every type can travel."""
-        from torch.distributed import all_gather_into_tensor
+        from torch.distributed import all_gather
 
         x = x.contiguous()
         flat = x.reshape(-1).view(torch.uint8)
-        every = flat.new_empty(self.world * len(flat))
-        all_gather_into_tensor(every, flat)
-        return every.view(x.dtype).view(self.world, *x.shape)
+        every = flat.new_empty(self.world, len(flat))
+        all_gather(list(every.unbind()), flat)
+        return every.view(-1).view(x.dtype).view(self.world, *x.shape)
 
 
 def rows_of(n: int, rank: int, world: int) -> range:

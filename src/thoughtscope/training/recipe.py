@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from thoughtscope.core.errors import ThoughtscopeError
 from thoughtscope.core.site import Site
+from thoughtscope.training.data.order import LANES
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -181,6 +182,8 @@ class Data(_Config):
     buffer_tokens: Count = 3 * 2**17
     passes: Count = 1
     """How often each row is used."""
+    lanes: Count = LANES
+    """Shares into which documents are dealt: at least as many as processes. It decides what is mixed with what."""
     rows: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     """Type in which activations wait for their turn."""
     skip_first: bool = True

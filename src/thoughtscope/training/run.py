@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
@@ -22,14 +22,16 @@ from thoughtscope.dictionaries import Dictionary, with_self_test
 from thoughtscope.dictionaries.documents import Document
 from thoughtscope.training.checkpoint import load_state, save_state
 from thoughtscope.training.data.harvest import Feed
+from thoughtscope.training.data.order import Share
 from thoughtscope.training.data.sources import Source, source_of
 from thoughtscope.training.data.stream import Batch, HarvestStream
 from thoughtscope.training.log import Log
 from thoughtscope.training.objective import objective
+from thoughtscope.training.ranks import Ranks, ranks_here
 from thoughtscope.training.recipe import Recipe
 from thoughtscope.training.state import State
 from thoughtscope.training.step import train_step
-from thoughtscope.training.weights import PartLayout, Scaling, folded, start
+from thoughtscope.training.weights import PartLayout, Scaling, folded, per_feature, start
 
 if TYPE_CHECKING:  # a check of the protocol at run time would ask the stream for its moments
     from thoughtscope.models import Model
@@ -49,6 +51,7 @@ def train_dictionary(
     name: str | None = None,
     trackers: Iterable[str] = (),
     progress: Progress = silent,
+    ranks: Ranks | None = None,
 ) -> Dictionary:
     """Trains a dictionary of `model` on `documents`, which start over when they run out.
 
@@ -56,12 +59,15 @@ def train_dictionary(
     run that finds a state of the same recipe continues it to the same weights, bit for bit on one CPU, and one that was
     finished is only read. `progress` counts steps, with loss, FVU, L0, the dead share and tokens a second; what it
     raises stops the training, whose state is saved first.
+    Processes that a launcher such as torchrun started train together (`ranks`): each makes its share of every batch and
+    has its share of the features, and the first one writes metrics and calls `progress`.
     Raises `ThoughtscopeError` when the documents hold too little text, the model lacks a site, or the state is of
     another recipe, `CorruptArtefact` for a damaged state, `DictionaryMismatch` for that of a model of other widths,
     `FolderInUse` when another run trains in `folder`, `NotWritten` for a full disk.
     """
     for site in recipe.sites:
         model.site(site)
+    ranks = ranks or ranks_here(model.device)
     source, tested = _with_head(source_of(documents))
     data = recipe.data
     stream = HarvestStream(
@@ -73,11 +79,13 @@ def train_dictionary(
         buffer_tokens=data.buffer_tokens,
         seed=recipe.seed,
         passes=data.passes,
+        lanes=data.lanes,
+        share=Share(rank=ranks.rank, world=ranks.world),
     )
     name = name or f"{model.name}/{recipe.parts[0].name}"
     state = train(
         stream, recipe, folder=folder, name=name, trackers=trackers, progress=progress, device=model.device,
-        about=lambda: {"tested": tested()},
+        about=lambda: {"tested": tested()}, ranks=ranks,
     )  # fmt: skip
     trained = finished(state, name=name, model_name=model.name)
     return with_self_test(model, trained, state.about["tested"])
@@ -93,24 +101,32 @@ def train(
     progress: Progress = silent,
     device: torch.device | str = "cpu",
     about: Callable[[], Mapping[str, Any]] = dict,
+    ranks: Ranks | None = None,
 ) -> State:
     """Trains on any stream of batches, as `train_dictionary` does on those of a model; returns the last state.
 
-    What `about` returns as the training begins (JSON-able) is kept with it, as `state.about`.
+    What `about` returns as the training begins (JSON-able) is kept with it, as `state.about`. Of several `ranks`, each
+    returns the state of its own features. Raises `ThoughtscopeError` where they differ in the recipe, or where their
+    shares of a batch do not make one whole.
     """
+    ranks = ranks or ranks_here(device)
+    ranks.agree({f"recipe.{key}": value for key, value in recipe.model_dump(mode="json").items()})
     home = None if folder is None else Path(folder)
-    if home:
-        with writing(home):
-            home.mkdir(parents=True, exist_ok=True)
-    with exclusive(home, patience=0.0) if home else nullcontext():
-        state = _found(home / CHECKPOINT, stream, recipe, device) if home else None
+    with ExitStack() as stack:
+        if home:
+            ranks.hold(stack, lambda: _own_folder(home))
+        state = ranks.together(
+            lambda: _found(home / CHECKPOINT, stream, recipe, device, ranks) if home else None
+        )
         if state is None or state.step < recipe.schedule.n_steps:
-            batches = stream.batches(state.step if state else 0)
+            batches = _whole_batches(stream, ranks, state.step if state else 0, device)
             if state is None:
                 kept, first = dict(about()), next(batches)
-                state = begin(stream, recipe, first, device=device)
+                state = begin(stream, recipe, first, device=device, ranks=ranks)
                 state.about, batches = kept, chain([first], batches)
-            log = Log(recipe, name=name, folder=home, progress=progress, trackers=trackers, start=state.step)
+            log = _log(
+                recipe, ranks, name=name, folder=home, progress=progress, trackers=trackers, start=state.step
+            )
             try:
                 _run(state, batches, home, log)
             finally:
@@ -118,10 +134,12 @@ def train(
     return state
 
 
-def _found(folder: Path, stream: Stream, recipe: Recipe, device: torch.device | str) -> State | None:
+def _found(
+    folder: Path, stream: Stream, recipe: Recipe, device: torch.device | str, ranks: Ranks
+) -> State | None:
     """The state in a folder, if it is of this recipe and fits the stream. To start anew would write over another."""
     try:
-        state = load_state(folder, recipe, device=device)
+        state = load_state(folder, recipe, device=device, ranks=ranks)
     except CorruptArtefact as error:
         raise CorruptArtefact(
             f"{error} The training stops here, and leaves {folder} as it is. Put a sound copy in its place, or move it "
@@ -136,7 +154,43 @@ def _found(folder: Path, stream: Stream, recipe: Recipe, device: torch.device | 
     return state
 
 
-def begin(stream: Stream, recipe: Recipe, first: Batch, *, device: torch.device | str = "cpu") -> State:
+def _own_folder(home: Path) -> AbstractContextManager[None]:
+    with writing(home):
+        home.mkdir(parents=True, exist_ok=True)
+    return exclusive(home, patience=0.0)
+
+
+def _log(recipe: Recipe, ranks: Ranks, **where: Any) -> Log:
+    """The first rank's figures are everyone's: it alone writes them."""
+    return Log(
+        recipe, **where if ranks.first else {**where, "folder": None, "trackers": (), "progress": silent}
+    )
+
+
+def _whole_batches(stream: Stream, ranks: Ranks, start: int, device: torch.device | str) -> Iterator[Batch]:
+    """The batches that the ranks' shares make; of streams that give every rank all of them, those."""
+    share = getattr(stream, "share", Share())
+    said = ranks.told(f"{share.rank} of {share.world}")
+    whole = [f"{rank} of {ranks.world}" for rank in range(ranks.world)]
+    if said != whole and set(said) != {"0 of 1"}:
+        raise ThoughtscopeError(
+            f"The ranks' shares of each batch should be {', '.join(whole)}; they are {', '.join(said)}."
+        )
+    if share.world == 1:
+        return stream.batches(start)
+    return (
+        {site: ranks.gathered(x.to(device)) for site, x in batch.items()} for batch in stream.batches(start)
+    )
+
+
+def begin(
+    stream: Stream,
+    recipe: Recipe,
+    first: Batch,
+    *,
+    device: torch.device | str = "cpu",
+    ranks: Ranks | None = None,
+) -> State:
     """The state before the first step: scaling from the stream's moments, encoders from the first batch."""
     missing = [str(site) for site in recipe.sites if site not in stream.widths]
     if missing:
@@ -148,14 +202,18 @@ def begin(stream: Stream, recipe: Recipe, first: Batch, *, device: torch.device 
     layouts = [PartLayout.of(part, stream.widths) for part in recipe.parts]
     rows = {site: scaling.inside(site, first[site], torch.float32) for site in recipe.sites}
     extras = objective(recipe.activation).extras
-    weights = start(recipe, layouts, rows, extras, dtype=torch.float32, device=device)
-    return State(recipe, layouts, weights, scaling)
+    weights = start(recipe, layouts, rows, extras, ranks, dtype=torch.float32, device=device)
+    return State(recipe, layouts, weights, scaling, ranks)
 
 
 def finished(state: State, *, name: str, model_name: str) -> Dictionary:
-    """The dictionary that a state is, in the model's own units."""
+    """The dictionary that a state is, in the model's own units: on every rank, with the features of all."""
     thresholds = {part.name: part.threshold or 0.0 for part in state.parts}
-    weights = {key: weight.detach().cpu() for key, weight in state.weights.items()}
+    n = state.recipe.n_features
+    weights = {
+        key: (state.ranks.whole(weight, n) if per_feature(key) else weight).detach().cpu()
+        for key, weight in state.weights.items()
+    }
     layouts = [part.layout for part in state.parts]
     return folded(state.recipe, layouts, weights, state.scaling, thresholds, name=name, model_name=model_name)
 
@@ -174,7 +232,7 @@ def _run(state: State, batches: Iterator[Batch], home: Path | None, log: Log) ->
                 save_state(state, home / CHECKPOINT)
             raise
         late = time.monotonic() - saved > 60 * state.recipe.checkpoint_minutes
-        if home and (late or state.step == n_steps):
+        if home and (state.ranks.any(late) or state.step == n_steps):
             save_state(state, home / CHECKPOINT)
             saved = time.monotonic()
 

@@ -146,7 +146,7 @@ def _bars(encoder: Tensor, read: Tensor, share: float) -> Float[Tensor, " featur
 
 def _normal_rows(n: int, width: int, own: range, random: torch.Generator) -> Float[Tensor, "own width"]:
     """Rows `own` of a matrix of normal numbers, which is drawn some rows at a time and never held as a whole."""
-    kept = torch.empty(len(own), width)
+    kept = torch.empty(len(own), width, dtype=torch.float32)
     for first in range(0, n, _DRAWN):
         drawn = torch.randn(min(_DRAWN, n - first), width, generator=random, dtype=torch.float32)
         start, stop = max(own.start, first), min(own.stop, first + len(drawn))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from random import Random
@@ -282,6 +283,23 @@ def run_packed(model: Model, packed: Packed, sites: Sequence[Site], dtype: torch
         position=position,
         offset=position + offsets[row],
     )
+
+
+@contextmanager
+def in_pace(model: Model, sites: Sequence[Site]) -> Iterator[Callable[[], object]]:
+    """Of a model that is spread over processes, keeps their passes in step while each makes its own rows.
+
+    The value is to be called where this process has the rows that it needs: it waits for the others, and runs a pass
+    over one token as often as one of them runs a pass. For other models it does nothing.
+    """
+    from thoughtscope.models import capture, pad_left
+
+    if model.pace is None:
+        yield lambda: None
+        return
+    token = pad_left([[0]])
+    with model.pace.kept(lambda: capture(model, token, sites)) as wait:
+        yield wait
 
 
 def _rows(x: Tensor, keep: Int[Tensor, " row"], dtype: torch.dtype) -> Tensor:

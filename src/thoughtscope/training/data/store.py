@@ -309,7 +309,8 @@ class StoreStream:
         self.sites: tuple[Site, ...] = tuple(dict.fromkeys(wanted))
         self.widths: Mapping[Site, int] = {site: held[site] for site in self.sites}
         self.batch, self.seed, self.window, self.device = batch, seed, window, device
-        self.rows = (share or Share()).of(batch)
+        self.share = share or Share()
+        self.rows = self.share.of(batch)
         """Which rows of each batch this process makes."""
         self._kept = self._without_outliers() if without_outliers else {}
         self._sizes = [len(self._kept.get(number, range(shard.n_rows))) for number, shard in self._numbered]

@@ -25,7 +25,7 @@ from thoughtscope.core.errors import ThoughtscopeError
 from thoughtscope.core.site import Site
 from thoughtscope.dictionaries.documents import Document
 from thoughtscope.training.data.ahead import ahead
-from thoughtscope.training.data.harvest import Feed, Harvested, Lane, check_finite, lanes_of
+from thoughtscope.training.data.harvest import Feed, Harvested, Lane, check_finite, in_pace, lanes_of
 from thoughtscope.training.data.moments import Moments
 from thoughtscope.training.data.order import LANES, Share, generator
 from thoughtscope.training.data.sources import Documents, Source, source_of
@@ -203,10 +203,12 @@ class HarvestStream:
         ring: dict[Site, Tensor] = {}
         for lane, number in zip(lanes, self._own, strict=True):
             lane.skip(first * self._place(0, number)[1])
-        for piece in count(first):
-            for lane, number in zip(lanes, self._own, strict=True):
-                self._fill(ring, lane, *self._place(piece, number), piece)
-            yield piece, ring
+        with in_pace(self.model, self.sites) as wait:
+            for piece in count(first):
+                for lane, number in zip(lanes, self._own, strict=True):
+                    self._fill(ring, lane, *self._place(piece, number), piece)
+                wait()
+                yield piece, ring
 
     def _fill(self, ring: dict[Site, Tensor], lane: Lane, start: int, size: int, piece: int) -> None:
         end = start + size

@@ -25,7 +25,7 @@ from thoughtscope.core.site import Site
 from thoughtscope.core.store import MANIFEST, Artefact, is_artefact, load_artefact, save_artefact
 from thoughtscope.dictionaries.documents import Document
 from thoughtscope.training.data.ahead import ahead
-from thoughtscope.training.data.harvest import Feed, Lane, check_finite, lanes_of
+from thoughtscope.training.data.harvest import Feed, Lane, check_finite, in_pace, lanes_of
 from thoughtscope.training.data.moments import Moments
 from thoughtscope.training.data.order import LANES, Share, generator
 from thoughtscope.training.data.sources import Documents, Source, source_of
@@ -79,7 +79,7 @@ def harvest_to(
     home = Path(folder)
     _open(home, plan)
     open_lanes = [lane for lane in share.of(lanes) if _shards(home, plan, lane) is None]
-    if open_lanes:
+    if open_lanes or model.pace:  # a sharded model's passes need every process
         _write(home, plan, lambda: _made(home, plan, model, reading, open_lanes), progress)
     return _closed(home, plan)
 
@@ -204,21 +204,23 @@ def _made(
     sites = [Site.parse(site) for site in plan.sites]
     lanes = lanes_of(model, documents.through(), sites, _feed(plan), own=numbers, n_lanes=plan.lanes)
     going = dict(zip(numbers, lanes, strict=True))
-    for piece in count():
-        for number, lane in list(going.items()):
-            there = _there(home / _name(piece, number))
-            if there is None:
-                made = _make(plan, lane, piece, number)
-                n_rows = made.n_rows
-                yield made
-                del made  # while it is written the next one is made; a third would be one too many
-            else:
-                n_rows = there.meta["n_rows"]
-                lane.skip(n_rows)
-            if _is_last(plan, piece, number, n_rows):
-                del going[number]
-        if not going:
-            return
+    with in_pace(model, sites) as wait:
+        for piece in count():
+            for number, lane in list(going.items()):
+                there = _there(home / _name(piece, number))
+                if there is None:
+                    made = _make(plan, lane, piece, number)
+                    n_rows = made.n_rows
+                    yield made
+                    del made  # while it is written the next one is made; a third would be one too many
+                else:
+                    n_rows = there.meta["n_rows"]
+                    lane.skip(n_rows)
+                if _is_last(plan, piece, number, n_rows):
+                    del going[number]
+            if not going:
+                wait()
+                return
 
 
 def _feed(plan: Plan) -> Feed:
