@@ -63,7 +63,7 @@ def test_a_source_that_comes_once_is_enough_when_it_lasts():
     """The self-test's documents come from the start: at the end there may be none left."""
     model = tiny_model("llama", layers=2)
     recipe = small(schedule__n_tokens=400, data__buffer_tokens=1200)
-    texts = documents(model, n=1500, length=3)
+    texts = documents(model, n=20_000, length=3)
     once = train_dictionary(model, iter(texts), recipe)
     whole = train_dictionary(model, texts, recipe)
     assert same_parts(once, whole) and once.card.self_test == whole.card.self_test
