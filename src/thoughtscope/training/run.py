@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -62,7 +63,7 @@ def train_dictionary(
     """
     for site in recipe.sites:
         model.site(site)
-    source, tested = _with_head(source_of(documents))
+    source, tested = _with_head(source_of(documents, model))
     data = recipe.data
     stream = HarvestStream(
         model,
@@ -107,7 +108,11 @@ def train(
         if state is None or state.step < recipe.schedule.n_steps:
             batches = stream.batches(state.step if state else 0)
             if state is None:
-                kept, first = dict(about()), next(batches)
+                kept, _ = (
+                    dict(about()),
+                    stream.moments,
+                )  # which look ahead; a source that comes once is then read
+                first = next(batches)
                 state = begin(stream, recipe, first, device=device)
                 state.about, batches = kept, chain([first], batches)
             log = Log(recipe, name=name, folder=home, progress=progress, trackers=trackers, start=state.step)
@@ -166,6 +171,11 @@ def _run(state: State, batches: Iterator[Batch], home: Path | None, log: Log) ->
         began = time.monotonic()
         figures = train_step(state, batch)
         state.seconds += time.monotonic() - began
+        if not math.isfinite(figures["loss"]):  # the last checkpoint stays: nothing can be saved of this
+            raise ThoughtscopeError(
+                f"The loss is no number at step {state.step:,}: the training diverged. Lower "
+                "schedule.learning_rate, or use float32 for precision and data.rows."
+            )
         n_tokens = len(next(iter(batch.values())))
         try:
             log.write(state.step, figures, n_tokens=n_tokens, n_bytes=_bytes(batch), seconds=state.seconds)
