@@ -193,7 +193,7 @@ def test_autoencoders_train_on_any_site(site: str, width: int) -> None:
     texts = torch.randint(3, model.vocab_size, (60, 20), generator=random).tolist()
     recipe = recipes.batchtopk_sae(
         [f"{site}.0", f"{site}.1"], n_features=48, k=6,
-        **{"schedule.n_tokens": 6000, "schedule.batch": 200, "schedule.learning_rate": 3e-3, "schedule.dead_after": 1000,
+        **{"schedule.n_tokens": 20_000, "schedule.batch": 200, "schedule.learning_rate": 1e-2, "schedule.dead_after": 1000,
            "data.buffer_tokens": 2000, "data.passes": 2},
     )  # fmt: skip
     dictionary = train_dictionary(model, texts, recipe)

@@ -191,7 +191,7 @@ def trained_on_one_batch(**changes: object) -> tuple[list[dict], list[float]]:
 
     named = {name.replace("__", "."): value for name, value in changes.items()}
     recipe = recipes.transcoder(
-        2, n_features=32, **{"schedule.n_tokens": 2_000, "schedule.batch": 100, **named}
+        2, **{"n_features": 32, "schedule.n_tokens": 2_000, "schedule.batch": 100, **named}
     )  # type: ignore[arg-type]
     model = tiny_model("llama", layers=2)
     random = torch.Generator().manual_seed(0)
@@ -238,13 +238,13 @@ def test_an_auxiliary_loss_without_its_normalisation() -> None:
     """It is a share of what the live features leave: as they leave less, it does not fall with it."""
     weight = 1e-3  # so small that the other features hardly notice
     figures, _ = trained_on_one_batch(
-        k=12, dead={"kind": "auxiliary", "coefficient": weight, "k": 1}, schedule__dead_after=1,
+        k=4, n_features=128, dead={"kind": "auxiliary", "coefficient": weight, "k": 1}, schedule__dead_after=1,
         schedule__n_tokens=12_000, schedule__learning_rate=3e-3,
     )  # fmt: skip
     # Each batch is the whole text, whose scaled targets have a mean square of 1: its errors are the shares themselves.
     helped = [one for one in figures if one["dead"] > 0]
     share = lambda one: (one["loss"] - 2 * one["fvu"]) / weight / 2
-    assert helped and helped[-1]["fvu"] < 0.3 and 0.3 < share(helped[-1]) < 3
+    assert helped and helped[-1]["fvu"] < 0.5 * figures[0]["fvu"] and 0.6 < share(helped[-1]) < 3
 
 
 def test_a_gemma_scope_hook_of_the_middle_read_as_the_start(tmp_path: Path) -> None:

@@ -65,8 +65,8 @@ def test_a_source_that_comes_once_is_enough_when_it_lasts():
     recipe = small(schedule__n_tokens=400, data__buffer_tokens=1200)
     texts = documents(model, n=20_000, length=3)
     once = train_dictionary(model, iter(texts), recipe)
-    whole = train_dictionary(model, texts, recipe)
-    assert same_parts(once, whole) and once.card.self_test == whole.card.self_test
+    assert once.card.self_test is not None
+    assert [list(each) for each in once.card.self_test.documents] == texts[: run.SELF_TEST_DOCUMENTS]
     with pytest.raises(ThoughtscopeError, match=r"ran out|has run out"):
         train_dictionary(model, iter(texts[:12]), recipe)
 

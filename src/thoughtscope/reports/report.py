@@ -123,7 +123,7 @@ def render(title: str, data: Mapping[str, Any], *, page: str | None = None) -> s
     policy = "; ".join(
         [
             "default-src 'none'",
-            f"script-src {_hash_source(script)}",
+            f"script-src {hash_source(script)}",
             "style-src 'unsafe-inline'",
             "img-src data:",
             "font-src data:",
@@ -152,7 +152,7 @@ def embed_json(data: Any) -> str:
     return text
 
 
-def _hash_source(text: str) -> str:
+def hash_source(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 

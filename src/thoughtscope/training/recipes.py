@@ -11,18 +11,7 @@ from typing import Any
 
 from thoughtscope.core.errors import ThoughtscopeError
 from thoughtscope.core.registry import Registry
-from thoughtscope.training.recipe import (
-    Auxiliary,
-    BatchTopK,
-    Gated,
-    JumpReLU,
-    PartSites,
-    PreActivation,
-    Recipe,
-    ReLU,
-    Resampling,
-    TopK,
-)
+from thoughtscope.training.recipe import PartSites, Recipe
 
 Number = int | float
 
@@ -64,10 +53,10 @@ def sae(
         dict(
             parts=autoencoders(sites),
             n_features=n_features,
-            activation=TopK(k=k),
+            activation=dict(kind="topk", k=k),
             decoder="unit",
             tied_start=True,
-            dead=Auxiliary(),
+            dead=dict(kind="auxiliary"),
         ),
         others,
     )
@@ -85,9 +74,9 @@ def relu_sae(
         dict(
             parts=autoencoders(sites),
             n_features=n_features,
-            activation=ReLU(coefficient=coefficient, start_l0=n_features / 16),
+            activation=dict(kind="relu", coefficient=coefficient, start_l0=n_features / 16),
             tied_start=True,
-            dead=Resampling(),
+            dead=dict(kind="resampling"),
         ),
         others,
     )
@@ -102,7 +91,7 @@ def batchtopk_sae(
         dict(
             parts=autoencoders(sites),
             n_features=n_features,
-            activation=BatchTopK(k=k, shared=False),
+            activation=dict(kind="batchtopk", k=k, shared=False),
             decoder="unit",
             tied_start=True,
         ),
@@ -119,7 +108,7 @@ def matryoshka_sae(
         dict(
             parts=autoencoders(sites),
             n_features=n_features,
-            activation=BatchTopK(k=k, shared=False, prefixes=(1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)),
+            activation=dict(kind="batchtopk", k=k, shared=False, prefixes=(1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)),
             decoder="unit",
             tied_start=True,
         ),
@@ -136,9 +125,9 @@ def jumprelu_sae(
         dict(
             parts=autoencoders(sites),
             n_features=n_features,
-            activation=JumpReLU(target_l0=l0, coefficient=1.0, start_l0=2 * l0, bandwidth=0.5),
+            activation=dict(kind="jumprelu", target_l0=l0, coefficient=1.0, start_l0=2 * l0, bandwidth=0.5),
             tied_start=True,
-            dead=PreActivation(),
+            dead=dict(kind="pre-activation"),
         ),
         others,
     )
@@ -156,10 +145,10 @@ def gated_sae(
         dict(
             parts=autoencoders(sites),
             n_features=n_features,
-            activation=Gated(coefficient=coefficient, start_l0=n_features / 16),
+            activation=dict(kind="gated", coefficient=coefficient, start_l0=n_features / 16),
             decoder="unit",
             tied_start=True,
-            dead=Resampling(),
+            dead=dict(kind="resampling"),
         ),
         others,
     )
@@ -176,7 +165,12 @@ def transcoder(
 ) -> Recipe:
     """One transcoder a layer (Dunefsky et al. 2024); all layers' features compete for their places."""
     return _made(
-        dict(parts=per_layer(n_layers, read, write), n_features=n_features, activation=BatchTopK(k=k)), others
+        dict(
+            parts=per_layer(n_layers, read, write),
+            n_features=n_features,
+            activation=dict(kind="batchtopk", k=k),
+        ),
+        others,
     )
 
 
@@ -194,7 +188,7 @@ def skip_transcoder(
         dict(
             parts=per_layer(n_layers, read, write),
             n_features=n_features,
-            activation=BatchTopK(k=k),
+            activation=dict(kind="batchtopk", k=k),
             skip=True,
         ),
         others,
@@ -212,7 +206,11 @@ def clt(
 ) -> Recipe:
     """A cross-layer transcoder (Ameisen et al. 2025), by BatchTopK over all layers."""
     return _made(
-        dict(parts=cross_layer(n_layers, read, write), n_features=n_features, activation=BatchTopK(k=k)),
+        dict(
+            parts=cross_layer(n_layers, read, write),
+            n_features=n_features,
+            activation=dict(kind="batchtopk", k=k),
+        ),
         others,
     )
 
@@ -227,10 +225,10 @@ def crosscoder(
         dict(
             parts=(PartSites(name=site, reads=sites, writes=sites),),
             n_features=n_features,
-            activation=ReLU(coefficient=coefficient, start_l0=n_features / 16),
+            activation=dict(kind="relu", coefficient=coefficient, start_l0=n_features / 16),
             norm="by site",
             tied_start=True,
-            dead=Resampling(),
+            dead=dict(kind="resampling"),
         ),
         others,
     )

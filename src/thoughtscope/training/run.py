@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -68,7 +69,7 @@ def train_dictionary(
     for site in recipe.sites:
         model.site(site)
     ranks = ranks or ranks_here(model.device)
-    source, tested = _with_head(source_of(documents))
+    source, tested = _with_head(source_of(documents, model))
     data = recipe.data
     stream = HarvestStream(
         model,
@@ -120,7 +121,9 @@ def train(
         )
         if state is None or state.step < recipe.schedule.n_steps:
             if state is None:
-                _ = stream.moments  # before the first batch: of documents that come once, this is a look ahead
+                _ = (
+                    stream.moments
+                )  # before the first batch: of documents that come once, this is a look ahead
             batches = _whole_batches(stream, ranks, state.step if state else 0, device)
             if state is None:
                 kept, first = dict(about()), next(batches)
@@ -226,6 +229,11 @@ def _run(state: State, batches: Iterator[Batch], home: Path | None, log: Log) ->
         began = time.monotonic()
         figures = train_step(state, batch)
         state.seconds += time.monotonic() - began
+        if not math.isfinite(figures["loss"]):  # the last checkpoint stays: nothing can be saved of this
+            raise ThoughtscopeError(
+                f"The loss is no number at step {state.step:,}: the training diverged. Lower "
+                "schedule.learning_rate, or use float32 for precision and data.rows."
+            )
         n_tokens = len(next(iter(batch.values())))
         try:
             log.write(state.step, figures, n_tokens=n_tokens, n_bytes=_bytes(batch), seconds=state.seconds)
