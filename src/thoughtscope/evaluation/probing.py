@@ -322,7 +322,7 @@ def absorption(pooled: Pooled, *, test_share: float = 0.2, seed: int = 0, most_s
         _, truth = _of_class(train, letter)
         probe = fit_probe(train.x, truth)
         own = _own_features(train.features, truth, most_split)
-        split.append(len(own))
+        split.append(float(len(own)))
         rows, is_letter = _of_class(test, letter)
         right = is_letter & probe.predict(rows.x)
         cases = [
