@@ -1,8 +1,10 @@
-"""Activations → features: dictionaries, their formats, their check on load, their training and their scores."""
+"""Activations → features: dictionaries, their formats, their check on load, and their scores."""
 
 from thoughtscope.dictionaries.activation import Activation as Activation
 from thoughtscope.dictionaries.card import Card as Card
 from thoughtscope.dictionaries.card import SelfTest as SelfTest
+from thoughtscope.dictionaries.conversion import Conversion as Conversion
+from thoughtscope.dictionaries.conversion import compare as compare
 from thoughtscope.dictionaries.dictionary import Dictionary as Dictionary
 from thoughtscope.dictionaries.dictionary import Part as Part
 from thoughtscope.dictionaries.dictionary import check_fits as check_fits
@@ -22,8 +24,6 @@ from thoughtscope.dictionaries.replacement import Replacement as Replacement
 from thoughtscope.dictionaries.scores import DictionaryScores as DictionaryScores
 from thoughtscope.dictionaries.scores import declare as declare
 from thoughtscope.dictionaries.scores import evaluate_dictionary as evaluate_dictionary
-from thoughtscope.dictionaries.training import TrainConfig as TrainConfig
-from thoughtscope.dictionaries.training import train_dictionary as train_dictionary
 from thoughtscope.dictionaries.transcoders import LayerWeights as LayerWeights
 from thoughtscope.dictionaries.transcoders import MlpReplacement as MlpReplacement
 from thoughtscope.dictionaries.transcoders import layer_weights as layer_weights

@@ -66,20 +66,20 @@ def saebench_core(
     _check_kind(dictionary)
     check_fits(dictionary, model)
     dictionary = resident(dictionary, device=model.device)
-    runs, told, batches, shape = Runs(means={}), 0, 0, (0, 0)
+    runs, told, batches, shape = Runs(means={}), 0, 0, torch.Size((0, 0))
     for tokens in reconstruction:
         counted = _counted(tokens, special).to(model.device)
         everywhere = tokens.mask.to(model.device)
         replaced = counted if exclude_special else everywhere
         runs.add(model, dictionary, tokens, replaced=replaced, counted=counted, ablated=everywhere)
-        told, batches, shape = told + tokens.ids.numel(), batches + 1, tuple(tokens.ids.shape)
+        told, batches, shape = told + tokens.ids.numel(), batches + 1, tokens.ids.shape
     sums = _Sums(dictionary)
     for tokens in variance:
         sums.add(model, tokens, _counted(tokens, special).to(model.device))
     if not runs.clean.n_next or not sums.fits:
         raise ThoughtscopeError("The batches hold no text to score the dictionary on.")
     features = sums.features()
-    metrics = {
+    metrics: dict[str, Any] = {
         **_behaviour(runs),
         **sums.figures(),
         "token_stats": {
