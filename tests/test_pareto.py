@@ -73,7 +73,7 @@ def test_the_front_and_the_table_are_drawn(tmp_path: Path) -> None:
         names = page.locator("tbody tr.best th").all_inner_texts()
         assert names == ["sparse", "</script><b>middle</b>", "like middle", "dense"]
         page.locator("circle").nth(0).dispatch_event("mouseenter")
-        assert page.locator(".label-name").inner_text() == "sparse"
+        assert page.locator(".label-name").text_content() == "sparse"
         assert page.locator("tbody tr.over th").all_inner_texts() == ["sparse"]
         page.get_by_role("button", name="FVU").click()
         assert page.locator("tbody th").first.inner_text() == "dense"
