@@ -46,7 +46,7 @@ def shown(path: Path) -> str:
 # --- safety --------------------------------------------------------------------------------------------------------
 
 
-WRITTEN = {("torch_files.py", "torch.save()")}
+WRITTEN = {("torch_files.py", "torch.save()"), ("theirs.py", "torch.save()")}
 """Other tools' layouts that are written as `torch.save` writes; what reads them follows no pickle."""
 
 

@@ -5,6 +5,7 @@ Sums are taken in float64, so that the folded dictionary agrees with the one it 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,6 +16,9 @@ from thoughtscope.core.site import Site
 from thoughtscope.dictionaries.activation import Activation
 from thoughtscope.dictionaries.dictionary import Part
 from thoughtscope.dictionaries.normalise import Normalise
+
+BLOCK = 8192
+"""Rows of a matrix that are in float64 at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +51,8 @@ class Coder:
 
 def centred(coder: Coder, centre: Float[Tensor, " d_in"]) -> Coder:
     """The coder of `x` that does what `coder` does with `x − centre`."""
-    shift = coder.W_enc.double() @ centre.double()
+    wide = centre.double()
+    shift = torch.cat([rows @ wide for rows in _blocks(coder.W_enc)])
     return replace(coder, b_enc=_like(coder.b_enc.double() - shift, coder.b_enc))
 
 
@@ -61,16 +66,19 @@ def gated(coder: Coder, r_mag: Float[Tensor, " feature"], b_gate: Float[Tensor, 
     return replace(
         coder,
         activation=Activation(kind="jumprelu"),
-        W_enc=_like(coder.W_enc.double() * scale[:, None], coder.W_enc),
+        W_enc=_scaled(coder.W_enc, scale),
         threshold=_like(threshold, coder.b_enc),
     )
 
 
 def jumping(coder: Coder, threshold: Float[Tensor, " feature"]) -> Coder:
     """The same with thresholds, and 0 for those below it: what they let pass, ReLU stops."""
-    clamped = threshold.clamp(min=0)
     same = bool((threshold >= 0).all())
-    return replace(coder, activation=Activation(kind="jumprelu"), threshold=threshold if same else clamped)
+    return replace(
+        coder,
+        activation=Activation(kind="jumprelu"),
+        threshold=threshold if same else threshold.clamp(min=0),
+    )
 
 
 def unit_decoders(coder: Coder) -> Coder:
@@ -78,33 +86,44 @@ def unit_decoders(coder: Coder) -> Coder:
 
     What competes by `pre ‖W_dec‖` competes by its pre-activation then.
     """
-    length = coder.W_dec.double().norm(dim=1)
+    length = torch.cat([rows.norm(dim=1) for rows in _blocks(coder.W_dec)])
     scale = torch.where(length > 0, length, torch.ones_like(length))
     return replace(
         coder,
-        W_enc=_like(coder.W_enc.double() * scale[:, None], coder.W_enc),
+        W_enc=_scaled(coder.W_enc, scale),
         b_enc=_like(coder.b_enc.double() * scale, coder.b_enc),
-        W_dec=_like(coder.W_dec.double() / scale[:, None], coder.W_dec),
+        W_dec=_scaled(coder.W_dec, 1 / scale),
         threshold=None
         if coder.threshold is None
         else _like(coder.threshold.double() * scale, coder.threshold),
     )
 
 
-def rescaled(coder: Coder, *, read: float | Tensor = 1.0, write: float | Tensor = 1.0) -> Coder:
+def rescaled(coder: Coder, *, read: float = 1.0, write: float = 1.0) -> Coder:
     """The coder of `x` that does what `coder` does with `x · read`, and multiplies its answer by `write`."""
-    write_t = torch.as_tensor(write, dtype=torch.float64)
-    read_t = torch.as_tensor(read, dtype=torch.float64)
     skip = coder.W_skip
-    if skip is not None:
-        skip = _like(write_t.reshape(-1, 1) * skip.double() * read_t, skip)
     return replace(
         coder,
-        W_enc=_like(coder.W_enc.double() * read_t, coder.W_enc),
-        W_dec=_like(coder.W_dec.double() * write_t, coder.W_dec),
-        b_dec=_like(coder.b_dec.double() * write_t, coder.b_dec),
-        W_skip=skip,
+        W_enc=_scaled(coder.W_enc, read),
+        W_dec=_scaled(coder.W_dec, write),
+        b_dec=_like(coder.b_dec.double() * write, coder.b_dec),
+        W_skip=None if skip is None else _scaled(skip, read * write),
     )
+
+
+def _scaled(weight: Float[Tensor, "row _"], scale: Float[Tensor, " row"] | float) -> Float[Tensor, "row _"]:
+    """Rows times their factors, or all times one."""
+    if not isinstance(scale, Tensor):
+        return torch.cat([_like(rows * scale, weight) for rows in _blocks(weight)])
+    factors = scale.split(BLOCK)
+    return torch.cat(
+        [_like(rows * factor[:, None], weight) for rows, factor in zip(_blocks(weight), factors, strict=True)]
+    )
+
+
+def _blocks(weight: Float[Tensor, "row _"]) -> Iterator[Float[Tensor, "some _"]]:
+    """A matrix in float64, some rows at a time: whole, it would be four times a file of bfloat16."""
+    return (rows.double() for rows in weight.split(BLOCK))
 
 
 def _like(folded: Tensor, original: Tensor) -> Tensor:

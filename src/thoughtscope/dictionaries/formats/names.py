@@ -47,7 +47,7 @@ _WRITTEN_AS = {"mlp_out": "mlp_raw", "attn_out": "attn_raw"}
 
 
 def site_of_hook(hook: object, path: Path) -> Site:
-    """The site of a TransformerLens name. Raises `CorruptArtefact` naming the file that holds it."""
+    """The site of a TransformerLens name, or at the output of a module. Raises `CorruptArtefact` naming the file."""
     if not isinstance(hook, str):
         raise CorruptArtefact(
             f"{path} names no hook: {hook!r:.60}. Write for example blocks.3.hook_resid_post."
@@ -55,6 +55,9 @@ def site_of_hook(hook: object, path: Path) -> Site:
     match = re.fullmatch(r"blocks\.(\d+)\.(\w+)", hook)
     if match and match[2] in _HOOK_ALIASES:
         return Site(_HOOK_ALIASES[match[2]], int(match[1]))
+    module = _BLOCK.fullmatch(hook)
+    if module and module[2] in _MODULES:  # what Hugging Face calls it: the module's output
+        return site_of_module(hook, output=True, path=path)
     try:
         return Site.parse(hook)
     except UnknownSite as error:
