@@ -29,6 +29,14 @@ def document_batches(
 
     Every document comes once, except those of a single token. Raises `ThoughtscopeError` when there are only such.
     """
+    for _, tokens in numbered_batches(model, documents, context=context, batch_tokens=batch_tokens):
+        yield tokens
+
+
+def numbered_batches(
+    model: Model, documents: Iterable[Document], *, context: int = 128, batch_tokens: int = 4096
+) -> Iterator[tuple[list[int], Tokens]]:
+    """`document_batches` with the number of each row's document, counted from 0 as they came."""
     from thoughtscope.models.tokens import pad_left
 
     stream = iter(documents)
@@ -49,7 +57,7 @@ def document_batches(
         # Not from short to long: whoever stops early should have seen both.
         Random(start).shuffle(batches)
         for batch in batches:
-            yield pad_left([encoded[n] for n in batch])
+            yield [start + n for n in batch], pad_left([encoded[n] for n in batch])
         start += len(pool)
 
 
