@@ -153,6 +153,7 @@ def embed_json(data: Any) -> str:
 
 
 def hash_source(text: str) -> str:
+    """A script's or a style sheet's name in a content security policy."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
