@@ -6,3 +6,4 @@ from thoughtscope.training.ranks import ranks_here as ranks_here
 from thoughtscope.training.recipe import Recipe as Recipe
 from thoughtscope.training.run import train as train
 from thoughtscope.training.run import train_dictionary as train_dictionary
+from thoughtscope.training.together import train_together as train_together

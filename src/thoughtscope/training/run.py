@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from itertools import chain, islice
@@ -69,12 +69,26 @@ def train_dictionary(
     for site in recipe.sites:
         model.site(site)
     ranks = ranks or ranks_here(model.device)
-    source, tested = _with_head(source_of(documents, model))
+    source, tested = with_head(source_of(documents, model))
+    stream = harvest_stream(model, source, recipe.sites, recipe, ranks)
+    name = name or f"{model.name}/{recipe.parts[0].name}"
+    state = train(
+        stream, recipe, folder=folder, name=name, trackers=trackers, progress=progress, device=model.device,
+        about=lambda: {"tested": tested()}, ranks=ranks,
+    )  # fmt: skip
+    trained = finished(state, name=name, model_name=model.name)
+    return with_self_test(model, trained, state.about["tested"])
+
+
+def harvest_stream(
+    model: Model, source: Source, sites: Sequence[Site], recipe: Recipe, ranks: Ranks
+) -> HarvestStream:
+    """The batches that a recipe asks for, of the model's activations at `sites`; each rank makes its share."""
     data = recipe.data
-    stream = HarvestStream(
+    return HarvestStream(
         model,
         source,
-        recipe.sites,
+        sites,
         batch=recipe.schedule.batch,
         feed=Feed(context=data.context, skip_first=data.skip_first, dtype=getattr(torch, data.rows)),
         buffer_tokens=data.buffer_tokens,
@@ -83,13 +97,6 @@ def train_dictionary(
         lanes=data.lanes,
         share=Share(rank=ranks.rank, world=ranks.world),
     )
-    name = name or f"{model.name}/{recipe.parts[0].name}"
-    state = train(
-        stream, recipe, folder=folder, name=name, trackers=trackers, progress=progress, device=model.device,
-        about=lambda: {"tested": tested()}, ranks=ranks,
-    )  # fmt: skip
-    trained = finished(state, name=name, model_name=model.name)
-    return with_self_test(model, trained, state.about["tested"])
 
 
 def train(
@@ -112,31 +119,98 @@ def train(
     """
     ranks = ranks or ranks_here(device)
     ranks.agree({f"recipe.{key}": value for key, value in recipe.model_dump(mode="json").items()})
-    home = None if folder is None else Path(folder)
     with ExitStack() as stack:
-        if home:
-            ranks.hold(stack, lambda: _own_folder(home))
-        state = ranks.together(
-            lambda: _found(home / CHECKPOINT, stream, recipe, device, ranks) if home else None
-        )
-        if state is None or state.step < recipe.schedule.n_steps:
-            if state is None:
+        run = Run(
+            stack, stream, recipe, folder=folder, name=name, trackers=trackers, progress=progress, device=device,
+            about=about, ranks=ranks,
+        )  # fmt: skip
+        if not run.over:
+            if run.state is None:
                 _ = (
                     stream.moments
                 )  # before the first batch: of documents that come once, this is a look ahead
-            batches = _whole_batches(stream, ranks, state.step if state else 0, device)
-            if state is None:
-                kept, first = dict(about()), next(batches)
-                state = begin(stream, recipe, first, device=device, ranks=ranks)
-                state.about, batches = kept, chain([first], batches)
-            log = _log(
-                recipe, ranks, name=name, folder=home, progress=progress, trackers=trackers, start=state.step
+            for batch in whole_batches(stream, ranks, run.step, device):
+                run.take(batch)
+                if run.over:
+                    break
+    assert run.state is not None
+    return run.state
+
+
+class Run:
+    """One training under way: its folder is its own until `stack` is left, and its state is what was found there.
+
+    `take` is to be given the batches from `step` on, one after the other, until it is `over`.
+    """
+
+    def __init__(
+        self,
+        stack: ExitStack,
+        stream: Stream,
+        recipe: Recipe,
+        *,
+        folder: str | os.PathLike[str] | None,
+        name: str,
+        trackers: Iterable[str],
+        progress: Progress,
+        device: torch.device | str,
+        about: Callable[[], Mapping[str, Any]],
+        ranks: Ranks,
+    ) -> None:
+        home = self.home = None if folder is None else Path(folder)
+        if home:
+            ranks.hold(stack, lambda: _own_folder(home))
+        self.stream, self.recipe, self.device, self.about, self.ranks = stream, recipe, device, about, ranks
+        self.state = ranks.together(
+            lambda: _found(home / CHECKPOINT, stream, recipe, device, ranks) if home else None
+        )
+        self.log: Log | None = None
+        if not self.over:
+            where = {"name": name, "folder": home, "trackers": trackers, "progress": progress}
+            self.log = _log(recipe, ranks, **where, start=self.step)
+            stack.callback(self.log.close)
+        self.saved = time.monotonic()
+
+    @property
+    def step(self) -> int:
+        """The number of the batch that comes next."""
+        return self.state.step if self.state else 0
+
+    @property
+    def over(self) -> bool:
+        return self.step >= self.recipe.schedule.n_steps
+
+    def take(self, batch: Batch) -> None:
+        """Makes one step; saves the state where it is time. A step whose figures the caller refuses is saved first."""
+        if self.state is None:
+            kept = dict(self.about())
+            self.state = begin(self.stream, self.recipe, batch, device=self.device, ranks=self.ranks)
+            self.state.about = kept
+        state, began = self.state, time.monotonic()
+        figures = train_step(state, batch)
+        state.seconds += time.monotonic() - began
+        if not math.isfinite(figures["loss"]):  # the last checkpoint stays: nothing can be saved of this
+            raise ThoughtscopeError(
+                f"The loss is no number at step {state.step:,}: the training diverged. Lower "
+                "schedule.learning_rate, or use float32 for precision and data.rows."
             )
-            try:
-                _run(state, batches, home, log)
-            finally:
-                log.close()
-    return state
+        assert self.log is not None
+        n_tokens = len(next(iter(batch.values())))
+        try:
+            self.log.write(
+                state.step, figures, n_tokens=n_tokens, n_bytes=_bytes(batch), seconds=state.seconds
+            )
+        except BaseException:  # the caller stops the work: between two steps, so that none is lost
+            self._save()
+            raise
+        late = time.monotonic() - self.saved > 60 * self.recipe.checkpoint_minutes
+        if self.home and (self.ranks.any(late) or self.over):
+            self._save()
+
+    def _save(self) -> None:
+        if self.home and self.state:
+            save_state(self.state, self.home / CHECKPOINT)
+            self.saved = time.monotonic()
 
 
 def _found(
@@ -172,7 +246,7 @@ def _log(recipe: Recipe, ranks: Ranks, **where: Any) -> Log:
     )
 
 
-def _whole_batches(stream: Stream, ranks: Ranks, start: int, device: torch.device | str) -> Iterator[Batch]:
+def whole_batches(stream: Stream, ranks: Ranks, start: int, device: torch.device | str) -> Iterator[Batch]:
     """The batches that the ranks' shares make; of streams that give every rank all of them, those."""
     share = getattr(stream, "share", Share())
     said = ranks.told(f"{share.rank} of {share.world}")
@@ -223,30 +297,6 @@ def finished(state: State, *, name: str, model_name: str) -> Dictionary:
     return folded(state.recipe, layouts, weights, state.scaling, thresholds, name=name, model_name=model_name)
 
 
-def _run(state: State, batches: Iterator[Batch], home: Path | None, log: Log) -> None:
-    n_steps, saved = state.recipe.schedule.n_steps, time.monotonic()
-    for batch in islice(batches, n_steps - state.step):
-        began = time.monotonic()
-        figures = train_step(state, batch)
-        state.seconds += time.monotonic() - began
-        if not math.isfinite(figures["loss"]):  # the last checkpoint stays: nothing can be saved of this
-            raise ThoughtscopeError(
-                f"The loss is no number at step {state.step:,}: the training diverged. Lower "
-                "schedule.learning_rate, or use float32 for precision and data.rows."
-            )
-        n_tokens = len(next(iter(batch.values())))
-        try:
-            log.write(state.step, figures, n_tokens=n_tokens, n_bytes=_bytes(batch), seconds=state.seconds)
-        except BaseException:  # the caller stops the work: between two steps, so that none is lost
-            if home:
-                save_state(state, home / CHECKPOINT)
-            raise
-        late = time.monotonic() - saved > 60 * state.recipe.checkpoint_minutes
-        if home and (state.ranks.any(late) or state.step == n_steps):
-            save_state(state, home / CHECKPOINT)
-            saved = time.monotonic()
-
-
 def _scaling(stream: Stream, recipe: Recipe) -> Scaling:
     mean: dict[Site, Tensor] = {}
     unit: dict[Site, float] = {}
@@ -262,7 +312,7 @@ def _scaling(stream: Stream, recipe: Recipe) -> Scaling:
     return Scaling(mean=mean, unit=unit)
 
 
-def _with_head(source: Source) -> tuple[Source, Callable[[], list[Any]]]:
+def with_head(source: Source) -> tuple[Source, Callable[[], list[Any]]]:
     """The source, and a function for its first documents, which the self-test keeps; one read once gives both."""
     if not source.once:
         return source, lambda: _plain(islice(source.documents(), SELF_TEST_DOCUMENTS))
