@@ -51,7 +51,7 @@ def part(
     **more: Any,
 ) -> Part:
     fields = {
-        "activation": Activation(kind="relu"), "b_enc": torch.zeros(n), "threshold": None, "W_skip": None,
+        "activation": Activation(kind="relu"), "b_enc": torch.zeros(n), "threshold": None, "W_skip": None, "offset": {},
         "W_enc": {Site.parse(site): torch.ones(n, d) for site in reads},
         "W_dec": {Site.parse(site): torch.ones(n, d) for site in writes},
         "b_dec": {Site.parse(site): torch.zeros(d) for site in writes[:1]},
