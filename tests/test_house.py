@@ -46,6 +46,10 @@ def shown(path: Path) -> str:
 # --- safety --------------------------------------------------------------------------------------------------------
 
 
+WRITTEN = {("torch_files.py", "torch.save()")}
+"""Other tools' layouts that are written as `torch.save` writes; what reads them follows no pickle."""
+
+
 def test_nothing_unpickles():
     """Pickle runs what it reads. Foreign torch files load with weights_only=True, and nowhere else than written so."""
     bad = []
@@ -60,7 +64,8 @@ def test_nothing_unpickles():
             if any(name.split(".")[0] in ("pickle", "dill", "joblib", "shelve", "marshal") for name in names):
                 bad.append(f"{shown(path)}:{node.lineno} imports {names}")
             if isinstance(node, ast.Call):
-                bad += [f"{shown(path)}:{node.lineno} {wrong}" for wrong in wrong_call(node)]
+                bad += [f"{shown(path)}:{node.lineno} {wrong}" for wrong in wrong_call(node)
+                        if (path.name, wrong) not in WRITTEN]  # fmt: skip
     assert not bad, "\n".join(bad)
 
 

@@ -224,6 +224,17 @@ def dictionary_files(layout: str) -> dict[str, bytes]:
     )
 
 
+@cache
+def foreign_files(name: str) -> dict[str, bytes]:
+    """A dictionary as another library writes it."""
+    import torch
+
+    from tests.foreign_layers import CASES
+
+    torch.manual_seed(0)
+    return folder_of(lambda root: CASES[name](root / "b", torch.float32))
+
+
 def small_dictionary(layout: str) -> Any:
     import torch
 
@@ -341,6 +352,10 @@ TARGETS: dict[str, Target] = {
         *(Target(name=layout, files=lambda layout=layout: dictionary_files(layout), read=dictionary,
                  naive=naive_dictionary, seal=seal_artefacts if "native" in layout else None)
           for layout in ("native", "circuit-tracer", "circuit-tracer, cross jump", "gemma-scope", "gemma-scope-2")),
+        *(Target(name=name, files=lambda name=name: foreign_files(name), read=within(dictionary), weight=2)
+          for name in ("sae-lens gated", "sae-lens before 6", "sparsify skip transcoder",
+                       "clt-training, tied to the target", "dictionary-learning BatchTopKSAE", "openai TopK",
+                       "crosslayer-coding mean_std", "llama-scope", "llama-scope later")),
         Target(name="checkpoint", files=checkpoint_files, read=checkpoint, naive=naive_checkpoint, seal=without_sums, weight=2),
         Target(name="bank", files=lambda: atlas_files("bank"), read=within(bank), seal=seal_artefacts),
         Target(name="concepts", files=lambda: atlas_files("concepts"), read=within(concepts), seal=seal_artefacts),

@@ -12,6 +12,7 @@ format has no hashes and replaces nothing as a whole, so that a killed save leav
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,7 @@ def load_state(
     Raises `ThoughtscopeError` naming what differs when it is of another recipe than `wanted`, `CorruptArtefact` for a
     damaged one: a training does not start over on its own.
     """
-    if not (folder / MANIFEST).exists():
+    if not os.path.lexists(folder / MANIFEST):
         return None
     artefact = load_artefact(folder, kind=KIND, verify="size")  # what is read is checked as it is opened
     try:

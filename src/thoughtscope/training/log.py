@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from thoughtscope.core.errors import ThoughtscopeError
-from thoughtscope.core.files import atomic_write_text
+from thoughtscope.core.files import atomic_write_text, writing
 from thoughtscope.core.progress import Progress
 from thoughtscope.core.registry import Registry
 from thoughtscope.training.recipe import Recipe
@@ -74,7 +74,7 @@ class Log:
         line = {"step": step, "n_steps": n_steps, "tokens": step * self.recipe.schedule.batch,
                 "seconds": round(seconds, 3)} | shown  # fmt: skip
         if self.path is not None:
-            with self.path.open("a", encoding="utf-8") as file:
+            with writing(self.path), self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line, allow_nan=False) + "\n")
         for tracker in self.trackers:
             tracker.log(shown, step)

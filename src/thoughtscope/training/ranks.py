@@ -73,19 +73,16 @@ class Ranks:
 
     def together(self, work: Callable[[], T]) -> T:
         """Does the work here, and raises `ThoughtscopeError` on every rank if it failed on any: nobody waits for it."""
+        if self.world == 1:
+            return work()
         try:
-            done, why = work(), ""
+            done = work()
         except Exception as error:
-            if self.world == 1:
-                raise
-            failed: Exception = error
-            done, why = None, f"{type(error).__name__}: {error}"  # type: ignore[assignment]
-        said = self.told(why)
-        if why:
-            raise failed
-        for rank, each in enumerate(said):
-            if each:
-                raise ThoughtscopeError(f"Rank {rank} failed: {each}")
+            self.told(f"{type(error).__name__}: {error}")
+            raise
+        for rank, why in enumerate(self.told("")):
+            if why:
+                raise ThoughtscopeError(f"Rank {rank} failed: {why}")
         return done
 
     def hold(self, stack: ExitStack, manager: Callable[[], Any]) -> None:

@@ -24,6 +24,8 @@ from thoughtscope.training.recipe import (
     TopK,
 )
 
+Number = int | float
+
 RECIPES: Registry[Callable[..., Recipe]] = Registry("recipe", ThoughtscopeError, group="thoughtscope.recipes")
 
 
@@ -75,7 +77,7 @@ def sae(
 def relu_sae(
     sites: str | Iterable[str] = "resid_post.0",
     n_features: int = 4096,
-    coefficient: float = 0.2,
+    coefficient: Number = 0.2,
     **others: Any,
 ) -> Recipe:
     """ReLU with an L1 penalty weighted by free decoders' norms (Templeton et al. 2024), dead features resampled."""
@@ -83,7 +85,7 @@ def relu_sae(
         dict(
             parts=autoencoders(sites),
             n_features=n_features,
-            activation=ReLU(coefficient=coefficient),
+            activation=ReLU(coefficient=coefficient, start_l0=n_features / 16),
             tied_start=True,
             dead=Resampling(),
         ),
@@ -93,7 +95,7 @@ def relu_sae(
 
 @RECIPES.register("batchtopk-sae")
 def batchtopk_sae(
-    sites: str | Iterable[str] = "resid_post.0", n_features: int = 4096, k: float = 32, **others: Any
+    sites: str | Iterable[str] = "resid_post.0", n_features: int = 4096, k: Number = 32, **others: Any
 ) -> Recipe:
     """A BatchTopK sparse autoencoder (Bussmann et al. 2024)."""
     return _made(
@@ -110,7 +112,7 @@ def batchtopk_sae(
 
 @RECIPES.register("matryoshka-sae")
 def matryoshka_sae(
-    sites: str | Iterable[str] = "resid_post.0", n_features: int = 4096, k: float = 32, **others: Any
+    sites: str | Iterable[str] = "resid_post.0", n_features: int = 4096, k: Number = 32, **others: Any
 ) -> Recipe:
     """A Matryoshka BatchTopK sparse autoencoder: five nested sizes (Bussmann et al. 2025)."""
     return _made(
@@ -127,14 +129,14 @@ def matryoshka_sae(
 
 @RECIPES.register("jumprelu-sae")
 def jumprelu_sae(
-    sites: str | Iterable[str] = "resid_post.0", n_features: int = 4096, l0: float = 32, **others: Any
+    sites: str | Iterable[str] = "resid_post.0", n_features: int = 4096, l0: Number = 32, **others: Any
 ) -> Recipe:
     """A JumpReLU sparse autoencoder that settles at a wanted L0 (Rajamanoharan et al. 2024; Conerly et al. 2025)."""
     return _made(
         dict(
             parts=autoencoders(sites),
             n_features=n_features,
-            activation=JumpReLU(target_l0=l0, coefficient=1.0),
+            activation=JumpReLU(target_l0=l0, coefficient=1.0, start_l0=2 * l0, bandwidth=0.5),
             tied_start=True,
             dead=PreActivation(),
         ),
@@ -146,7 +148,7 @@ def jumprelu_sae(
 def gated_sae(
     sites: str | Iterable[str] = "resid_post.0",
     n_features: int = 4096,
-    coefficient: float = 0.2,
+    coefficient: Number = 0.2,
     **others: Any,
 ) -> Recipe:
     """A gated sparse autoencoder (Rajamanoharan et al. 2024, Gated)."""
@@ -154,7 +156,7 @@ def gated_sae(
         dict(
             parts=autoencoders(sites),
             n_features=n_features,
-            activation=Gated(coefficient=coefficient),
+            activation=Gated(coefficient=coefficient, start_l0=n_features / 16),
             decoder="unit",
             tied_start=True,
             dead=Resampling(),
@@ -167,7 +169,7 @@ def gated_sae(
 def transcoder(
     n_layers: int,
     n_features: int = 4096,
-    k: float = 16,
+    k: Number = 16,
     read: str = "mlp_in",
     write: str = "mlp_out",
     **others: Any,
@@ -182,7 +184,7 @@ def transcoder(
 def skip_transcoder(
     n_layers: int,
     n_features: int = 4096,
-    k: float = 16,
+    k: Number = 16,
     read: str = "mlp_in",
     write: str = "mlp_out",
     **others: Any,
@@ -203,7 +205,7 @@ def skip_transcoder(
 def clt(
     n_layers: int,
     n_features: int = 4096,
-    k: float = 16,
+    k: Number = 16,
     read: str = "mlp_in",
     write: str = "mlp_out",
     **others: Any,
@@ -217,7 +219,7 @@ def clt(
 
 @RECIPES.register("crosscoder")
 def crosscoder(
-    n_layers: int, n_features: int = 4096, coefficient: float = 0.1, site: str = "resid_post", **others: Any
+    n_layers: int, n_features: int = 4096, coefficient: Number = 0.1, site: str = "resid_post", **others: Any
 ) -> Recipe:
     """One set of features that reads and writes a site of every layer, by the L1 of norms (Lindsey et al. 2024)."""
     sites = tuple(f"{site}.{layer}" for layer in range(n_layers))
@@ -225,7 +227,7 @@ def crosscoder(
         dict(
             parts=(PartSites(name=site, reads=sites, writes=sites),),
             n_features=n_features,
-            activation=ReLU(coefficient=coefficient),
+            activation=ReLU(coefficient=coefficient, start_l0=n_features / 16),
             norm="by site",
             tied_start=True,
             dead=Resampling(),

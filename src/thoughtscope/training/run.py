@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from thoughtscope.core.errors import ThoughtscopeError
+from thoughtscope.core.errors import CorruptArtefact, DictionaryMismatch, ThoughtscopeError
 from thoughtscope.core.files import exclusive, writing
 from thoughtscope.core.progress import Progress, silent
 from thoughtscope.core.site import Site
@@ -24,7 +24,7 @@ from thoughtscope.training.checkpoint import load_state, save_state
 from thoughtscope.training.data.harvest import Feed
 from thoughtscope.training.data.order import Share
 from thoughtscope.training.data.sources import Source, source_of
-from thoughtscope.training.data.stream import Batch, HarvestStream, Stream
+from thoughtscope.training.data.stream import Batch, HarvestStream
 from thoughtscope.training.log import Log
 from thoughtscope.training.objective import objective
 from thoughtscope.training.ranks import Ranks, ranks_here
@@ -33,8 +33,9 @@ from thoughtscope.training.state import State
 from thoughtscope.training.step import train_step
 from thoughtscope.training.weights import PartLayout, Scaling, folded, per_feature, start
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a check of the protocol at run time would ask the stream for its moments
     from thoughtscope.models import Model
+    from thoughtscope.training.data.stream import Stream
 
 SELF_TEST_DOCUMENTS = 16
 CHECKPOINT = "state"
@@ -56,11 +57,13 @@ def train_dictionary(
 
     With `folder`, metrics are appended to `metrics.jsonl` there and the state is saved every few minutes to `state/`; a
     run that finds a state of the same recipe continues it to the same weights, bit for bit on one CPU, and one that was
-    finished is only read. `progress` counts steps, with loss, FVU, L0, the dead share and tokens a second.
+    finished is only read. `progress` counts steps, with loss, FVU, L0, the dead share and tokens a second; what it
+    raises stops the training, whose state is saved first.
     Processes that a launcher such as torchrun started train together (`ranks`): each makes its share of every batch and
     has its share of the features, and the first one writes metrics and calls `progress`.
     Raises `ThoughtscopeError` when the documents hold too little text, the model lacks a site, or the state is of
-    another recipe, `CorruptArtefact` for a damaged state, `FolderInUse` when another run trains in `folder`.
+    another recipe, `CorruptArtefact` for a damaged state, `DictionaryMismatch` for that of a model of other widths,
+    `FolderInUse` when another run trains in `folder`, `NotWritten` for a full disk.
     """
     for site in recipe.sites:
         model.site(site)
@@ -113,7 +116,7 @@ def train(
         if home:
             ranks.hold(stack, lambda: _own_folder(home))
         state = ranks.together(
-            lambda: load_state(home / CHECKPOINT, recipe, device=device, ranks=ranks) if home else None
+            lambda: _found(home / CHECKPOINT, stream, recipe, device, ranks) if home else None
         )
         if state is None or state.step < recipe.schedule.n_steps:
             batches = _whole_batches(stream, ranks, state.step if state else 0, device)
@@ -160,6 +163,26 @@ def _whole_batches(stream: Stream, ranks: Ranks, start: int, device: torch.devic
     )
 
 
+def _found(
+    folder: Path, stream: Stream, recipe: Recipe, device: torch.device | str, ranks: Ranks
+) -> State | None:
+    """The state in a folder, if it is of this recipe and fits the stream. To start anew would write over another."""
+    try:
+        state = load_state(folder, recipe, device=device, ranks=ranks)
+    except CorruptArtefact as error:
+        raise CorruptArtefact(
+            f"{error} The training stops here, and leaves {folder} as it is. Put a sound copy in its place, or move it "
+            "away to start anew."
+        ) from None
+    for site, mean in state.scaling.mean.items() if state else ():
+        if stream.widths.get(site) != len(mean):
+            raise DictionaryMismatch(
+                f"{folder} is of a model whose {site} is {len(mean)} wide; here it is "
+                f"{stream.widths.get(site, 'missing')}. Name another folder."
+            )
+    return state
+
+
 def begin(
     stream: Stream,
     recipe: Recipe,
@@ -201,17 +224,19 @@ def _run(state: State, batches: Iterator[Batch], home: Path | None, log: Log) ->
         began = time.monotonic()
         figures = train_step(state, batch)
         state.seconds += time.monotonic() - began
-        log.write(
-            state.step,
-            figures,
-            n_tokens=len(next(iter(batch.values()))),
-            n_bytes=_bytes(batch),
-            seconds=state.seconds,
-        )
+        n_tokens = len(next(iter(batch.values())))
+        stopped = None
+        try:
+            log.write(state.step, figures, n_tokens=n_tokens, n_bytes=_bytes(batch), seconds=state.seconds)
+        except BaseException as error:  # the caller stops the work: between two steps, so that none is lost
+            stopped = error
         late = time.monotonic() - saved > 60 * state.recipe.checkpoint_minutes
-        if home and (state.ranks.any(late) or state.step == n_steps):
-            save_state(state, home / CHECKPOINT)
+        if state.ranks.any(late or stopped is not None or state.step == n_steps):
+            if home:
+                save_state(state, home / CHECKPOINT)
             saved = time.monotonic()
+            if state.ranks.any(stopped is not None):
+                raise stopped or ThoughtscopeError("The first rank has stopped the training.")
 
 
 def _scaling(stream: Stream, recipe: Recipe) -> Scaling:

@@ -111,9 +111,14 @@ class PartState:
         low = state.dtype if low is torch.float32 else low
         self.scorer = self.own["W_enc"]
         """The encoder that scores are made with: of the low-precision type, and times the norms where those count."""
+        self.unit = state.recipe.decoder == "unit"
+        self.decoder = self.own["W_dec"]
+        """The decoder that products are made with."""
+        if low is not state.dtype:
+            self.decoder = torch.empty_like(self.own["W_dec"], dtype=low)
         if low is not state.dtype or self.weighted:
             self.scorer = torch.empty_like(self.own["W_enc"], dtype=low)
-            self.refresh(0, self.n_features)
+        self.refresh(0, self.n_features)
 
     @property
     def name(self) -> str:
@@ -125,7 +130,10 @@ class PartState:
 
     def refresh(self, start: int, stop: int) -> None:
         """Brings what is derived from rows of the weights up to date."""
-        self.norm[start:stop] = self.own["W_dec"][start:stop].norm(dim=1)
+        if not self.unit:
+            self.norm[start:stop] = self.own["W_dec"][start:stop].norm(dim=1)
+        if self.decoder is not self.own["W_dec"]:
+            self.decoder[start:stop] = self.own["W_dec"][start:stop]
         if self.scorer is not self.own["W_enc"]:
             rows = self.own["W_enc"][start:stop]
             self.scorer[start:stop] = rows * self.norm[start:stop, None] if self.weighted else rows

@@ -193,25 +193,25 @@ def _errors(
     state: State, active: list[Active], reading: int, x: Mapping[Site, Tensor], y: Mapping[Site, Tensor]
 ) -> list[dict[Site, Tensor]]:
     """Reconstruction minus target by level and site, where level j has the features of the first j + 1 prefixes."""
+    ranks = state.ranks
     total = {site: state.weights[f"b_dec/{site}"] - target for site, target in y.items()}
     for part in state.parts if state.recipe.skip else ():
         site = next(iter(part.layout.writes))
         total[site] = total[site] + side_by_side(part.layout.reads, x) @ part.own["W_skip"].T
+    if not ranks.first:  # what is no feature's counts once
+        total = {site: torch.zeros_like(error) for site, error in total.items()}
     levels = []
     for level in range(len(state.edges) - 1):
-        wrote: dict[Site, Tensor] = {}
         for part, each in zip(state.parts, active, strict=True):
-            pattern, values, rows = each.pattern, each.values[reading], part.own["W_dec"]
+            pattern, values, rows = each.pattern, each.values[reading], part.decoder
             if len(state.edges) > 2:
                 assert isinstance(pattern, Pairs)
                 pattern, index = pattern.split(state.edges)[level]
                 values, rows = values[index], rows[state.edges[level] : state.edges[level + 1]]
             written = pattern.decode(values, rows)
             for site, columns in part.layout.writes.items():
-                wrote[site] = wrote[site] + written[:, columns] if site in wrote else written[:, columns]
-        for site, here in wrote.items():
-            total[site] = total[site] + state.ranks.total(here)
-        levels.append(dict(total))
+                total[site] = total[site] + written[:, columns]
+        levels.append({site: ranks.total(error) for site, error in total.items()})
     return levels
 
 
@@ -254,7 +254,7 @@ def _at_entries(
     state: State, part: PartState, active: Active, by_level: list[list[dict[Site, Tensor]]]
 ) -> tuple[Gradients, list[Block]]:
     """Gradients at the active entries, and by level the decoders' gradients."""
-    decoder, edges = part.own["W_dec"], state.edges
+    decoder, edges = part.decoder, state.edges
     n_levels = len(edges) - 1
     split: list[tuple[Pattern, Any]] = [(active.pattern, slice(None))]
     if n_levels > 1:
@@ -264,8 +264,9 @@ def _at_entries(
     for reading, values in enumerate(active.values):
         at = torch.zeros_like(values)
         for level, (pattern, index) in enumerate(split):
-            written = side_by_side(part.layout.writes, by_level[reading][level])
-            at[index] = pattern.against(written, decoder[edges[level] : edges[level + 1]])
+            written = side_by_side(part.layout.writes, by_level[reading][level]).to(decoder.dtype)
+            found = pattern.against(written, decoder[edges[level] : edges[level + 1]])
+            at[index] = found.to(values.dtype)
             if reading == 0:  # a gate's own reconstruction leaves the decoders alone
                 blocks.append(pattern.columns(values[index], written))
         grads.append(at)
@@ -287,16 +288,16 @@ def _weights(
     sink: Sink,
 ) -> None:
     """The gradients of a part's matrices in blocks of features, then those of its vectors."""
-    read = side_by_side(part.layout.reads, x)
+    read = side_by_side(part.layout.reads, x).to(part.scorer.dtype)
     encoder = active.pattern.columns(gradients.pre, read)
     direction = part.norm_gradient(state, gradients.norm)
     for level, decoder in enumerate(decoders):
         first = state.edges[level]
         for start, stop in part.blocks(first, state.edges[level + 1]):
-            grad = decoder(start - first, stop - first)
+            grad = decoder(start - first, stop - first).to(state.dtype)
             if direction is not None:
                 grad = grad + direction(start, stop)
-            grad_enc = encoder(start, stop)
+            grad_enc = encoder(start, stop).to(state.dtype)
             if help_ is not None:
                 help_.add(grad, grad_enc, start, stop)
             sink(f"{part.name}/W_dec", grad, start, stop)
@@ -310,7 +311,13 @@ def _weights(
 
 
 def _loss(errors: Mapping[Site, Tensor]) -> Tensor:
-    return torch.stack([e.square().mean() for e in errors.values()]).sum()
+    return torch.stack([_squares(e) / e.numel() for e in errors.values()]).sum()
+
+
+def _squares(x: Tensor) -> Tensor:
+    """‖x‖², without a copy of x."""
+    flat = x.reshape(-1)
+    return flat.dot(flat)
 
 
 def _loss_gradient(errors: Mapping[Site, Tensor]) -> dict[Site, Tensor]:
@@ -373,7 +380,7 @@ def _resampled_at(state: State) -> set[int]:
 
 
 def _figures(state: State, done: Pass, y: Mapping[Site, Tensor]) -> dict[str, float]:
-    fvu = [float(done.final[site].square().sum() / target.square().sum()) for site, target in y.items()]
+    fvu = [float(_squares(done.final[site]) / _squares(target)) for site, target in y.items()]
     dead = state.ranks.total(torch.stack([part.dead(state).sum() for part in state.parts]).sum())
     l0 = [active.l0 for active in done.active]
     n_features = len(state.parts) * state.recipe.n_features

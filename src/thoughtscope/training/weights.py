@@ -30,7 +30,7 @@ class Scaling:
 
     def inside(self, site: Site, x: Tensor, dtype: torch.dtype) -> Tensor:
         """What a site holds, in training's units."""
-        return (x.to(dtype) - self.mean[site].to(x.device, dtype)) / self.unit[site]
+        return torch.sub(x.to(dtype), self.mean[site].to(x.device, dtype)).div_(self.unit[site])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +70,10 @@ def _columns(names: Sequence[str], widths: Mapping[Site, int]) -> dict[Site, sli
     return found
 
 
+SAMPLE = 1024
+"""Rows from which first thresholds are taken."""
+
+
 _DRAWN = 4096
 """Rows of start values that are drawn at a time."""
 
@@ -102,6 +106,7 @@ def start(
     own = (ranks or Ranks()).rows(recipe.n_features)
     n = len(own)
     weights: Weights = {}
+    first_l0 = getattr(recipe.activation, "start_l0", None)
     for layout in layouts:
         decoder = _unit_rows(_normal_rows(recipe.n_features, layout.d_out, own, random).to(**like))
         if recipe.tied_start:
@@ -118,12 +123,25 @@ def start(
         weights[f"{name}/W_dec"] = decoder if recipe.decoder == "unit" else 0.1 * decoder
         for extra, value in extras.items():
             weights[f"{name}/{extra}"] = torch.full((n,), value, **like)
+        if first_l0 is not None:
+            read = side_by_side(layout.reads, {site: x[:SAMPLE] for site, x in rows.items()})
+            bar = _bars(encoder, read.to(**like), first_l0 / recipe.n_features)
+            if "log_threshold" in extras:
+                weights[f"{name}/log_threshold"] = bar.clamp(min=1e-3).log()
+            else:
+                weights[f"{name}/b_enc"] = -bar
         if recipe.skip:
             width = next(iter(layout.writes.values())).stop
             weights[f"{name}/W_skip"] = torch.zeros(width, layout.d_in, **like)
         for site, columns in layout.writes.items():
             weights.setdefault(f"b_dec/{site}", torch.zeros(columns.stop - columns.start, **like))
     return weights
+
+
+def _bars(encoder: Tensor, read: Tensor, share: float) -> Float[Tensor, " feature"]:
+    """The pre-activation that each feature exceeds on this share of the rows."""
+    k = len(read) - min(len(read) - 1, max(1, round(share * len(read))))
+    return torch.cat([(read @ rows.T).kthvalue(k, dim=0).values for rows in encoder.split(4096)])
 
 
 def _normal_rows(n: int, width: int, own: range, random: torch.Generator) -> Float[Tensor, "own width"]:

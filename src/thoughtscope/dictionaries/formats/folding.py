@@ -1,0 +1,112 @@
+"""What autoencoders do beside `W_decᵀ activation(W_enc x + b_enc) + b_dec`, folded into weights that do the same.
+
+Sums are taken in float64, so that the folded dictionary agrees with the one it was made of as far as float32 allows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from thoughtscope.core.site import Site
+from thoughtscope.dictionaries.activation import Activation
+from thoughtscope.dictionaries.dictionary import Part
+from thoughtscope.dictionaries.normalise import Normalise
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coder:
+    """One autoencoder or transcoder before it has sites: from one vector to one vector."""
+
+    activation: Activation
+    W_enc: Float[Tensor, "feature d_in"]
+    b_enc: Float[Tensor, " feature"]
+    W_dec: Float[Tensor, "feature d_out"]
+    b_dec: Float[Tensor, " d_out"]
+    threshold: Float[Tensor, " feature"] | None = None
+    W_skip: Float[Tensor, "d_out d_in"] | None = None
+    normalise: Normalise | None = None
+
+    def part(self, name: str, read: Site, write: Site) -> Part:
+        """As a part of a dictionary."""
+        return Part(
+            name=name,
+            activation=self.activation,
+            W_enc={read: self.W_enc},
+            b_enc=self.b_enc,
+            W_dec={write: self.W_dec},
+            b_dec={write: self.b_dec},
+            threshold=self.threshold,
+            W_skip=self.W_skip,
+            normalise=self.normalise,
+        )
+
+
+def centred(coder: Coder, centre: Float[Tensor, " d_in"]) -> Coder:
+    """The coder of `x` that does what `coder` does with `x − centre`."""
+    shift = coder.W_enc.double() @ centre.double()
+    return replace(coder, b_enc=_like(coder.b_enc.double() - shift, coder.b_enc))
+
+
+def gated(coder: Coder, r_mag: Float[Tensor, " feature"], b_gate: Float[Tensor, " feature"]) -> Coder:
+    """A gated coder, whose `b_enc` is the magnitudes' bias, as a JumpReLU one (Rajamanoharan et al. 2024).
+
+    With `π = W x` and `z = e^r π + b_mag`, the gate `π + b_gate > 0` is `z > b_mag − e^r b_gate`.
+    """
+    scale = r_mag.double().exp()
+    threshold = (coder.b_enc.double() - scale * b_gate.double()).clamp(min=0)
+    return replace(
+        coder,
+        activation=Activation(kind="jumprelu"),
+        W_enc=_like(coder.W_enc.double() * scale[:, None], coder.W_enc),
+        threshold=_like(threshold, coder.b_enc),
+    )
+
+
+def jumping(coder: Coder, threshold: Float[Tensor, " feature"]) -> Coder:
+    """The same with thresholds, and 0 for those below it: what they let pass, ReLU stops."""
+    clamped = threshold.clamp(min=0)
+    same = bool((threshold >= 0).all())
+    return replace(coder, activation=Activation(kind="jumprelu"), threshold=threshold if same else clamped)
+
+
+def unit_decoders(coder: Coder) -> Coder:
+    """The same function with decoders of length 1: pre-activations and thresholds grow by what decoders lose.
+
+    What competes by `pre ‖W_dec‖` competes by its pre-activation then.
+    """
+    length = coder.W_dec.double().norm(dim=1)
+    scale = torch.where(length > 0, length, torch.ones_like(length))
+    return replace(
+        coder,
+        W_enc=_like(coder.W_enc.double() * scale[:, None], coder.W_enc),
+        b_enc=_like(coder.b_enc.double() * scale, coder.b_enc),
+        W_dec=_like(coder.W_dec.double() / scale[:, None], coder.W_dec),
+        threshold=None
+        if coder.threshold is None
+        else _like(coder.threshold.double() * scale, coder.threshold),
+    )
+
+
+def rescaled(coder: Coder, *, read: float | Tensor = 1.0, write: float | Tensor = 1.0) -> Coder:
+    """The coder of `x` that does what `coder` does with `x · read`, and multiplies its answer by `write`."""
+    write_t = torch.as_tensor(write, dtype=torch.float64)
+    read_t = torch.as_tensor(read, dtype=torch.float64)
+    skip = coder.W_skip
+    if skip is not None:
+        skip = _like(write_t.reshape(-1, 1) * skip.double() * read_t, skip)
+    return replace(
+        coder,
+        W_enc=_like(coder.W_enc.double() * read_t, coder.W_enc),
+        W_dec=_like(coder.W_dec.double() * write_t, coder.W_dec),
+        b_dec=_like(coder.b_dec.double() * write_t, coder.b_dec),
+        W_skip=skip,
+    )
+
+
+def _like(folded: Tensor, original: Tensor) -> Tensor:
+    """In float32, whatever smaller type the original had: a smaller one would round the fold away."""
+    return folded.to(torch.promote_types(original.dtype, torch.float32))
