@@ -61,6 +61,7 @@ def main() -> None:
     job, weights = json.loads((folder / "job.json").read_text()), load_file(folder / "sae.safetensors")
     width, size = weights["W_enc"].shape
     sae = JumpReluSAE(width, size, "given", job["layer"], torch.device("cpu"), torch.float32)
+    sae.cfg.architecture_str = "jumprelu"  # asked for, but given by none of the library's own classes
     for name, value in weights.items():
         getattr(sae, name).data = value
     batches = torch.tensor(job["batches"])

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from tests.tiny_models import tiny_model
 from thoughtscope.core import files
 from thoughtscope.core.errors import CorruptArtefact, NotWritten, ThoughtscopeError, UnknownSite
 from thoughtscope.core.site import Site
+from thoughtscope.core.store import load_artefact, save_artefact
 from thoughtscope.training.data import Feed, Moments, Share, StoreStream, harvest, harvest_to, load_store
 from thoughtscope.training.data.writing import OUTLIER
 
@@ -363,5 +365,53 @@ def test_mistakes_of_a_reader_are_named(store, tmp_path):
         StoreStream(store, ["resid_post.1"])
     with pytest.raises(ThoughtscopeError, match="batch and window are 1 or more"):
         StoreStream(store, batch=0)
+    with pytest.raises(UnknownSite, match="is not a site of"):
+        store.rows(store.shards[0], Site("v", 0))
     with pytest.raises(CorruptArtefact, match="no artefact"):
         load_store(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda meta: meta.pop("shards"),
+        lambda meta: meta.update(shards=[{"name": "../../etc", "n_rows": 1, "sha256": ""}]),
+        lambda meta: meta["shards"][0].update(n_rows=-1),
+        lambda meta: meta["plan"].update(dtype="load"),
+        lambda meta: meta["plan"].update(sites=["nowhere.0", "z.1"]),
+        lambda meta: meta["plan"].update(widths=[16]),
+        lambda meta: meta["plan"].update(lanes="3"),
+        lambda meta: meta["plan"].update(extra=1),
+        lambda meta: meta["moments"]["all"]["z.1"].update(mean_square=-1),
+        lambda meta: meta.update(outliers=[]),
+        lambda meta: meta.update(complete=1),
+    ],
+)
+def test_a_manifest_that_cannot_be_is_refused(store, tmp_path, change):
+    """Also one whose checksums agree: somebody else may have written it."""
+    import copy as copies
+
+    held = load_artefact(store.path, kind="activation-store")
+    meta = copies.deepcopy(dict(held.meta))
+    change(meta)
+    save_artefact(
+        tmp_path / "s", kind="activation-store", tensors={"moments": dict(held.tensors("moments"))}, meta=meta
+    )
+    with pytest.raises(CorruptArtefact):
+        load_store(tmp_path / "s")
+
+
+def test_a_shard_of_another_shape_is_refused(copy):
+    """Its hashes agree, but its rows are not those that the store's manifest speaks of."""
+    shard = copy.shards[0]
+    held = load_artefact(copy.path / shard.name, kind="activation-shard")
+    tensors = {name: dict(held.tensors(name)) for name in held.files}
+    tensors["z.1"]["rows"] = tensors["z.1"]["rows"][:, :8]
+    save_artefact(
+        copy.path / shard.name, kind="activation-shard", tensors=tensors, meta=held.meta, provenance={}
+    )
+    with pytest.raises(CorruptArtefact, match=f"{shard.name}/manifest.json is not the one"):
+        copy.rows(shard, Site("z", 1))
+    named = replace(shard, sha256=files.file_sha256(copy.path / shard.name / "manifest.json"))
+    with pytest.raises(CorruptArtefact, match=r"holds rows as torch.bfloat16 of shape \(300, 8\)"):
+        copy.rows(named, Site("z", 1))

@@ -171,8 +171,6 @@ def test_they_are_saved_and_checked(model: Model, tmp_path) -> None:
     assert torch.equal(again.offset[SITE], offset[SITE])
     (part,) = dictionary.parts
     for wrong, word in (
-        ({"normalise": "batch_norm"}, "normalisation"),
-        ({"offset": {SITE: torch.randn(F + 1)}}, "offset"),
         ({"offset": {Site("resid_post", 2): torch.randn(F)}}, "offset"),
         ({"activation": Activation(kind="groupmax", k=7)}, "equal groups"),
     ):

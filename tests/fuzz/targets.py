@@ -312,6 +312,26 @@ def label_files() -> dict[str, bytes]:
     return {"labels.json": json.dumps({"a/b/0/1": "Texas", "a/b/1/7": "say “é”"}).encode()}
 
 
+@cache
+def activation_files() -> dict[str, bytes]:
+    from tests.tiny_models import tiny_model
+    from thoughtscope.training.data import harvest_to
+
+    texts = ["We saw the cat and the dog", "We saw the red fox by the sea"]
+    sites = ["resid_post.0", "z.1"]
+    return folder_of(lambda root: harvest_to(root / "b", tiny_model("llama"), texts, sites, lanes=2))
+
+
+def activations(folder: Path) -> Any:
+    from itertools import islice
+
+    from thoughtscope.training.data import StoreStream, load_store
+
+    store = load_store(folder)
+    stream = StoreStream(store, batch=5, without_outliers=True)
+    return [store, [store.tokens(shard) for shard in store.shards], list(islice(stream.batches(), 12))]
+
+
 def within(read: Callable[[Path], Any]) -> Callable[[Path], Any]:
     return lambda folder: read(folder / "b")
 
@@ -359,6 +379,7 @@ TARGETS: dict[str, Target] = {
         Target(name="checkpoint", files=checkpoint_files, read=checkpoint, naive=naive_checkpoint, seal=without_sums, weight=2),
         Target(name="bank", files=lambda: atlas_files("bank"), read=within(bank), seal=seal_artefacts),
         Target(name="concepts", files=lambda: atlas_files("concepts"), read=within(concepts), seal=seal_artefacts),
+        Target(name="activations", files=activation_files, read=within(activations), seal=seal_artefacts),
         Target(name="labels", files=label_files, read=labels, naive=naive_json),
         Target(name="outcome", files=outcome_files, read=outcome, naive=naive_json),
     ]

@@ -269,7 +269,7 @@ def save_saebench_core(
     return path
 
 
-def _plain(value: float) -> float:
+def _plain(value: float | int) -> float | int:
     if isinstance(value, int):
         return value
     return -1 if math.isnan(value) else round(value, DIGITS)

@@ -113,10 +113,10 @@ def _circuit(file: Mapping[str, Any]) -> dict[str, Any] | None:
     return {"nodes": nodes, **payload.circuit_scores(file, nodes)} if nodes else None
 
 
-def render(title: str, data: Mapping[str, Any]) -> str:
-    """The HTML page. Its one script and its one style sheet are named by hash in the content security policy, so that
+def render(title: str, data: Mapping[str, Any], *, page: str | None = None) -> str:
+    """The HTML page, by default the one that shows a graph. Its one script and its one style sheet are named by hash in the content security policy, so that
     nothing else can run, whatever the data holds."""
-    script, style = _page_parts()
+    script, style = _page_parts(page)
     policy = "; ".join(
         [
             "default-src 'none'",
@@ -158,14 +158,15 @@ def _page() -> Path:
 
 
 @cache
-def _page_parts() -> tuple[str, str]:
-    """The page's script and style, ready to stand inside an HTML file."""
+def _page_parts(name: str | None) -> tuple[str, str]:
+    """A page's script and style, ready to stand inside an HTML file; `name` is its entry, None the page of graphs."""
     page = _page()
     listing = json.loads((page / "modules.json").read_text(encoding="utf-8"))
-    script = bundle(page, listing["entry"], aliases=listing.get("aliases", {}))
+    entry, styles = (listing["entry"], listing["styles"]) if name is None else (name, listing["pages"][name])
+    script = bundle(page, entry, aliases=listing.get("aliases", {}))
     # `</script` and `<!--` would end or disturb the element; in strings and patterns the backslash changes nothing.
     script = re.sub(r"<(?=/script|!--)", r"\\x3c", script, flags=re.IGNORECASE)
-    style = "\n".join((page / name).read_text(encoding="utf-8") for name in listing["styles"])
+    style = "\n".join((page / style).read_text(encoding="utf-8") for style in styles)
     if "</style" in style.lower():
         raise ThoughtscopeError("The page's style sheet would end its own element.")
     return script, style

@@ -92,8 +92,8 @@ def load(folder: Path) -> Dictionary:
     n_layers, tying = _whole(config, "num_layers", path), config.get("decoder_tying", "none")
     if tying not in _TYING:
         raise CorruptArtefact(f"{path}: decoder_tying {tying!r:.40} is not {', '.join(_TYING)}.")
-    _expect(file, config, n_layers, tying)
     activation = _activation(config, path)
+    _expect(file, config, n_layers, tying)
     reads, writes = (_sites(config, side, n_layers, path) for side in ("input", "output"))
     scales = _scales(source, config, n_layers, file)
     parts = tuple(_part(file, tying, layer, activation, reads, writes, scales) for layer in range(n_layers))

@@ -199,6 +199,7 @@ def _tokenwise(coder: Coder, normed: object, path: Path) -> Coder:
 
 def _new(config: Mapping[str, Any], file: TensorFile, path: Path) -> Coder:
     """The later layout."""
+    activation = _activation(config, path)
     jumps = str(config.get("act_fn", "relu")).lower() == "jumprelu"
     hooks = [config.get("hook_point_in"), config.get("hook_point_out")]
     needed: dict[str, int | None] = {"W_E": 2, "b_E": 1, "W_D": 2}
@@ -208,7 +209,7 @@ def _new(config: Mapping[str, Any], file: TensorFile, path: Path) -> Coder:
     expect_tensors(file.path, file, needed, {"b_D": 1, **lengths})
     W_dec = file["W_D"]
     coder = Coder(
-        activation=_activation(config, path),
+        activation=activation,
         W_enc=file["W_E"].T,
         b_enc=file["b_E"],
         W_dec=W_dec,

@@ -12,15 +12,12 @@ LARGEST = 127
 def to_rows(weight: Float[Tensor, "row _"]) -> tuple[Int[Tensor, "row _"], Float[Tensor, " row"]]:
     """Whole numbers and scales with `weight ≈ scale · number`, at most half a scale away.
 
-    A scale has eight significant bits, so that `127 · scale` is exact, and what was restored once is restored again to
-    the bit.
+    A scale has eight significant bits: near enough that a row's largest weight is 127 of it, and few enough that
+    `127 · scale` is exact. So what was restored once is stored again to the bit.
     """
     wide = weight.float()
     size = wide.abs().amax(1) / LARGEST if wide.shape[1] else wide.new_zeros(wide.shape[0])
-    scale = size.bfloat16()
-    scale = torch.where(
-        scale.float() < size, torch.nextafter(scale, torch.full_like(scale, torch.inf)), scale
-    ).float()
+    scale = size.bfloat16().float()
     scale = scale.where(scale > 0, 1)
     return (wide / scale[:, None]).round().to(torch.int8), scale
 

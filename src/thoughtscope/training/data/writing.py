@@ -29,7 +29,18 @@ from thoughtscope.training.data.harvest import Feed, Lane, check_finite, in_pace
 from thoughtscope.training.data.moments import Moments
 from thoughtscope.training.data.order import LANES, Share, generator
 from thoughtscope.training.data.sources import Documents, Source, source_of
-from thoughtscope.training.data.store import FACTS, KIND, SHARD, Plan, Store, load_store, moments_in, plan_of
+from thoughtscope.training.data.store import (
+    FACT_TYPES,
+    FACTS,
+    KIND,
+    SHARD,
+    Plan,
+    Store,
+    load_store,
+    moments_in,
+    plan_of,
+    well_formed,
+)
 
 if TYPE_CHECKING:
     from thoughtscope.models import Model
@@ -120,7 +131,8 @@ def _open(home: Path, plan: Plan) -> None:
             meta = {"plan": asdict(plan), "complete": False}
             save_artefact(home, kind=KIND, tensors={}, meta=meta, provenance=provenance(seed=plan.seed))
             return
-        here = plan_of(load_artefact(home, kind=KIND, verify="size").meta)
+        with well_formed(home):
+            here = plan_of(load_artefact(home, kind=KIND, verify="size").meta)
     other = [
         f"{name} {was!r}, now {asdict(plan)[name]!r}"
         for name, was in asdict(here).items()
@@ -226,12 +238,7 @@ def _make(plan: Plan, lane: Lane, piece: int, number: int) -> _Made:
         Site.parse(site): torch.empty(0, width, dtype=_feed(plan).dtype)
         for site, width in zip(plan.sites, plan.widths, strict=True)
     }
-    facts = {
-        "token": torch.empty(wanted, dtype=torch.int32),
-        "document": torch.empty(wanted, dtype=torch.int64),
-        "position": torch.empty(wanted, dtype=torch.int32),
-        "offset": torch.empty(wanted, dtype=torch.int32),
-    }
+    facts = {name: torch.empty(wanted, dtype=dtype) for name, dtype in FACT_TYPES.items()}
     found = 0
     with memory_told(f"A shard of {wanted:,} rows at {len(rows)} sites", "Ask for less in shard_tokens."):
         for harvested in lane.take(wanted):
