@@ -1,8 +1,8 @@
 """Dictionaries of other libraries, loaded and saved again: the share of files that are the same to the byte.
 
-Every layout, kind and number type, several times with other weights. The files are written as the libraries write them
-(`tests/foreign_files.py`, `tests/foreign_layers.py`). What the libraries compute with them is written out there too, and
-compared with the answers of what was loaded. `bench/formats.py` does the same with the libraries themselves.
+Every layout, kind and number type, several times with other weights. The files are written as the libraries write
+them (`tests/foreign_files.py`, `tests/foreign_layers.py`). What the libraries compute with them is written out there
+too, and compared with the answers of what was loaded. `bench/formats.py` does the same with the libraries themselves.
 """
 
 from __future__ import annotations

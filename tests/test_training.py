@@ -63,7 +63,7 @@ def test_a_source_that_comes_once_is_enough_when_it_lasts():
     """The self-test's documents come from the start: at the end there may be none left."""
     model = tiny_model("llama", layers=2)
     recipe = small(schedule__n_tokens=400, data__buffer_tokens=1200)
-    texts = documents(model, n=1500, length=3)
+    texts = documents(model, n=20_000, length=3)
     once = train_dictionary(model, iter(texts), recipe)
     whole = train_dictionary(model, texts, recipe)
     assert same_parts(once, whole) and once.card.self_test == whole.card.self_test
@@ -188,7 +188,7 @@ def test_a_damaged_state_stops_the_training_and_is_left_alone(tmp_path):
     train_dictionary(model, documents(model), recipe, folder=tmp_path)
     manifest = tmp_path / "state" / "manifest.json"
     whole = manifest.read_bytes()
-    weights = next((tmp_path / "state").glob("weights-*"))
+    weights = next((tmp_path / "state").glob("features-0-*"))
     flipped = [whole[:n] + bytes([whole[n] ^ 2]) + whole[n + 1 :] for n in range(0, len(whole), 97)]
     for damaged in (*flipped, b"", b"{}", whole[:-9]):
         manifest.write_bytes(damaged)
@@ -203,7 +203,7 @@ def test_a_damaged_state_stops_the_training_and_is_left_alone(tmp_path):
     manifest.unlink()
     manifest.write_bytes(whole)
     weights.write_bytes(weights.read_bytes()[:-1])
-    with pytest.raises(CorruptArtefact, match=r"weights-.*stops here"):
+    with pytest.raises(CorruptArtefact, match=r"features-0-.*stops here"):
         train_dictionary(model, documents(model), recipe, folder=tmp_path)
 
 

@@ -114,8 +114,11 @@ def _circuit(file: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def render(title: str, data: Mapping[str, Any], *, page: str | None = None) -> str:
-    """The HTML page, by default the one that shows a graph. Its one script and its one style sheet are named by hash in the content security policy, so that
-    nothing else can run, whatever the data holds."""
+    """The HTML page, by default the one that shows a graph.
+
+    Its one script and its one style sheet are named by hash in the content security policy, so that nothing else can
+    run, whatever the data holds.
+    """
     script, style = _page_parts(page)
     policy = "; ".join(
         [

@@ -119,6 +119,8 @@ def train(
             lambda: _found(home / CHECKPOINT, stream, recipe, device, ranks) if home else None
         )
         if state is None or state.step < recipe.schedule.n_steps:
+            if state is None:
+                _ = stream.moments  # before the first batch: of documents that come once, this is a look ahead
             batches = _whole_batches(stream, ranks, state.step if state else 0, device)
             if state is None:
                 kept, first = dict(about()), next(batches)
@@ -131,6 +133,26 @@ def train(
                 _run(state, batches, home, log)
             finally:
                 log.close()
+    return state
+
+
+def _found(
+    folder: Path, stream: Stream, recipe: Recipe, device: torch.device | str, ranks: Ranks
+) -> State | None:
+    """The state in a folder, if it is of this recipe and fits the stream. To start anew would write over another."""
+    try:
+        state = load_state(folder, recipe, device=device, ranks=ranks)
+    except CorruptArtefact as error:
+        raise CorruptArtefact(
+            f"{error} The training stops here, and leaves {folder} as it is. Put a sound copy in its place, or move it "
+            "away to start anew."
+        ) from None
+    for site, mean in state.scaling.mean.items() if state else ():
+        if stream.widths.get(site) != len(mean):
+            raise DictionaryMismatch(
+                f"{folder} is of a model whose {site} is {len(mean)} wide; here it is "
+                f"{stream.widths.get(site, 'missing')}. Name another folder."
+            )
     return state
 
 
@@ -161,26 +183,6 @@ def _whole_batches(stream: Stream, ranks: Ranks, start: int, device: torch.devic
     return (
         {site: ranks.gathered(x.to(device)) for site, x in batch.items()} for batch in stream.batches(start)
     )
-
-
-def _found(
-    folder: Path, stream: Stream, recipe: Recipe, device: torch.device | str, ranks: Ranks
-) -> State | None:
-    """The state in a folder, if it is of this recipe and fits the stream. To start anew would write over another."""
-    try:
-        state = load_state(folder, recipe, device=device, ranks=ranks)
-    except CorruptArtefact as error:
-        raise CorruptArtefact(
-            f"{error} The training stops here, and leaves {folder} as it is. Put a sound copy in its place, or move it "
-            "away to start anew."
-        ) from None
-    for site, mean in state.scaling.mean.items() if state else ():
-        if stream.widths.get(site) != len(mean):
-            raise DictionaryMismatch(
-                f"{folder} is of a model whose {site} is {len(mean)} wide; here it is "
-                f"{stream.widths.get(site, 'missing')}. Name another folder."
-            )
-    return state
 
 
 def begin(
