@@ -120,7 +120,8 @@ def train(
         )
         if state is None or state.step < recipe.schedule.n_steps:
             if state is None:
-                _ = stream.moments  # before the first batch: of documents that come once, this is a look ahead
+                # Before the first batch: of documents that come once, this is a look ahead.
+                _ = stream.moments
             batches = _whole_batches(stream, ranks, state.step if state else 0, device)
             if state is None:
                 kept, first = dict(about()), next(batches)
@@ -227,7 +228,7 @@ def _run(state: State, batches: Iterator[Batch], home: Path | None, log: Log) ->
         figures = train_step(state, batch)
         state.seconds += time.monotonic() - began
         n_tokens = len(next(iter(batch.values())))
-        stopped = None
+        stopped: BaseException | None = None
         try:
             log.write(state.step, figures, n_tokens=n_tokens, n_bytes=_bytes(batch), seconds=state.seconds)
         except BaseException as error:  # the caller stops the work: between two steps, so that none is lost
