@@ -65,7 +65,7 @@ class Constants:
     """Measured on a small training of the same code."""
 
     bytes_per_parameter: float
-    """Of encoder and decoder, on the rank that has it: weights, moments, the encoder's bf16 copy."""
+    """Of encoder and decoder, on the rank that has it: weights, moments, their copies in bf16."""
     bytes_per_token_fixed: float
     """Handed to collectives a token and rank, beyond the input rows, the scores and what is written."""
     store_bytes_beyond_rows: float
@@ -116,7 +116,9 @@ def held_bytes(state: Any) -> int:
     """What a state keeps in memory between steps."""
     tensors = [*state.weights.values(), *state.adam.mean.values(), *state.adam.square.values()]
     for part in state.parts:
-        tensors += [part.idle, part.norm] + ([] if part.scorer is part.own["W_enc"] else [part.scorer])
+        tensors += [part.idle, part.norm]
+        tensors += [part.scorer] if part.scorer is not part.own["W_enc"] else []
+        tensors += [part.decoder] if part.decoder is not part.own["W_dec"] else []
     return sum(tensor.nbytes for tensor in tensors)
 
 

@@ -141,7 +141,7 @@ def main(folder: Path, *, forever: bool) -> None:
 
     from thoughtscope.models import random_model
     from thoughtscope.training import train
-    from thoughtscope.training.ranks import ranks_here
+    from thoughtscope.training.ranks import Ranks, ranks_here
 
     torch.set_num_threads(1)
     ranks, model = ranks_here(), random_model("llama")
@@ -156,6 +156,10 @@ def main(folder: Path, *, forever: bool) -> None:
     found: dict[str, Any] = {"ranks": ranks.world, "sharded model": sharded_rows(ranks)}
     for name, recipe in trainings().items():
         found[name] = compared(model, recipe, ranks, folder / name)
+    low = trainings(precision="bfloat16")["TopK autoencoder"]
+    found["TopK autoencoder, products in bfloat16"] = worst(
+        losses(model, low, ranks), losses(model, low, Ranks())
+    )
     if ranks.first:
         (folder / "found.json").write_text(json.dumps(found, indent=1))
 

@@ -128,7 +128,8 @@ def save_artefact(
     that holds something else. `provenance` defaults to `provenance.provenance()`. With `writers`, each of them gives
     tensors of its own files, and the artefact has them all.
     """
-    folder, writers = Path(path), writers or _Alone()
+    folder = Path(path)
+    saving: Writers = writers or _Alone()
     for name in tensors:
         if not _NAME.fullmatch(name):
             raise ThoughtscopeError(
@@ -143,17 +144,17 @@ def save_artefact(
     }
     json.dumps(manifest, allow_nan=False)  # what cannot be written fails before anything is touched
     with ExitStack() as lock, writing(folder):
-        writers.together(lambda: _prepare(folder, lock) if writers.first else None)
+        saving.together(lambda: _prepare(folder, lock) if saving.first else None)
         written: list[Path] = []
         try:
-            own = writers.together(lambda: _stored(folder, tensors, written))
-            manifest["files"] = _merged(writers.told(json.dumps(own)))
-            writers.together(lambda: _publish(folder, manifest) if writers.first else None)
+            own = saving.together(lambda: _stored(folder, tensors, written))
+            manifest["files"] = _merged(saving.told(json.dumps(own)))
+            saving.together(lambda: _publish(folder, manifest) if saving.first else None)
         except BaseException:
             for file in written:
                 file.unlink(missing_ok=True)
             raise
-        if writers.first:
+        if saving.first:
             _sweep(folder)
     return folder
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from torch import Tensor
 from thoughtscope.core.errors import ThoughtscopeError
 from thoughtscope.models.model import Model
 
+PATIENCE = 600.0
+"""Seconds that a process waits for the others' passes."""
 _IDLE, _WORK, _LEAVE = range(3)
 
 
@@ -95,13 +98,14 @@ def shard_model(model: Model, *, device: torch.device | str | None = None) -> Mo
         )
     place = torch.device(device or model.device)
     # Groups of its own: passes run in a thread, beside what a training asks of the same processes.
-    weights = distributed.new_group(backend="nccl" if place.type == "cuda" else "gloo")
+    patience = timedelta(seconds=PATIENCE)
+    weights = distributed.new_group(backend="nccl" if place.type == "cuda" else "gloo", timeout=patience)
     mesh = DeviceMesh.from_group(weights, place.type)
     for block in model.family.blocks:
         fully_shard(block.module, mesh=mesh, reshard_after_forward=True)
     fully_shard(model.module, mesh=mesh)
     sharded = replace(model, family=_without_numbers(model.family))
-    return replace(sharded, pace=Pace(sharded, distributed.new_group(backend="gloo")))
+    return replace(sharded, pace=Pace(sharded, distributed.new_group(backend="gloo", timeout=patience)))
 
 
 def _without_numbers(facts: Any) -> Any:

@@ -196,21 +196,23 @@ class Run:
             )
         assert self.log is not None
         n_tokens = len(next(iter(batch.values())))
+        stopped: BaseException | None = None
         try:
             self.log.write(
                 state.step, figures, n_tokens=n_tokens, n_bytes=_bytes(batch), seconds=state.seconds
             )
-        except BaseException:  # the caller stops the work: between two steps, so that none is lost
-            self._save()
-            raise
+        except BaseException as error:  # the caller stops the work: between two steps, so that none is lost
+            stopped = error
         late = time.monotonic() - self.saved > 60 * self.recipe.checkpoint_minutes
-        if self.home and (self.ranks.any(late) or self.over):
+        if self.ranks.any(late or stopped is not None or self.over):
             self._save()
+            if self.ranks.any(stopped is not None):
+                raise stopped or ThoughtscopeError("The first rank has stopped the training.")
 
     def _save(self) -> None:
         if self.home and self.state:
             save_state(self.state, self.home / CHECKPOINT)
-            self.saved = time.monotonic()
+        self.saved = time.monotonic()
 
 
 def _found(

@@ -193,13 +193,15 @@ def _errors(
     state: State, active: list[Active], reading: int, x: Mapping[Site, Tensor], y: Mapping[Site, Tensor]
 ) -> list[dict[Site, Tensor]]:
     """Reconstruction minus target by level and site, where level j has the features of the first j + 1 prefixes."""
+    ranks = state.ranks
     total = {site: state.weights[f"b_dec/{site}"] - target for site, target in y.items()}
     for part in state.parts if state.recipe.skip else ():
         site = next(iter(part.layout.writes))
         total[site] = total[site] + side_by_side(part.layout.reads, x) @ part.own["W_skip"].T
+    if not ranks.first:  # what is no feature's counts once
+        total = {site: torch.zeros_like(error) for site, error in total.items()}
     levels = []
     for level in range(len(state.edges) - 1):
-        wrote: dict[Site, Tensor] = {}
         for part, each in zip(state.parts, active, strict=True):
             pattern, values, rows = each.pattern, each.values[reading], part.decoder
             if len(state.edges) > 2:
@@ -208,10 +210,8 @@ def _errors(
                 values, rows = values[index], rows[state.edges[level] : state.edges[level + 1]]
             written = pattern.decode(values, rows)
             for site, columns in part.layout.writes.items():
-                wrote[site] = wrote[site] + written[:, columns] if site in wrote else written[:, columns]
-        for site, here in wrote.items():
-            total[site] = total[site] + state.ranks.total(here)
-        levels.append(dict(total))
+                total[site] = total[site] + written[:, columns]
+        levels.append({site: ranks.total(error) for site, error in total.items()})
     return levels
 
 
