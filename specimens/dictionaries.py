@@ -26,20 +26,19 @@ TRAINING_SEED, SCORING_SEED, EXAMPLE_SEED = 1, 2, 3
 RECIPES = {"clt": recipes.clt, "plt": recipes.transcoder}
 VALUES = {
     "n_features": 1536,
-    "k": 5,
-    "dead.k": 16,
-    "data.buffer_tokens": 200_000,
+    "k": 4.9,
     "data.passes": 2,
-    "schedule.n_tokens": 4_000_000,
+    "data.rows": "float16",
     "schedule.batch": 2048,
     "schedule.learning_rate": 3e-3,
     "saved": "float16",
 }
+N_TOKENS = {"clt": 9_000_000, "plt": 6_000_000}
 
 
 def recipe(kind: str, n_layers: int, changes: Mapping[str, Any]) -> Recipe:
     """The recipe of one of the specimen's dictionaries, with other values where `changes` names them."""
-    return RECIPES[kind](n_layers, **{**VALUES, **changes})
+    return RECIPES[kind](n_layers, **{**VALUES, "schedule.n_tokens": N_TOKENS[kind], **changes})
 
 
 def main() -> None:
