@@ -1,4 +1,4 @@
-"""What a dictionary on many GPUs costs, on paper: `python bench/plan.py [--features 30e6] [--gpus 128] [--write PAGE]`.
+"""What a dictionary on many GPUs costs, on paper: `python bench/plan.py [--features 30e6] [--gpus 160] [--write PAGE]`.
 
 Three kinds of numbers go in, and the table says of each which it is: what is measured here on a small training (bytes a
 parameter, bytes between ranks a token, bytes on disk a row, what a step costs beyond its encoder product), what the
@@ -57,7 +57,7 @@ class Case:
     parameters: float = 70e9
     depth: float = 0.5
     """Share of the base model's blocks that run before the site."""
-    gpus: int = 128
+    gpus: int = 160
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,6 +205,7 @@ def plan(case: Case, gpu: Gpu, assumed: Assumed, found: Constants) -> dict[str, 
         "store of all tokens": assumed.n_tokens * (2 * case.d_model + found.store_bytes_beyond_rows),
         **{f"seconds a step: {name}": value for name, value in seconds.items()},
         "seconds a step": step,
+        "step over encoder product": step / seconds["encoder product"],
         "tokens a second": case.batch / step,
         "GPU-days": steps * step * case.gpus / 86_400,
         "days": steps * step / 86_400,
@@ -237,6 +238,8 @@ def unit(name: str) -> str:
 
 def shown(value: float, unit: str = "") -> str:
     """Three digits and a prefix; seconds as they are."""
+    if not unit and 1e4 <= value < 1e6:
+        return f"{value:,.0f}"
     if unit == "s" or not value or 0.01 <= abs(value) < 1e4:
         return f"{value:.3g} {unit}".strip() if abs(value) < 1000 else f"{value:,.0f} {unit}".strip()
     for size, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
