@@ -56,9 +56,10 @@ def test_a_notebook_keeps_no_outputs(notebook: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_page_on_dictionaries_runs(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "least"), [("dictionaries", 6), ("training", 3)])
+def test_a_page_runs(name: str, least: int, tmp_path: Path) -> None:
     """Its snippets one after the other, as it says; a warning is an error."""
-    page = (ROOT / "docs" / "dictionaries.md").read_text()
+    page = (ROOT / "docs" / f"{name}.md").read_text()
     snippets = re.findall(r"^```python\n(.*?)^```$", page, flags=re.DOTALL | re.MULTILINE)
     script = tmp_path / "page.py"
     script.write_text("\n\n".join(snippets))
@@ -68,12 +69,19 @@ def test_the_page_on_dictionaries_runs(tmp_path: Path) -> None:
         cwd=tmp_path, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert len(snippets) >= 6 and len(done.stdout.splitlines()) >= 7
+    assert len(snippets) >= least and len(done.stdout.splitlines()) >= least
 
 
 # --- commands --------------------------------------------------------------------------------------------------------
 
-PAGES = ("README.md", "README.zh-CN.md", "docs/cli.md", "docs/quickstart.md", "docs/file-formats.md")
+PAGES = (
+    "README.md",
+    "README.zh-CN.md",
+    "docs/cli.md",
+    "docs/quickstart.md",
+    "docs/file-formats.md",
+    "docs/training.md",
+)
 """Pages whose commands run as they stand; docs/cli.md is made of the help texts."""
 COMMANDS = list(
     dict.fromkeys(
@@ -100,7 +108,30 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model.tokenizer.save_pretrained(folder / name)
     for name in ("transcoders", "my-transcoders"):
         save_dictionary(random_dictionary(model), folder / name)
+    (folder / "texts").mkdir()
+    for number in range(20):
+        (folder / "texts" / f"{number}.txt").write_text("The cat sees the dog in the park. " * (20 + number))
+    (folder / "recipes.py").write_text(
+        "from thoughtscope.training import recipes\n\n\ndef mine():\n    return recipes.sae('resid_post.2')\n"
+    )
+    for name in ("first", "second"):
+        (folder / "runs" / name).mkdir(parents=True)
+        line = {"step": 1, "n_steps": 2, "tokens": 100, "fvu": 0.5}
+        (folder / "runs" / name / "metrics.jsonl").write_text(json.dumps(line) + "\n")
     return folder
+
+
+TINY = ("n_features=32", "schedule.n_tokens=600", "schedule.batch=100", "data.buffer_tokens=600")
+"""What a training in an example is cut down to here."""
+
+
+@pytest.fixture(scope="module")
+def activations(workplace: Path, specimen: Any) -> None:
+    """The store that an example reads."""
+    from thoughtscope.training.data import harvest_to
+
+    source = f"text:{workplace / 'texts'}"
+    harvest_to(workplace / "activations", specimen.model, source, ["resid_post.3"], n_tokens=1000)
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +145,8 @@ def specimen() -> object:
 def test_a_command_of_the_pages_runs(
     command: str,
     workplace: Path,
-    specimen: object,
+    specimen: Any,
+    activations: None,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -133,18 +165,33 @@ def test_a_command_of_the_pages_runs(
     fitting = SimpleNamespace(doubts=(), n_tokens=0)
     monkeypatch.setattr(checks, "preflight", lambda *_: fitting)  # random weights fit nothing
     monkeypatch.setattr("thoughtscope.server.launch.serve_session", served)
+    monkeypatch.setattr(
+        "thoughtscope.server.curves.serve_curves", lambda *_, announce, **__: announce("http://…")
+    )
+    from thoughtscope import models
+
+    load = models.load_model
+    monkeypatch.setattr(
+        models,
+        "load_model",
+        lambda name, **more: specimen.model if name == "specimen" else load(name, **more),
+    )
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     for path in workplace.iterdir():
-        (tmp_path / path.name).symlink_to(path)
+        if path.name != "activations" or " --store" in command:
+            (tmp_path / path.name).symlink_to(path)
     monkeypatch.chdir(tmp_path)
     arguments = shlex.split(command.replace("$(openssl rand -hex 16)", "0" * 32), comments=True)[1:]
+    if arguments[0] in ("train", "sweep"):
+        fewer = ("k=4",) if "k=16" in arguments else ()
+        arguments += [f"--set={each}" for each in (*TINY, *fewer)]
     feature = traced_files(arguments, specimen, tmp_path)
     arguments = [feature if word.startswith("feature:LAYER") else word for word in arguments]
     monkeypatch.setattr(sys, "argv", ["thoughtscope", *arguments])
     with pytest.raises(SystemExit) as end:
         app.run()
     out, err = capsys.readouterr()
-    assert end.value.code == 0 and [line for line in err.splitlines() if "warning: " not in line] == [], err
+    assert not end.value.code and [line for line in err.splitlines() if "warning: " not in line] == [], err
     assert out
 
 
