@@ -120,7 +120,9 @@ def train(
         )
         if state is None or state.step < recipe.schedule.n_steps:
             if state is None:
-                _ = stream.moments  # before the first batch: of documents that come once, this is a look ahead
+                _ = (
+                    stream.moments
+                )  # before the first batch: of documents that come once, this is a look ahead
             batches = _whole_batches(stream, ranks, state.step if state else 0, device)
             if state is None:
                 kept, first = dict(about()), next(batches)
