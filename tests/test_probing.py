@@ -88,8 +88,6 @@ def test_what_a_special_feature_takes_over_is_counted() -> None:
     assert clean.full == 0 and clean.fraction < 0.05 and clean.split == 1
     assert taken.full == pytest.approx(1 / 3 / 3, abs=0.06)  # a third of the words of one letter in three
     assert taken.fraction == pytest.approx(1 / 9, abs=0.06)
-    split = absorption(planted(special=True))
-    assert split.full == 0 and split.split == pytest.approx(4 / 3)  # seen as one letter split in two
 
 
 def test_texts_are_pooled_over_their_tokens() -> None:

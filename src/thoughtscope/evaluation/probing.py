@@ -26,7 +26,7 @@ from thoughtscope.core.errors import DictionaryMismatch, ThoughtscopeError
 from thoughtscope.core.files import read_file
 from thoughtscope.core.parsing import strict_json
 from thoughtscope.dictionaries import Dictionary, Part, check_fits, resident
-from thoughtscope.dictionaries.documents import counted, numbered_batches
+from thoughtscope.dictionaries.documents import counted
 from thoughtscope.dictionaries.features import flat
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 KS = (1, 2, 5)
 """Numbers of features that a sparse probe may read."""
+TEXTS = 32
+"""Texts in one forward pass."""
 TOP = (2, 5, 10, 20, 50, 100, 500)
 """Numbers of features that are ablated for a perturbation."""
 JUMP = 0.03
@@ -98,18 +100,30 @@ def pool(
 
     Raises `DictionaryMismatch` for a part that reads several sites or must be named.
     """
-    from thoughtscope.models import capture
+    from thoughtscope.models import capture, pad_left
 
     check_fits(dictionary, model)
+    if model.tokenizer is None:
+        raise ThoughtscopeError(f"{model.name} has no tokenizer, so it cannot read texts.")
     one = _one_part(resident(dictionary, device=model.device), part)
     (site,) = one.reads
     found: dict[int, tuple[Tensor, Tensor]] = {}
-    for numbers, tokens in numbered_batches(model, [each.text for each in texts], context=context):
+    for start in range(0, len(texts), TEXTS):
+        ids = model.tokenizer(
+            [each.text for each in texts[start : start + TEXTS]],
+            truncation=True,
+            max_length=context,
+            verbose=False,
+        )["input_ids"]
+        rows = [row for row, listed in enumerate(ids) if len(listed) > 1]
+        if not rows:
+            continue
+        tokens = pad_left([ids[row] for row in rows])
         keep = counted(tokens.mask, skip_first=dictionary.skip_first).to(model.device)
         held = capture(model, tokens, [site])[site]
-        for row, number in enumerate(numbers):
-            x = flat(held[row][keep[row]], 1).float()
-            found[number] = (x.mean(0).cpu(), one.activations({site: x}).mean(0).cpu())
+        for row, y, counts in zip(rows, held, keep, strict=True):
+            x = flat(y[counts], 1).float()
+            found[start + row] = (x.mean(0).cpu(), one.activations({site: x}).mean(0).cpu())
     if not found:
         raise ThoughtscopeError("The texts hold no tokens to probe.")
     order = sorted(found)
