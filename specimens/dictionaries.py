@@ -11,27 +11,34 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import asdict, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-
-import torch
+from typing import Any
 
 from specimens.corpus import sample_documents
 from thoughtscope.atlas import collect_examples
-from thoughtscope.dictionaries import (
-    TrainConfig,
-    evaluate_dictionary,
-    save_dictionary,
-    train_dictionary,
-    with_self_test,
-)
+from thoughtscope.dictionaries import evaluate_dictionary, save_dictionary, with_self_test
 from thoughtscope.models import load_model
+from thoughtscope.training import Recipe, recipes, train_dictionary
 
 TRAINING_SEED, SCORING_SEED, EXAMPLE_SEED = 1, 2, 3
-CONFIGS = {
-    "clt": TrainConfig(cross_layer=True, n_features=1536, l0=5.0, n_tokens=4_000_000, passes=2),
-    "plt": TrainConfig(cross_layer=False, n_features=1536, l0=5.0, n_tokens=4_000_000, passes=2),
+RECIPES = {"clt": recipes.clt, "plt": recipes.transcoder}
+VALUES = {
+    "n_features": 1536,
+    "k": 4.9,
+    "data.passes": 2,
+    "data.rows": "float16",
+    "schedule.batch": 2048,
+    "schedule.learning_rate": 3e-3,
+    "saved": "float16",
 }
+N_TOKENS = {"clt": 9_000_000, "plt": 6_000_000}
+
+
+def recipe(kind: str, n_layers: int, changes: Mapping[str, Any]) -> Recipe:
+    """The recipe of one of the specimen's dictionaries, with other values where `changes` names them."""
+    return RECIPES[kind](n_layers, **{**VALUES, "schedule.n_tokens": N_TOKENS[kind], **changes})
 
 
 def main() -> None:
@@ -39,7 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--kind", choices=CONFIGS, required=True)
+    parser.add_argument("--kind", choices=RECIPES, required=True)
     parser.add_argument("--model", default="specimen")
     parser.add_argument("--text", type=Path, help="folder of text; without it the grammars alone")
     parser.add_argument("--work", type=Path, help="folder for metrics and checkpoints")
@@ -49,19 +56,18 @@ def main() -> None:
         nargs="*",
         default=[],
         metavar="NAME=VALUE",
-        help="other values of the configuration",
+        help="other values of the recipe, for example schedule.n_tokens=100000",
     )
     parser.add_argument("--documents", type=int, default=2000, help="documents to score on")
     parser.add_argument("--example-tokens", type=int, default=100_000, help="tokens to draw examples from")
     args = parser.parse_args()
     changes = {name: json.loads(value) for name, value in (item.split("=", 1) for item in args.set)}
-    config = replace(CONFIGS[args.kind], **changes)
-    torch.manual_seed(config.seed)
     model = load_model(args.model)
+    chosen = recipe(args.kind, model.n_layers, changes)
     dictionary = train_dictionary(
         model,
         lambda: sample_documents(TRAINING_SEED, 400_000, args.text),
-        config,
+        chosen,
         folder=args.work,
         name=f"specimen/{args.kind}",
         progress=_print,
@@ -81,7 +87,9 @@ def main() -> None:
         window=(20, 10),
     )
     bank.save(args.out / "features")
-    print(json.dumps({"kind": args.kind, "config": asdict(config), "scores": asdict(scores)}))
+    print(
+        json.dumps({"kind": args.kind, "recipe": chosen.model_dump(mode="json"), "scores": scores.to_json()})
+    )
 
 
 def _print(stage: str, done: int, total: int | None, **figures: float) -> None:

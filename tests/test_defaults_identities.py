@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 import torch
 
-from thoughtscope import dictionaries, graphs, interventions, models
+from thoughtscope import dictionaries, graphs, interventions, models, training
 from thoughtscope.dictionaries import documents
 from thoughtscope.graphs import curve, json_read, json_write, names, schema
 from thoughtscope.interventions import edits, outcome
 from thoughtscope.models import checkpoints, proofs
+from thoughtscope.training import recipes
 
 RUN = {"max_new_tokens": 0, "cache": True, "top": 10, "changes": 20, "answer": None}
 BATCHES = {"context": 128, "batch_tokens": 4096}
@@ -42,15 +43,11 @@ DEFAULTS: list[tuple[Any, dict[str, Any]]] = [
     (dictionaries.resident, {"dtype": torch.float32, "decoders": False, "device": None}),
     (dictionaries.encode, {"row": 0}),
     (documents.document_batches, BATCHES),
-    (documents.numbered_batches, BATCHES),
-    (documents.read_rows, {"skip_first": True, "dtype": torch.float16}),
-    (documents.skip_rows, {"skip_first": True}),
-    (dictionaries.TrainConfig, {
-        "l0": 12.0, "skip": False, "n_tokens": 3_000_000, "chunk_tokens": 200_000, "passes": 1, "batch": 2048,
-        "context": 128, "learning_rate": 3e-3, "warm_up": 0.02, "decay": 0.5, "betas": (0.9, 0.99), "l0_start": 2.0,
-        "l0_settle": 0.2, "dead_after": 50_000, "aux": 1 / 32, "aux_k": 16, "precision": "float32", "saved": "float16",
-        "seed": 0,
-    }),
+    (training.train_dictionary, {"folder": None, "name": None, "trackers": ()}),
+    (training.train, {"folder": None, "name": "dictionary", "trackers": (), "device": "cpu"}),
+    (recipes.sae, {"sites": "resid_post.0", "n_features": 4096, "k": 32}),
+    (recipes.clt, {"n_features": 4096, "k": 16, "read": "mlp_in", "write": "mlp_out"}),
+    (recipes.transcoder, {"n_features": 4096, "k": 16, "read": "mlp_in", "write": "mlp_out"}),
     (models.load_model, {"device": None, "dtype": None, "revision": None, "trust_remote_code": False}),
     (models.model_from, {"tokenizer": None, "revision": "local", "prove_sites": True}),
     (models.random_model, {"layers": 2, "seed": 0, "dtype": torch.float32, "prove_sites": True}),
@@ -68,6 +65,26 @@ DEFAULTS: list[tuple[Any, dict[str, Any]]] = [
 def test_defaults(what: Any, stated: dict[str, Any]) -> None:
     parameters = inspect.signature(what).parameters
     assert {name: parameters[name].default for name in stated} == stated
+
+
+def test_values_of_recipes_that_nobody_names() -> None:
+    """Trainings of one recipe have to stay comparable."""
+    recipe = recipes.clt(2)
+    assert recipe.schedule.model_dump() == {
+        "n_tokens": 3_000_000, "batch": 4096, "learning_rate": 1e-3, "warm_up": 0.02, "decay": 0.5, "betas": (0.9, 0.99),
+        "epsilon": 1e-8, "sparsity_warm_up": 0.2, "k_start": 2.0, "dead_after": 50_000,
+    }  # fmt: skip
+    assert recipe.data.model_dump() == {
+        "context": 128, "buffer_tokens": 200_000, "passes": 1, "rows": "bfloat16", "skip_first": True,
+    }  # fmt: skip
+    assert (recipe.precision, recipe.saved, recipe.seed, recipe.centre, recipe.scale) == (
+        "bfloat16", "float32", 0, True, True,
+    )  # fmt: skip
+    assert recipe.dead is not None and recipe.dead.model_dump() == {
+        "kind": "auxiliary",
+        "coefficient": 1 / 32,
+        "k": 64,
+    }
 
 
 def test_limits_are_those_that_the_documentation_states() -> None:

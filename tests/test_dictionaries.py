@@ -21,7 +21,6 @@ from thoughtscope.dictionaries import (
     Card,
     Dictionary,
     LayerWeights,
-    TrainConfig,
     check_fits,
     declare,
     encode,
@@ -32,10 +31,10 @@ from thoughtscope.dictionaries import (
     preflight,
     resident,
     save_dictionary,
-    train_dictionary,
     transcoders,
 )
 from thoughtscope.models import Model, capture, tokenize
+from thoughtscope.training import recipes, train_dictionary
 
 F = 20
 
@@ -408,17 +407,12 @@ def trained() -> tuple[Model, Dictionary]:
     model = tiny_model("llama", layers=3)
     for block in model.family.blocks:
         block.mlp_norm.module.weight.data.uniform_(0.3, 3.0)
-    config = TrainConfig(
-        cross_layer=False,
-        n_features=96,
-        l0=12.0,
-        n_tokens=60_000,
-        chunk_tokens=4000,
-        passes=3,
-        batch=256,
-        dead_after=2000,
-    )
-    return model, train_dictionary(model, documents(model, n=400, length=32), config)
+    recipe = recipes.transcoder(
+        3, n_features=96, k=12,
+        **{"schedule.n_tokens": 60_000, "schedule.batch": 256, "schedule.learning_rate": 3e-3,
+           "schedule.dead_after": 2000, "data.buffer_tokens": 8000, "data.passes": 3, "saved": "float16"},
+    )  # fmt: skip
+    return model, train_dictionary(model, documents(model, n=400, length=32), recipe)
 
 
 CHANGES = {

@@ -28,7 +28,8 @@ from thoughtscope.dictionaries import (
 )
 from thoughtscope.dictionaries.activation import Activation as _Activation
 from thoughtscope.dictionaries.features import flat, total_by_site
-from thoughtscope.dictionaries.scores import DictionaryScores, Fit, declare
+from thoughtscope.dictionaries.fit import Fit
+from thoughtscope.dictionaries.scores import DictionaryScores, declare
 from thoughtscope.dictionaries.transcoders import is_cross_layer
 from thoughtscope.models import Model, capture, tokens_from_ids
 
@@ -50,7 +51,7 @@ def part(
     **more: Any,
 ) -> Part:
     fields = {
-        "activation": Activation(kind="relu"), "b_enc": torch.zeros(n), "threshold": None, "W_skip": None,
+        "activation": Activation(kind="relu"), "b_enc": torch.zeros(n), "threshold": None, "W_skip": None, "offset": {},
         "W_enc": {Site.parse(site): torch.ones(n, d) for site in reads},
         "W_dec": {Site.parse(site): torch.ones(n, d) for site in writes},
         "b_dec": {Site.parse(site): torch.zeros(d) for site in writes[:1]},
@@ -72,7 +73,10 @@ def test_batches_take_as_many_documents_as_fit(model: Model, monkeypatch: pytest
     """By length in each pool; a batch is full: the next longer document would not fit at its own width."""
     monkeypatch.setattr(documents, "POOL", 7)
     texts = [[10 + n] * length for n, length in enumerate((5, 3, 9, 2, 1, 4, 8, 6, 2, 30, 3, 1, 7))]
-    found = list(documents.numbered_batches(model, texts, context=9, batch_tokens=18))
+    found = [
+        ([int(row[mask][0]) - 10 for row, mask in zip(tokens.ids, tokens.mask, strict=True)], tokens)
+        for tokens in documents.document_batches(model, texts, context=9, batch_tokens=18)
+    ]
     numbers = [n for several, _ in found for n in several]
     assert sorted(numbers) == [n for n, text in enumerate(texts) if len(text) > 1]
     for several, tokens in found:
@@ -90,9 +94,10 @@ def test_batches_take_as_many_documents_as_fit(model: Model, monkeypatch: pytest
             size = max(k for k in range(1, len(rest) + 1) if k == 1 or k * rest[k - 1] <= 18)
             greedy, rest = [*greedy, (size, rest[size - 1])], rest[size:]
         assert sorted(map(tuple, widths)) == sorted(greedy)
-    assert [
-        several for several, _ in documents.numbered_batches(model, texts, context=9, batch_tokens=1)
-    ] != sorted(numbers)
+    alone = [
+        int(tokens.ids[0, 0]) - 10 for tokens in documents.document_batches(model, texts, batch_tokens=1)
+    ]
+    assert sorted(alone) == sorted(numbers) and alone != sorted(numbers)
     assert [tokens.ids.tolist() for tokens in documents.document_batches(model, [[1, 2, 3]], context=2)] == [
         [[1, 2]]
     ]
@@ -111,43 +116,6 @@ def test_the_tokens_that_count() -> None:
     mask = torch.tensor([[False, True, True], [True, True, True], [False, False, True]])
     assert documents.counted(mask, skip_first=False).equal(mask)
     assert documents.counted(mask, skip_first=True).int().tolist() == [[0, 0, 1], [0, 1, 1], [0, 0, 0]]
-
-
-@pytest.mark.parametrize("skip_first", [True, False])
-def test_rows_of_activations_are_those_of_the_tokens(model: Model, skip_first: bool) -> None:
-    texts = [[3, 1, 4, 1], [5, 9, 2], [6, 5, 3, 5, 8], [9, 7]]
-    sites = [Site("mlp_in", 0), Site("mlp_in", 1)], [Site("mlp_out", 1), Site("mlp_out", 0)]
-    batches = lambda: iter([tokens_from_ids(model, texts[:2]), tokens_from_ids(model, texts[2:])])
-    whole = documents.read_rows(
-        model, batches(), *sites, n_tokens=99, skip_first=skip_first, dtype=torch.float32
-    )
-    expected = []
-    for text in texts:
-        acts = capture(model, tokens_from_ids(model, text), [*sites[0], *sites[1]])
-        expected += [
-            torch.stack([acts[site][0, at] for site in (*sites[0], *sites[1])])
-            for at in range(skip_first, len(text))
-        ]
-    rows = torch.stack(expected)
-    assert len(whole) == len(rows) == (10 if skip_first else 14)
-    torch.testing.assert_close(whole.inputs, rows[:, :2])
-    torch.testing.assert_close(whole.outputs, rows[:, 2:])
-    for wanted in (1, 5, 6):
-        source = batches()
-        some = documents.read_rows(model, source, *sites, n_tokens=wanted, skip_first=skip_first)
-        assert len(some) == wanted and some.inputs.dtype == torch.float16
-        left = batches()
-        documents.skip_rows(left, n_tokens=wanted, skip_first=skip_first)
-        assert len(list(source)) == len(list(left))
-    nothing = documents.read_rows(model, iter([]), *sites, n_tokens=3)
-    assert nothing.inputs.shape == (0, 2, 16) and nothing.outputs.shape == (0, 2, 16)
-    with pytest.raises(ThoughtscopeError, match=r"not finite in torch\.float16"):
-        documents._gather(
-            {Site("mlp_in", 0): torch.full((1, 2, 3), 1e6)},
-            [Site("mlp_in", 0)],
-            torch.ones(1, 2, dtype=torch.bool),
-            torch.float16,
-        )
 
 
 # --- features ------------------------------------------------------------------------------------------------------

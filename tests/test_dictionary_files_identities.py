@@ -77,7 +77,7 @@ def test_what_is_fetched_and_when(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         hub.download("hf://o/r/sub@v1")
     assert [call["local_files_only"] for call in calls] == [True]
     assert calls[0]["repo"] == "o/r" and calls[0]["revision"] == "v1"
-    names = {"*.safetensors", "*.npz", "*.yaml", "*.json"}
+    names = {"*.safetensors", "*.npz", "*.yaml", "*.json", "ae.pt"}
     assert set(calls[0]["allow_patterns"]) == {f"sub/**/{name}" for name in names} | {
         f"sub/{name}" for name in names
     }

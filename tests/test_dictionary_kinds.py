@@ -30,12 +30,11 @@ from thoughtscope.dictionaries import (
     evaluate_dictionary,
     load_dictionary,
     save_dictionary,
-    train_dictionary,
 )
-from thoughtscope.dictionaries.training import TrainConfig
 from thoughtscope.graphs import FeatureTarget, attribute
 from thoughtscope.interventions import FeatureEdit, Plan, intervene, random_control
 from thoughtscope.models import Model, capture, forward, tokens_from_ids
+from thoughtscope.training import recipes, train_dictionary
 
 IDS = [7, 84, 104, 101, 32, 99]
 FEW = ("gpt2", "llama", "gemma3")
@@ -192,11 +191,12 @@ def test_autoencoders_train_on_any_site(site: str, width: int) -> None:
     model = tiny_variant("llama", layers=2)
     random = torch.Generator().manual_seed(0)
     texts = torch.randint(3, model.vocab_size, (60, 20), generator=random).tolist()
-    config = TrainConfig(
-        cross_layer=False, n_features=48, l0=6.0, read=site, write=site, n_tokens=6000, chunk_tokens=1000,
-        batch=200, passes=2, dead_after=1000,
+    recipe = recipes.batchtopk_sae(
+        [f"{site}.0", f"{site}.1"], n_features=48, k=6,
+        **{"schedule.n_tokens": 20_000, "schedule.batch": 200, "schedule.learning_rate": 1e-2, "schedule.dead_after": 1000,
+           "data.buffer_tokens": 2000, "data.passes": 2},
     )  # fmt: skip
-    dictionary = train_dictionary(model, texts, config)
+    dictionary = train_dictionary(model, texts, recipe)
     assert dictionary.kind == "sparse autoencoder"
     assert {w.shape[1] for part in dictionary.parts for w in part.W_enc.values()} == {
         model.width(f"{site}.0")

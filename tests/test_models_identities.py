@@ -549,13 +549,13 @@ def test_the_device_that_is_meant(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     if found is not None:
-        assert loading._device(device) == torch.device(found)
+        assert loading.device_named(device) == torch.device(found)
     else:
         with pytest.raises(
             (ThoughtscopeError, UnsupportedModel),
             match="holds shapes" if device == "meta" else "on this machine",
         ):
-            loading._device(device)
+            loading.device_named(device)
     assert (
         loading._dtype(None) == "auto"
         and loading._dtype("bfloat16") == loading._dtype(torch.bfloat16) == torch.bfloat16

@@ -9,6 +9,7 @@ import json
 from dataclasses import replace
 from itertools import pairwise, permutations
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -182,73 +183,68 @@ def test_the_slack_of_the_preflight_doubled() -> None:
         assert len([problem for problem in found if "declared" in problem]) == n, factor
 
 
-def training(
-    monkeypatch: pytest.MonkeyPatch, **changes: object
-) -> tuple[list[dict], list[float], list[float]]:
-    """The metrics, learning rates and losses of a small training run, step by step."""
-    from thoughtscope.dictionaries import TrainConfig, train_dictionary
-    from thoughtscope.dictionaries import training as training_module
+def trained_on_one_batch(**changes: object) -> tuple[list[dict], list[float]]:
+    """The figures and learning rates of a small training that sees the same tokens again and again."""
+    from thoughtscope.training import recipes, run
+    from thoughtscope.training.data import Moments
+    from thoughtscope.training.step import train_step
 
-    settings = dict(
-        cross_layer=False, n_features=32, l0=4.0, n_tokens=2_000, chunk_tokens=100, batch=100, passes=1
-    )
-    config = TrainConfig(**{**settings, **changes})  # type: ignore[arg-type]
-    rates: list[float] = []
-    losses: list[float] = []
-    step, backward = torch.optim.Adam.step, torch.Tensor.backward
-
-    def spied_step(self, *arguments, **named):
-        rates.append(self.param_groups[0]["lr"])
-        return step(self, *arguments, **named)
-
-    def spied_backward(self, *arguments, **named):
-        losses.append(float(self.detach()))
-        return backward(self, *arguments, **named)
-
-    monkeypatch.setattr(torch.optim.Adam, "step", spied_step)
-    monkeypatch.setattr(torch.Tensor, "backward", spied_backward)
+    named = {name.replace("__", "."): value for name, value in changes.items()}
+    recipe = recipes.transcoder(
+        2, **{"n_features": 32, "schedule.n_tokens": 2_000, "schedule.batch": 100, **named}
+    )  # type: ignore[arg-type]
     model = tiny_model("llama", layers=2)
     random = torch.Generator().manual_seed(0)
-    # One chunk of text again and again, so that every step sees the same tokens.
     documents = torch.randint(3, model.vocab_size, (5, 21), generator=random).tolist()
-    metrics: list[dict] = []
-    step_metrics = training_module._metrics
-    monkeypatch.setattr(
-        training_module, "_metrics", lambda *given: metrics.append(step_metrics(*given)) or metrics[-1]
+    acts = capture(model, tokens_from_ids(model, documents), recipe.sites)
+    rows = {site: acts[site][:, 1:].flatten(0, 1) for site in recipe.sites}
+
+    stream = SimpleNamespace(
+        sites=recipe.sites,
+        widths={site: x.shape[1] for site, x in rows.items()},
+        moments={site: Moments.of(x) for site, x in rows.items()},
     )
-    train_dictionary(model, documents, config)
-    return metrics, rates, losses
+    state = run.begin(stream, recipe, rows)  # type: ignore[arg-type]
+    figures, rates = [], []
+    for _ in range(recipe.schedule.n_steps):
+        figures.append(train_step(state, rows))
+        figures[-1]["threshold"] = state.parts[0].threshold
+        rates.append(state.adam.rate)
+    return figures, rates
 
 
-def test_a_threshold_average_with_its_weights_exchanged(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With nothing learned and one batch, a target that drops after the first step is neared by a tenth a step."""
-    still = {"learning_rate": 0.0, "aux": 0.0, "context": 21}
-    threshold = lambda **changes: [one["threshold"] for one in training(monkeypatch, **still, **changes)[0]]
-    settled, double = threshold(l0_settle=0.0), threshold(l0_settle=0.0, l0=8.0)
+def test_a_threshold_average_with_its_weights_exchanged() -> None:
+    """With nothing learned and one batch, a k that drops after the first step is neared by a tenth a step."""
+    still = {"schedule__learning_rate": 1e-30, "dead": None}
+    threshold = lambda **changes: [one["threshold"] for one in trained_on_one_batch(**still, **changes)[0]]
+    settled, double = threshold(k=4, schedule__k_start=1.0), threshold(k=8, schedule__k_start=1.0)
     assert np.ptp(settled) < 1e-6 < abs(settled[0] - double[0])
-    moving = threshold(l0_start=2.0, l0_settle=1e-6)
+    moving = threshold(k=4, schedule__k_start=2.0, schedule__sparsity_warm_up=1e-6)
     expected = settled[0] + (double[0] - settled[0]) * 0.9 ** np.arange(len(moving))
     np.testing.assert_allclose(moving, expected, rtol=1e-5)
 
 
-def test_no_decay_of_the_learning_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_decay_of_the_learning_rate() -> None:
     """Up over the first fifth, level, down to nothing over the second half."""
-    _, rates, _ = training(monkeypatch, learning_rate=1e-3, warm_up=0.2, decay=0.5)
+    _, rates = trained_on_one_batch(
+        k=4, schedule__learning_rate=1e-3, schedule__warm_up=0.2, schedule__decay=0.5
+    )
     done = np.arange(20) / 20
     expected = np.minimum(np.minimum((done + 1 / 20) / 0.2, 1), (1 - done) / 0.5)
     np.testing.assert_allclose(np.array(rates) / 1e-3, expected, rtol=1e-6)
 
 
-def test_an_auxiliary_loss_without_its_normalisation(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_auxiliary_loss_without_its_normalisation() -> None:
     """It is a share of what the live features leave: as they leave less, it does not fall with it."""
     weight = 1e-3  # so small that the other features hardly notice
-    settings = {"aux": weight, "aux_k": 1, "dead_after": -1, "context": 21, "l0": 12.0, "n_tokens": 12_000}
-    metrics, _, losses = training(monkeypatch, **settings)
+    figures, _ = trained_on_one_batch(
+        k=4, n_features=128, dead={"kind": "auxiliary", "coefficient": weight, "k": 1}, schedule__dead_after=1,
+        schedule__n_tokens=12_000, schedule__learning_rate=3e-3,
+    )  # fmt: skip
     # Each batch is the whole text, whose scaled targets have a mean square of 1: its errors are the shares themselves.
-    shares = [
-        (loss - sum(one["fvu_by_layer"])) / weight / 2 for loss, one in zip(losses, metrics, strict=True)
-    ]
-    assert metrics[-1]["fvu"] < 0.3 and 0.6 < shares[-1] < 3
+    helped = [one for one in figures if one["dead"] > 0]
+    share = lambda one: (one["loss"] - 2 * one["fvu"]) / weight / 2
+    assert helped and helped[-1]["fvu"] < 0.5 * figures[0]["fvu"] and 0.6 < share(helped[-1]) < 3
 
 
 def test_a_gemma_scope_hook_of_the_middle_read_as_the_start(tmp_path: Path) -> None:

@@ -117,6 +117,9 @@ def test_modules_keep_to_the_plain_forms_that_a_report_can_carry(name: str) -> N
 def test_the_page_becomes_one_classic_script() -> None:
     from thoughtscope.reports.bundle import bundle
 
-    script = bundle(UI, "app.js")
-    assert re.findall(r"^\s*(?:import|export)\b", script, re.M) == []
-    assert script.count("modules[0] = ") == 1 and all(f"// {name}" in script for name in MODULES)
+    pages = ["app.js", *json.loads((UI / "modules.json").read_text())["pages"]]
+    scripts = [bundle(UI, page) for page in pages]
+    for script in scripts:
+        assert re.findall(r"^\s*(?:import|export)\b", script, re.M) == []
+        assert script.count("modules[0] = ") == 1
+    assert all(any(f"// {name}" in script for script in scripts) for name in MODULES)

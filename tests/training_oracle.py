@@ -10,9 +10,24 @@ from __future__ import annotations
 import torch
 
 from thoughtscope.core.site import Site
+from thoughtscope.training import recipes
+from thoughtscope.training.objective import objective
+from thoughtscope.training.recipe import (
+    Auxiliary,
+    BatchTopK,
+    Gated,
+    JumpReLU,
+    PreActivation,
+    Recipe,
+    ReLU,
+    TopK,
+)
+from thoughtscope.training.state import State
+from thoughtscope.training.step import backward, forward
+from thoughtscope.training.weights import PartLayout, Scaling, start
 
 
-class JumpReLU(torch.autograd.Function):
+class Jumping(torch.autograd.Function):
     @staticmethod
     def forward(ctx, z, theta, width):
         ctx.save_for_backward(z, theta)
@@ -60,7 +75,7 @@ def loss(recipe, weights, x, y, *, k, sparsity, dead=None):
         elif act.kind == "relu":
             a[name] = here.relu()
         elif act.kind == "jumprelu":
-            a[name] = JumpReLU.apply(here, W["log_threshold"].exp(), act.bandwidth)
+            a[name] = Jumping.apply(here, W["log_threshold"].exp(), act.bandwidth)
         else:
             product = here - W["b_enc"]
             a[name] = (here > 0) * (W["r_mag"].exp() * product + W["b_mag"]).relu()
@@ -194,3 +209,95 @@ def _left(recipe, weights, x, y, a):
                     written[site] + x[Site.parse(part.reads[0])] @ weights[f"{part.name}/W_skip"].T
                 )
     return {site: y[site] - written[site] for site in y}
+
+
+# --- cases, what a step finds for them, and what autograd does ------------------------------------------------------
+
+KINDS = {
+    "autoencoder": dict(parts=recipes.autoencoders("resid_post.0"), tied_start=True),
+    "unit autoencoder": dict(parts=recipes.autoencoders("resid_post.0"), decoder="unit"),
+    "transcoders": dict(parts=recipes.per_layer(2)),
+    "skip transcoders": dict(parts=recipes.per_layer(2), skip=True),
+    "cross-layer": dict(parts=recipes.cross_layer(3)),
+    "crosscoder": dict(parts=recipes.crosscoder(3).parts, norm="by site"),
+}
+ACTIVATIONS = {
+    "relu": ReLU(coefficient=0.3),
+    "relu tanh": ReLU(penalty="tanh", coefficient=0.3),
+    "topk": TopK(k=4),
+    "batchtopk": BatchTopK(k=4),
+    "batchtopk by part": BatchTopK(k=4, shared=False),
+    "matryoshka": BatchTopK(k=4, prefixes=(0.25, 0.5, 1.0)),
+    "jumprelu": JumpReLU(threshold=0.6, bandwidth=0.5, coefficient=0.2),
+    "jumprelu target": JumpReLU(threshold=0.6, bandwidth=0.5, coefficient=0.7, target_l0=3),
+    "jumprelu tanh": JumpReLU(penalty="tanh", threshold=0.6, bandwidth=0.5, coefficient=0.3),
+    "gated": Gated(coefficient=0.3),
+}
+WIDTHS = {"resid_post": 10, "mlp_in": 9, "mlp_out": 7}
+
+
+def made(kind, activation, *, dead=None, n_features=48, seed=0, step=3):
+    """A state with weights in float64 far from their start, and a batch."""
+    recipe = Recipe.of(
+        **KINDS[kind], activation=activation, n_features=n_features, dead=dead, precision="float32"
+    )
+    random = torch.Generator().manual_seed(seed)
+    widths = {site: WIDTHS[site.kind] for site in recipe.sites}
+    batch = {
+        site: torch.randn(33, width, generator=random, dtype=torch.float64) for site, width in widths.items()
+    }
+    scaling = Scaling(
+        mean={site: torch.zeros(width, dtype=torch.float64) for site, width in widths.items()},
+        unit=dict.fromkeys(widths, 1.0),
+    )
+    layouts = [PartLayout.of(part, widths) for part in recipe.parts]
+    weights = start(recipe, layouts, batch, objective(activation).extras, dtype=torch.float64)
+    for name, weight in weights.items():
+        noise = torch.randn(weight.shape, generator=random, dtype=torch.float64)
+        weight += (0.05 if name.endswith("threshold") else 0.2) * noise
+        if recipe.decoder == "unit" and name.endswith("W_dec"):
+            weight /= weight.norm(dim=1, keepdim=True)
+    state = State(recipe, layouts, weights, scaling)
+    state.step = step
+    return state, batch
+
+
+def gradients(state, batch):
+    """What one step hands to the optimiser, put together."""
+    x, y = state.scaled(batch)
+    found = {name: torch.full_like(weight, torch.nan) for name, weight in state.weights.items()}
+
+    def sink(name, grad, first, last):
+        found[name][first:last] = grad
+
+    with torch.no_grad():
+        total, _ = backward(state, x, forward(state, x, y), sink)
+    return total, found
+
+
+def expected(state, batch, dead=None):
+    leaves = {name: weight.clone().requires_grad_() for name, weight in state.weights.items()}
+    x, y = state.scaled(batch)
+    k = state.k if hasattr(state.recipe.activation, "k") else None
+    found = loss(state.recipe, leaves, x, y, k=k, sparsity=state.sparsity, dead=dead)
+    found.backward()
+    return float(found.detach()), {name: leaf.grad for name, leaf in leaves.items()}
+
+
+def worst(found, wanted):
+    return max(float((found[n] - wanted[n]).norm() / wanted[n].norm().clamp(min=1e-12)) for n in found)
+
+
+REMEDIES = (
+    ("auxiliary", Auxiliary(k=3, coefficient=0.5), TopK(k=4)),
+    ("auxiliary", Auxiliary(k=3, coefficient=0.5), BatchTopK(k=4)),
+    ("pre-activation", PreActivation(coefficient=0.5), JumpReLU(threshold=0.6, bandwidth=0.5)),
+)
+
+
+def with_dead(kind, remedy, activation, seed=0):
+    """A state whose every third feature has long been silent, its batch, and those features by part."""
+    state, batch = made(kind, activation, dead=remedy, seed=seed)
+    for part in state.parts:
+        part.idle[::3] = 10**9
+    return state, batch, {part.name: torch.arange(0, part.n_features, 3) for part in state.parts}

@@ -224,6 +224,17 @@ def dictionary_files(layout: str) -> dict[str, bytes]:
     )
 
 
+@cache
+def foreign_files(name: str) -> dict[str, bytes]:
+    """A dictionary as another library writes it."""
+    import torch
+
+    from tests.foreign_layers import CASES
+
+    torch.manual_seed(0)
+    return folder_of(lambda root: CASES[name](root / "b", torch.float32))
+
+
 def small_dictionary(layout: str) -> Any:
     import torch
 
@@ -301,6 +312,26 @@ def label_files() -> dict[str, bytes]:
     return {"labels.json": json.dumps({"a/b/0/1": "Texas", "a/b/1/7": "say “é”"}).encode()}
 
 
+@cache
+def activation_files() -> dict[str, bytes]:
+    from tests.tiny_models import tiny_model
+    from thoughtscope.training.data import harvest_to
+
+    texts = ["We saw the cat and the dog", "We saw the red fox by the sea"]
+    sites = ["resid_post.0", "z.1"]
+    return folder_of(lambda root: harvest_to(root / "b", tiny_model("llama"), texts, sites, lanes=2))
+
+
+def activations(folder: Path) -> Any:
+    from itertools import islice
+
+    from thoughtscope.training.data import StoreStream, load_store
+
+    store = load_store(folder)
+    stream = StoreStream(store, batch=5, without_outliers=True)
+    return [store, [store.tokens(shard) for shard in store.shards], list(islice(stream.batches(), 12))]
+
+
 def within(read: Callable[[Path], Any]) -> Callable[[Path], Any]:
     return lambda folder: read(folder / "b")
 
@@ -341,9 +372,14 @@ TARGETS: dict[str, Target] = {
         *(Target(name=layout, files=lambda layout=layout: dictionary_files(layout), read=dictionary,
                  naive=naive_dictionary, seal=seal_artefacts if "native" in layout else None)
           for layout in ("native", "circuit-tracer", "circuit-tracer, cross jump", "gemma-scope", "gemma-scope-2")),
+        *(Target(name=name, files=lambda name=name: foreign_files(name), read=within(dictionary), weight=2)
+          for name in ("sae-lens gated", "sae-lens before 6", "sparsify skip transcoder",
+                       "clt-training, tied to the target", "dictionary-learning BatchTopKSAE", "openai TopK",
+                       "crosslayer-coding mean_std", "llama-scope", "llama-scope later")),
         Target(name="checkpoint", files=checkpoint_files, read=checkpoint, naive=naive_checkpoint, seal=without_sums, weight=2),
         Target(name="bank", files=lambda: atlas_files("bank"), read=within(bank), seal=seal_artefacts),
         Target(name="concepts", files=lambda: atlas_files("concepts"), read=within(concepts), seal=seal_artefacts),
+        Target(name="activations", files=activation_files, read=within(activations), seal=seal_artefacts),
         Target(name="labels", files=label_files, read=labels, naive=naive_json),
         Target(name="outcome", files=outcome_files, read=outcome, naive=naive_json),
     ]

@@ -11,12 +11,17 @@ import typer
 
 from thoughtscope.cli.console import emit, printable, reporting, show_what_can_be_shown, untold
 from thoughtscope.cli.convert import convert
+from thoughtscope.cli.curves import curves
 from thoughtscope.cli.doctor import doctor
+from thoughtscope.cli.evaluate import evaluate
+from thoughtscope.cli.harvest import harvest
 from thoughtscope.cli.intervene import intervene
 from thoughtscope.cli.report import report
 from thoughtscope.cli.serve import demo, serve
 from thoughtscope.cli.study import study
+from thoughtscope.cli.sweep import sweep
 from thoughtscope.cli.trace import trace
+from thoughtscope.cli.train import train
 
 app = typer.Typer(
     name="thoughtscope",
@@ -98,6 +103,46 @@ add(
     "study",
     "study two-hop",
     "study two-hop --json",
+)
+add(
+    harvest,
+    "Store a model's activations, for trainings to read.",
+    "Write a model's activations at some sites as a store that trainings read: several trainings, one forward pass.",
+    "harvest specimen --data text:texts --sites resid_post.3 --n-tokens 5000 --out ./activations",
+    "harvest specimen --data text:texts --sites mlp_in,mlp_out --n-tokens 2000 --out ./all-layers",
+    'harvest specimen --data "samples:tokens=64,seed=1" --sites resid_post.0,z.0 --n-tokens 1000 --out ./own-samples',
+)
+add(
+    train,
+    "Train a dictionary: an autoencoder, transcoders, …",
+    "Train a dictionary by a recipe. Ctrl-C saves; the same command goes on, to the same weights.",
+    "train --list",
+    "train sae --model specimen --data text:texts --sites resid_post.3 --out ./sae",
+    "train clt --model specimen --data text:texts --set n_features=512 --set k=5 --out ./clt",
+    "train sae --store ./activations --sites resid_post.3 --set k=16 --out ./from-store",
+    "train recipes.py:mine --model specimen --data text:texts --out ./mine",
+)
+add(
+    evaluate,
+    "Score a dictionary on text.",
+    "Score a dictionary on text: what it explains, how sparsely, and what the model still does on it.",
+    "evaluate specimen/clt --data text:texts --max-tokens 1000",
+    "evaluate ./transcoders --model ./llama --data text:texts --max-tokens 1000 --json",
+)
+add(
+    sweep,
+    "Train and score every combination of some values.",
+    "Train every combination of some values, each in its own folder, and score all of them on the same text.",
+    "sweep sae --model specimen --data text:texts --sites resid_post.3 --grid k=4,8 --out ./sweep",
+    "sweep sae --model specimen --store ./activations --sites resid_post.3 --grid k=4,8 "
+    "--grid schedule.learning_rate=1e-3,3e-3 --score-on text:texts --out ./from-store",
+)
+add(
+    curves,
+    "Show the curves of trainings, live or as a file.",
+    "Show loss, FVU, L0, dead features and speed of trainings against tokens: a live page, or an HTML file.",
+    "curves ./runs",
+    "curves ./runs/first ./runs/second --out curves.html",
 )
 add(
     doctor,

@@ -8,8 +8,9 @@ import os
 import shlex
 import stat
 import sys
+import time
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -186,6 +187,43 @@ def message_of(error: BaseException) -> str:
     return str(error)
 
 
+_FIGURES = {
+    "loss": ("loss", ".4g"),
+    "fvu": ("FVU", ".4f"),
+    "l0": ("L0", ".1f"),
+    "dead": ("dead", ".1%"),
+    "tokens_per_second": ("tokens/s", ",.0f"),
+    "rows_per_second": ("rows/s", ",.0f"),
+    "gigabytes": ("GB", ".2f"),
+}
+
+
+def figures_told(figures: Mapping[str, float]) -> str:
+    """Running figures beside a bar, in the order of the table above, then the others."""
+    ordered = [name for name in _FIGURES if name in figures] + [n for n in figures if n not in _FIGURES]
+    shown = ((*_FIGURES.get(name, (name, ".3g")), figures[name]) for name in ordered)
+    return "  ".join(f"{name} {value:{form}}" for name, form, value in shown)
+
+
+@contextmanager
+def progress_lines(quiet: bool = False, every: float = 60.0) -> Iterator[Progress]:
+    """`progress_bar`; and where stderr is no terminal (a job's log), a line there every minute."""
+    if quiet or sys.stderr.isatty():
+        with progress_bar(quiet) as bar:
+            yield bar
+        return
+    said = time.monotonic()
+
+    def report(stage: str, done: int, total: int | None, **figures: float) -> None:
+        nonlocal said
+        if time.monotonic() - said >= every:
+            said = time.monotonic()
+            of = f" of {total:,}" if total else ""
+            print(f"{stage} {done:,}{of}  {figures_told(figures)}", file=sys.stderr, flush=True)
+
+    yield report
+
+
 @contextmanager
 def progress_bar(quiet: bool = False) -> Iterator[Progress]:
     """A bar on stderr when that is a terminal; otherwise silence. Figures stand beside it."""
@@ -209,7 +247,6 @@ def progress_bar(quiet: bool = False) -> Iterator[Progress]:
         def report(stage: str, done: int, total: int | None, **figures: float) -> None:
             if stage not in tasks:
                 tasks[stage] = bars.add_task(stage, total=total, figures="")
-            told = "  ".join(f"{name} {value:.3g}" for name, value in figures.items())
-            bars.update(tasks[stage], completed=done, total=total, figures=told)
+            bars.update(tasks[stage], completed=done, total=total, figures=figures_told(figures))
 
         yield report

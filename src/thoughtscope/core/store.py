@@ -6,6 +6,7 @@
 
 A save writes new content under new names, then renames the manifest into place: that rename is the moment of change.
 A process killed before it leaves the old version whole, one killed after it the new one; the next save sweeps strays.
+Several processes can save one artefact together, each some of its files; one of them writes the manifest.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 from thoughtscope.core.errors import CorruptArtefact, ThoughtscopeError, describe_choices
 from thoughtscope.core.files import (
@@ -45,6 +47,32 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 _STORED = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}-[0-9a-f]{12}\.safetensors")
 
 Verify = Literal["hash", "size"]
+T = TypeVar("T")
+
+
+@runtime_checkable
+class Writers(Protocol):
+    """Processes that save together: all of them call `save_artefact` with the same path, kind and meta."""
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the one that has the lock and writes the manifest."""
+
+    def together(self, work: Callable[[], T]) -> T:
+        """Does the work; raises in every process if it failed in any. None goes on before all are done."""
+
+    def told(self, text: str) -> list[str]:
+        """What each of them says."""
+
+
+class _Alone:
+    first = True
+
+    def together(self, work: Callable[[], T]) -> T:
+        return work()
+
+    def told(self, text: str) -> list[str]:
+        return [text]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +98,11 @@ class Artefact:
         """The tensors of one file, memory-mapped. Raises `CorruptArtefact` for a name that the manifest lacks."""
         return TensorFile(self.file_path(file))
 
+    def checked(self, file: str) -> TensorFile:
+        """The same after reading the file whole to compare its hash. Raises `CorruptArtefact` naming it."""
+        _verify(self.path, {"files": {file: asdict(self.files[file])}}, "hash")
+        return self.tensors(file)
+
     def file_path(self, file: str) -> Path:
         """Where the content of `file` lies on disk."""
         if file not in self.files:
@@ -86,14 +119,17 @@ def save_artefact(
     tensors: Mapping[str, Mapping[str, Any]],
     meta: Mapping[str, Any],
     provenance: Mapping[str, Any] | None = None,
+    writers: Writers | None = None,
 ) -> Path:
     """Saves `{file: {name: tensor}}` and JSON-able `meta` as the folder `path`; replaces an older version as a whole.
 
     Tensors may be torch tensors or NumPy arrays. If anything fails, the older version is still there and complete.
     Raises `ThoughtscopeError` for a file name that is not plain letters, digits, `_`, `-` and `.`, and for a folder
-    that holds something else. `provenance` defaults to `provenance.provenance()`.
+    that holds something else. `provenance` defaults to `provenance.provenance()`. With `writers`, each of them gives
+    tensors of its own files, and the artefact has them all.
     """
     folder = Path(path)
+    saving: Writers = writers or _Alone()
     for name in tensors:
         if not _NAME.fullmatch(name):
             raise ThoughtscopeError(
@@ -107,30 +143,56 @@ def save_artefact(
         "provenance": dict(current_provenance() if provenance is None else provenance),
     }
     json.dumps(manifest, allow_nan=False)  # what cannot be written fails before anything is touched
-    if folder.exists() and not folder.is_dir():
-        raise ThoughtscopeError(f"{folder} is a file; an artefact is a folder. Name a new or empty folder.")
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    with exclusive(folder), writing(folder):
-        if _foreign(folder):
-            raise ThoughtscopeError(
-                f"{folder} holds files that are not an artefact. Name a new or empty folder."
-            )
-        _sweep(folder)
+    with ExitStack() as lock, writing(folder):
+        saving.together(lambda: _prepare(folder, lock) if saving.first else None)
         written: list[Path] = []
         try:
-            files = {name: _store(folder, name, content, written) for name, content in tensors.items()}
-            sync_folder(folder)
-            manifest["files"] = {name: asdict(file) for name, file in files.items()}
-            manifest["sha256"] = _manifest_digest(manifest)
-            text = json.dumps(manifest, indent=1, ensure_ascii=False, allow_nan=False)
-            atomic_write_text(folder / MANIFEST, text + "\n")
+            own = saving.together(lambda: _stored(folder, tensors, written))
+            manifest["files"] = _merged(saving.told(json.dumps(own)))
+            saving.together(lambda: _publish(folder, manifest) if saving.first else None)
         except BaseException:
             for file in written:
                 file.unlink(missing_ok=True)
             raise
-        _sweep(folder)
+        if saving.first:
+            _sweep(folder)
     return folder
+
+
+def _prepare(folder: Path, lock: ExitStack) -> None:
+    """Makes the folder, takes its lock, and removes what killed saves left."""
+    if folder.exists() and not folder.is_dir():
+        raise ThoughtscopeError(f"{folder} is a file; an artefact is a folder. Name a new or empty folder.")
+    folder.mkdir(parents=True, exist_ok=True)
+    lock.enter_context(exclusive(folder))
+    if _foreign(folder):
+        raise ThoughtscopeError(f"{folder} holds files that are not an artefact. Name a new or empty folder.")
+    _sweep(folder)
+
+
+def _stored(
+    folder: Path, tensors: Mapping[str, Mapping[str, Any]], written: list[Path]
+) -> dict[str, dict[str, Any]]:
+    """Writes the files, and says what the manifest has to say of them."""
+    files = {name: asdict(_store(folder, name, content, written)) for name, content in tensors.items()}
+    sync_folder(folder)
+    return files
+
+
+def _merged(told: list[str]) -> dict[str, Any]:
+    """The files of all writers."""
+    every = [entry for text in told for entry in json.loads(text).items()]
+    files = dict(every)
+    if len(files) < len(every):
+        raise ThoughtscopeError(f"Two writers gave files of the same name: {[name for name, _ in every]}.")
+    return files
+
+
+def _publish(folder: Path, manifest: dict[str, Any]) -> None:
+    """Writes the manifest: from now on, this is the version that is there."""
+    manifest["sha256"] = _manifest_digest(manifest)
+    text = json.dumps(manifest, indent=1, ensure_ascii=False, allow_nan=False)
+    atomic_write_text(folder / MANIFEST, text + "\n")
 
 
 def load_artefact(path: str | os.PathLike[str], *, kind: str, verify: Verify = "hash") -> Artefact:

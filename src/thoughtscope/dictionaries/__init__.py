@@ -1,8 +1,10 @@
-"""Activations → features: dictionaries, their formats, their check on load, their training and their scores."""
+"""Activations → features: dictionaries, their formats, their check on load, and their scores."""
 
 from thoughtscope.dictionaries.activation import Activation as Activation
 from thoughtscope.dictionaries.card import Card as Card
 from thoughtscope.dictionaries.card import SelfTest as SelfTest
+from thoughtscope.dictionaries.conversion import Conversion as Conversion
+from thoughtscope.dictionaries.conversion import compare as compare
 from thoughtscope.dictionaries.dictionary import Dictionary as Dictionary
 from thoughtscope.dictionaries.dictionary import Part as Part
 from thoughtscope.dictionaries.dictionary import check_fits as check_fits
@@ -10,17 +12,18 @@ from thoughtscope.dictionaries.dictionary import resident as resident
 from thoughtscope.dictionaries.features import Features as Features
 from thoughtscope.dictionaries.features import decode as decode
 from thoughtscope.dictionaries.features import encode as encode
+from thoughtscope.dictionaries.fit import Fit as Fit
+from thoughtscope.dictionaries.geometry import Geometry as Geometry
+from thoughtscope.dictionaries.geometry import geometry as geometry
 from thoughtscope.dictionaries.loading import load_dictionary as load_dictionary
 from thoughtscope.dictionaries.loading import save_dictionary as save_dictionary
 from thoughtscope.dictionaries.preflight import Preflight as Preflight
 from thoughtscope.dictionaries.preflight import preflight as preflight
 from thoughtscope.dictionaries.preflight import with_self_test as with_self_test
+from thoughtscope.dictionaries.replacement import Replacement as Replacement
 from thoughtscope.dictionaries.scores import DictionaryScores as DictionaryScores
-from thoughtscope.dictionaries.scores import Replacement as Replacement
 from thoughtscope.dictionaries.scores import declare as declare
 from thoughtscope.dictionaries.scores import evaluate_dictionary as evaluate_dictionary
-from thoughtscope.dictionaries.training import TrainConfig as TrainConfig
-from thoughtscope.dictionaries.training import train_dictionary as train_dictionary
 from thoughtscope.dictionaries.transcoders import LayerWeights as LayerWeights
 from thoughtscope.dictionaries.transcoders import MlpReplacement as MlpReplacement
 from thoughtscope.dictionaries.transcoders import layer_weights as layer_weights

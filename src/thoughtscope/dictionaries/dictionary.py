@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -26,6 +26,7 @@ from thoughtscope.core.site import Site
 from thoughtscope.core.tensors import all_finite
 from thoughtscope.dictionaries.activation import Activation
 from thoughtscope.dictionaries.card import Card
+from thoughtscope.dictionaries.normalise import Normalise, Normalised, normalised
 
 if TYPE_CHECKING:
     from thoughtscope.models import Model
@@ -42,6 +43,10 @@ class Part:
 
         a   = activation(Σ_r W_enc[r] x_r + b_enc)                  over the sites r that it reads
         ŷ_w = W_dec[w]ᵀ a + b_dec[w] + W_skip x                     at each site w that it writes
+
+    With `normalise`, each x_r is brought to mean 0 and variance 1 (or to mean square 1) before it is encoded, and what
+    is written to a site that was read is brought back: ŷ_w = σ_w (W_decᵀ a + b_dec) + μ_w. With `offset`, each active
+    feature writes `a + offset[w]` times its decoder.
 
     - a transcoder reads what enters an MLP and writes what leaves it (Dunefsky et al. 2024), with `W_skip` a skip
       transcoder (Paulo et al. 2025), and written to later layers too a cross-layer one (Ameisen et al. 2025);
@@ -63,6 +68,10 @@ class Part:
     threshold: Float[Tensor, " feature"] | None = None
     W_skip: Float[Tensor, "d_out d_in"] | None = None
     """From the only site read to the first site written."""
+    normalise: Normalise | None = None
+    """What is done to each vector that is read, and undone where the same site is written."""
+    offset: Mapping[Site, Float[Tensor, " feature"]] = field(default_factory=dict)
+    """What an active feature writes there beyond its activation, in units of its decoder."""
 
     @property
     def reads(self) -> tuple[Site, ...]:
@@ -94,7 +103,18 @@ class Part:
 
     def preactivations(self, x: Mapping[Site, Float[Tensor, "*rows _"]]) -> Float[Tensor, "*rows feature"]:
         """`Σ W_enc x + b_enc` for what the sites hold, in float32 or wider."""
-        return _affine(self.W_enc, self.b_enc, x)
+        return _affine(self.W_enc, self.b_enc, self._seen(x))
+
+    def seen(self, site: Site, x: Mapping[Site, Float[Tensor, "*rows _"]]) -> Normalised | None:
+        """What a site holds as the encoder sees it, and how what is written there is brought back. None where nothing
+        is done: the site is not read, or the part does not normalise."""
+        if self.normalise is None or site not in self.W_enc:
+            return None
+        return normalised(_wide(x[site]), self.normalise)
+
+    def _seen(self, x: Mapping[Site, Tensor]) -> Mapping[Site, Tensor]:
+        found = {site: self.seen(site, x) for site in self.reads}
+        return {site: x[site] if each is None else each.x for site, each in found.items()}
 
     def activations(self, x: Mapping[Site, Float[Tensor, "*rows _"]]) -> Float[Tensor, "*rows feature"]:
         """All features for what the sites hold; dense, in float32 or wider."""
@@ -105,9 +125,9 @@ class Part:
         self, index: Int[Tensor, " active"], x: Mapping[Site, Float[Tensor, "*rows _"]]
     ) -> Float[Tensor, "*rows active"]:
         """A few features for what the sites hold; only their encoder rows are read, unless they compete (TopK)."""
-        if self.activation.kind == "topk":
+        if self.activation.competes:
             return self.activations(x)[..., index.to(x[self.reads[0]].device)]
-        pre = _affine(self.encoder_rows(index), self.encoder_bias(index), x)
+        pre = _affine(self.encoder_rows(index), self.encoder_bias(index), self._seen(x))
         threshold = None if self.threshold is None else self._rows(self.threshold, index).to(pre)
         return self.activation.apply(pre, threshold)
 
@@ -148,7 +168,7 @@ class Part:
         value: Float[Tensor, " active"],
         x: Mapping[Site, Float[Tensor, "row _"]],
     ) -> dict[Site, Float[Tensor, "row _"]]:
-        """What the part adds at each site that it writes: `W_decᵀ a + b_dec + W_skip x`.
+        """What the part adds at each site that it writes: `W_decᵀ a + b_dec + W_skip x`, normalised sites restored.
 
         The active features come as (row, index, value), sorted by row; decoders of silent ones are not read.
         """
@@ -160,18 +180,24 @@ class Part:
         offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
         written = {}
         for site, rows in self.decoder_rows(used).items():
-            bias = self.b_dec.get(site)
             total = like.new_zeros(n_rows, rows.shape[1])
             if len(used):
                 total = embedding_bag(
-                    which, rows.to(like), offsets, mode="sum", per_sample_weights=value.to(like),
-                    include_last_offset=True,
+                    which, rows.to(like), offsets, mode="sum", include_last_offset=True,
+                    per_sample_weights=self._strength(site, index, value.to(like)),
                 )  # (row, d_out): Σ_f a_f W_dec[f]  # fmt: skip
-            written[site] = total if bias is None else total + bias.to(like)
+            bias = self.b_dec.get(site)
+            total = total if bias is None else total + bias.to(like)
+            seen = self.seen(site, x)
+            written[site] = total if seen is None else seen.restore(total)
         skip = self.skip(x)
         if skip is not None:
             written[self.writes[0]] = written[self.writes[0]] + skip
         return written
+
+    def _strength(self, site: Site, index: Tensor, value: Tensor) -> Tensor:
+        """What multiplies the decoders of active features at a site."""
+        return value + self._rows(self.offset[site], index).to(value) if site in self.offset else value
 
     def _rows(self, weight: Tensor, index: Tensor) -> Tensor:
         """Some features' rows of a weight, taken where it lies: decoders may stay on disk while encoders do not."""
@@ -290,6 +316,10 @@ def _check_part(part: Part, dictionary: str) -> None:
         f"b_dec[{site}]": (bias.shape[0], part.W_dec[site].shape[1] if site in part.W_dec else 0)
         for site, bias in part.b_dec.items()
     }
+    shapes |= {
+        f"offset[{site}]": (offset.shape[0], part.n_features if site in part.W_dec else 0)
+        for site, offset in part.offset.items()
+    }
     if part.threshold is not None:
         shapes["threshold"] = (part.threshold.shape[0], part.n_features)
     if part.W_skip is not None:
@@ -305,6 +335,14 @@ def _check_part(part: Part, dictionary: str) -> None:
         raise DictionaryMismatch(
             f"{where.capitalize()} {state} thresholds, but its activation is {part.activation.kind}."
         )
+    if part.normalise not in (None, *get_args(Normalise)):
+        raise DictionaryMismatch(
+            describe_choices(str(part.normalise), get_args(Normalise), what="normalisation")
+        )
+    if part.activation.kind == "groupmax" and part.n_features % (part.activation.k or 1):
+        raise DictionaryMismatch(
+            f"{where.capitalize()} has {part.n_features} features, which are not {part.activation.k} equal groups."
+        )
     if part.threshold is not None and not bool((part.threshold >= 0).all()):
         raise DictionaryMismatch(f"{where.capitalize()} has JumpReLU thresholds below 0 or not a number.")
 
@@ -314,6 +352,7 @@ def _check_ranks(part: Part, where: str) -> None:
         *((f"W_enc[{site}]", weight, 2) for site, weight in part.W_enc.items()),
         *((f"W_dec[{site}]", weight, 2) for site, weight in part.W_dec.items()),
         *((f"b_dec[{site}]", bias, 1) for site, bias in part.b_dec.items()),
+        *((f"offset[{site}]", offset, 1) for site, offset in part.offset.items()),
         *(("b_enc", part.b_enc, 1), ("threshold", part.threshold, 1), ("W_skip", part.W_skip, 2)),
     ]
     for name, weight, rank in named:
@@ -345,6 +384,7 @@ def _weights_of(part: Part, *, encoders: bool, decoders: bool) -> dict[str, Tens
     named = {"b_enc": part.b_enc, "threshold": part.threshold, "W_skip": part.W_skip}
     found = {name: weight for name, weight in named.items() if weight is not None}
     found |= {f"b_dec[{site}]": bias for site, bias in part.b_dec.items()}
+    found |= {f"offset[{site}]": offset for site, offset in part.offset.items()}
     found |= {f"W_enc[{site}]": weight for site, weight in part.W_enc.items()} if encoders else {}
     return found | ({f"W_dec[{site}]": weight for site, weight in part.W_dec.items()} if decoders else {})
 

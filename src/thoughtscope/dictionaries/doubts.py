@@ -19,7 +19,7 @@ from thoughtscope.core.site import Site
 from thoughtscope.dictionaries.dictionary import Dictionary
 from thoughtscope.dictionaries.documents import counted
 from thoughtscope.dictionaries.features import flat, total_by_site
-from thoughtscope.dictionaries.scores import reconstruct
+from thoughtscope.dictionaries.replacement import reconstruct
 from thoughtscope.dictionaries.transcoders import READ_KINDS
 
 if TYPE_CHECKING:

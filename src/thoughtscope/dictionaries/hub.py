@@ -9,7 +9,7 @@ from urllib.parse import parse_qs
 
 from thoughtscope.core.errors import DictionaryMismatch
 
-_WEIGHTS = ("*.safetensors", "*.npz", "*.yaml", "*.json")
+_WEIGHTS = ("*.safetensors", "*.npz", "*.yaml", "*.json", "ae.pt")
 
 
 def parse(reference: str) -> tuple[str, str, str | None]:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from thoughtscope.core.errors import DictionaryMismatch
 from thoughtscope.core.files import exclusive
+from thoughtscope.dictionaries.conversion import check_store, stored_as
 from thoughtscope.dictionaries.dictionary import Dictionary, check_finite, check_fits
-from thoughtscope.dictionaries.formats import FORMATS, detect
+from thoughtscope.dictionaries.formats import FORMATS, detect, native
 
 if TYPE_CHECKING:
     from thoughtscope.models import Model
@@ -51,9 +52,13 @@ def load_dictionary(
     return dictionary
 
 
-def save_dictionary(dictionary: Dictionary, path: str | os.PathLike[str], *, format: str = "native") -> None:
+def save_dictionary(
+    dictionary: Dictionary, path: str | os.PathLike[str], *, format: str = "native", store: str | None = None
+) -> None:
     """Writes a dictionary as the folder `path`, in place of an older one as a whole.
 
+    `store` writes its matrices in another number type: float32, bfloat16, float16, or (native only) int8 with a scale
+    a row; by default each tensor keeps its own.
     Raises `DictionaryMismatch` when the format cannot hold it, or when the folder holds one in another format, beside
     which neither could be told from the other; `NotWritten` for a full or read-only disk.
     """
@@ -63,7 +68,18 @@ def save_dictionary(dictionary: Dictionary, path: str | os.PathLike[str], *, for
         raise DictionaryMismatch(
             f"{folder} holds a dictionary in the format {others[0]}. Name a new or empty folder for {format}."
         )
-    layout.save(dictionary, folder)
+    if store == "int8" and format == "native":
+        native.save(dictionary, folder, int8=True)
+    else:
+        layout.save(dictionary if store is None else _in_type(dictionary, store, format), folder)
+
+
+def _in_type(dictionary: Dictionary, store: str, format: str) -> Dictionary:
+    if store == "int8":
+        raise DictionaryMismatch(
+            f"{format} has no eight-bit weights; native has. Use float32, bfloat16 or float16."
+        )
+    return stored_as(dictionary, check_store(store))
 
 
 def _one_version(folder: Path, format: str | None) -> Dictionary:

@@ -13,7 +13,7 @@ from thoughtscope.dictionaries.card import SelfTest
 from thoughtscope.dictionaries.dictionary import Dictionary, check_fits
 from thoughtscope.dictionaries.documents import Document, counted, document_batches
 from thoughtscope.dictionaries.doubts import reading_doubts
-from thoughtscope.dictionaries.scores import Fit
+from thoughtscope.dictionaries.fit import Fit
 
 if TYPE_CHECKING:
     from thoughtscope.models import Model, Tokens

@@ -2,57 +2,113 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from thoughtscope.core.errors import ThoughtscopeError
 from thoughtscope.core.progress import Progress, silent
 from thoughtscope.core.site import Site
-from thoughtscope.dictionaries.dictionary import Dictionary, Part, check_fits, resident
+from thoughtscope.dictionaries.dictionary import Dictionary, check_fits, resident
 from thoughtscope.dictionaries.documents import Document, counted, document_batches
-from thoughtscope.dictionaries.features import flat, total_by_site
+from thoughtscope.dictionaries.fit import Fit
+from thoughtscope.dictionaries.predictions import Predictions
+from thoughtscope.dictionaries.replacement import Constant, Replacement
 
 if TYPE_CHECKING:
-    from thoughtscope.models import Model, Step, Tokens
+    from thoughtscope.models import Model, Tokens
 
 
 @dataclass(frozen=True, kw_only=True)
 class DictionaryScores:
     """Figures over `n_tokens` tokens; where the dictionary skips first positions, so do the figures.
 
-    - fvu: Σ‖y − ŷ‖² / Σ‖y − mean y‖² over all tokens, by write site; `fvu` is the sites' mean
-    - l0: mean number of active features per token, by part; `l0` is their sum
-    - dead: share of features that were never active on these tokens
-    - loss_change: mean next-token loss in nats with every write site replaced by the reconstruction, each encoder
-      reading the running replacement model's own activations (a crosscoder's, which read later than they write: the
-      unedited model's), minus the model's loss
+    What it explains; y is what the model held at a written site, ŷ what the dictionary writes. Each is the sites' mean:
+
+    - fvu: Σ‖y − ŷ‖² / Σ‖y − mean y‖² over all tokens
+    - shrinkage: mean ‖ŷ‖ / ‖y‖
+    - bias: Σ‖ŷ‖² / Σ⟨y, ŷ⟩, the relative reconstruction bias (Rajamanoharan et al. 2024, eq. 10)
+    - cosine: mean cosine between y and ŷ
+
+    How sparsely, by part and in all:
+
+    - l0: mean number of active features per token; `l0` is the parts' sum
+    - l1: mean sum of activations per token; the parts' sum
+    - dead: share of features that were never active on these tokens; `dead` is the parts' mean
+    - dense: share of features active on more than a tenth of the tokens; the parts' mean
+    - densities: living features by log10 of the share of tokens on which they are active (`fit.DENSITY_EDGES`)
+
+    What the model still does when every written site gets the reconstruction, each encoder reading the running
+    replacement model's own activations (a crosscoder's, which read later than they write: the unedited model's):
+
+    - loss, loss_spliced, loss_change: mean next-token loss in nats without, with, and the difference
+    - loss_zero, loss_mean: the loss with zeros in the place of the reconstruction, and with the mean of y
+    - loss_recovered_zero, loss_recovered_mean: (loss_zero − loss_spliced) / (loss_zero − loss), likewise for the mean
     - agreement: share of positions at which the replacement model's top token is the model's
-    - kl: mean KL(model ‖ replacement model) in nats
+    - kl, kl_zero, kl_mean: mean KL(model ‖ changed model) in nats
+    - kl_score_zero, kl_score_mean: 1 − kl / kl_zero, likewise for the mean
+
+    A ratio whose denominator is zero is NaN.
     """
 
     n_tokens: int
     fvu: float
     fvu_by_site: Mapping[str, float]
+    shrinkage: float
+    shrinkage_by_site: Mapping[str, float]
+    bias: float
+    bias_by_site: Mapping[str, float]
+    cosine: float
+    cosine_by_site: Mapping[str, float]
     l0: float
     l0_by_part: Mapping[str, float]
+    l1: float
+    l1_by_part: Mapping[str, float]
     dead: float
     dead_by_part: Mapping[str, float]
+    dense: float
+    dense_by_part: Mapping[str, float]
+    densities: Mapping[str, tuple[int, ...]]
     loss: float
     loss_spliced: float
     loss_change: float
+    loss_zero: float
+    loss_mean: float
+    loss_recovered_zero: float
+    loss_recovered_mean: float
     agreement: float
     kl: float
+    kl_zero: float
+    kl_mean: float
+    kl_score_zero: float
+    kl_score_mean: float
 
     def to_json(self) -> dict[str, Any]:
-        """The scores as plain JSON values; `DictionaryScores(**values)` is the inverse."""
-        return asdict(self)
+        """The scores as plain JSON values, NaN as null; `from_json` is the exact inverse."""
+        return _each(asdict(self), lambda x: None if isinstance(x, float) and math.isnan(x) else x)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> DictionaryScores:
+        found = _each(dict(data), lambda x: math.nan if x is None else x)
+        densities = {name: tuple(counts) for name, counts in found.pop("densities").items()}
+        return cls(densities=densities, **found)
+
+
+def _each(data: dict[str, Any], change: Any) -> dict[str, Any]:
+    """Plain values, also one level down, each changed; tuples as lists."""
+    return {
+        name: _each(value, change)
+        if isinstance(value, dict)
+        else list(value)
+        if isinstance(value, tuple)
+        else change(value)
+        for name, value in data.items()
+    }
 
 
 def declare(dictionary: Dictionary, scores: DictionaryScores) -> Dictionary:
@@ -75,179 +131,114 @@ def evaluate_dictionary(
 ) -> DictionaryScores:
     """Scores over `documents`, or their first `max_tokens` tokens, which `progress` counts.
 
+    The model runs over the documents twice: first for the fit and the mean activations, stopping after the last site,
+    then four times in full (as it is, on the dictionary, on zeros, on the mean).
+
     Raises `DictionaryMismatch` when the dictionary is for another model, `ThoughtscopeError` when there is no text.
     """
-    from thoughtscope.models import capture, forward
+    from thoughtscope.models import capture
 
     check_fits(dictionary, model)
     dictionary = resident(dictionary, device=model.device)
-    fit, predictions = Fit.zeros(dictionary), _Predictions()
+    fit = Fit.zeros(dictionary)
+    batches: list[tuple[Tokens, Tensor]] = []
     for tokens in document_batches(model, documents, context=context, batch_tokens=batch_tokens):
         keep = counted(tokens.mask, skip_first=dictionary.skip_first).to(model.device)
-        acts = capture(model, tokens, (*dictionary.sites, Site("logits")))
-        fit.add(dictionary, acts, keep)
-        replacement = Replacement(dictionary, tokens.mask.to(model.device), acts)
-        spliced = forward(model, tokens, reads=replacement.reads, writes=replacement.writes)
-        assert spliced is not None
-        predictions.add(tokens, keep, acts[Site("logits")].float(), spliced.float())
-        progress("evaluate", fit.n, max_tokens)
+        fit.add(dictionary, capture(model, tokens, dictionary.sites), keep)
+        batches.append((tokens, keep))
+        progress("encode", fit.n, max_tokens)
         if max_tokens is not None and fit.n >= max_tokens:
             break
-    return _scores(dictionary, fit, predictions)
+    runs = Runs(means=fit.means() if fit.n else {})
+    for tokens, keep in batches:
+        runs.add(model, dictionary, tokens, replaced=keep, counted=keep)
+        progress("evaluate", runs.clean.n, fit.n)
+    return _scores(dictionary, fit, runs)
 
 
-class Replacement:
-    """The reads and writes that run the model on the dictionary: each write site gets the reconstruction from what the
-    encoders read in this very pass. First positions keep the model's own output where the dictionary skips them.
+class Runs:
+    """What the model predicts as it is, on a dictionary, and with zeros or `means` in the place of what that writes."""
 
-    At a site that is both read and written, the write encodes what it finds there. A part that reads later than it
-    writes (a crosscoder) cannot be encoded in the running pass: its inputs are those of the unedited one, `clean`.
-    """
-
-    def __init__(
-        self, dictionary: Dictionary, mask: Bool[Tensor, "batch pos"], clean: Mapping[Site, Tensor]
-    ) -> None:
-        self.dictionary = dictionary
-        self.keep = counted(mask, skip_first=dictionary.skip_first)
-        self.held: dict[Site, Tensor] = {}
-        """What the sites read so far hold at the kept tokens, (row, width)."""
-        self.pending: dict[Site, list[Mapping[Site, Tensor]]] = {site: [] for site in dictionary.writes}
-        """By write site: what the parts encoded so far write."""
-        ahead = [part for part in dictionary.parts if part.looks_ahead]
-        for part in ahead:
-            self._encode(part, {site: flat(clean[site][self.keep], 1) for site in part.reads})
-        self.waiting = [part for part in dictionary.parts if part not in ahead]
-        written = set(dictionary.writes)
-        read = {site for part in self.waiting for site in part.reads}
-        self.reads = {site: partial(self._read, site) for site in dictionary.reads if site in read - written}
-        self.writes = {site: partial(self._write, site) for site in dictionary.writes}
-
-    def _read(self, site: Site, x: Tensor, step: Step) -> None:
-        """Notes what a site holds, and encodes the parts that have then read everything."""
-        self.held[site] = flat(x[self.keep], 1)
-        ready = [part for part in self.waiting if all(each in self.held for each in part.reads)]
-        self.waiting = [part for part in self.waiting if part not in ready]
-        for part in ready:
-            self._encode(part, self.held)
-
-    def _encode(self, part: Part, x: Mapping[Site, Tensor]) -> None:
-        written = reconstruct(part, x)[0]
-        for site, value in written.items():
-            self.pending[site].append({site: value})
-
-    def _write(self, site: Site, y: Tensor, step: Step) -> Tensor:
-        if any(site in part.reads for part in self.waiting):
-            self._read(site, y, step)
-        y = y.clone()
-        rows = total_by_site(self.pending.pop(site))[site]  # (row, width)
-        y[self.keep] = rows.view(rows.shape[0], *y.shape[2:]).to(y.dtype)
-        return y
-
-
-def reconstruct(part: Part, x: Mapping[Site, Tensor]) -> tuple[dict[Site, Tensor], Tensor]:
-    """What a part writes for rows that its sites hold, by site, and its features (row, feature)."""
-    values = part.activations(x)
-    row, index = values.nonzero(as_tuple=True)
-    return part.write(row, index, values[row, index], x), values
-
-
-@dataclass(kw_only=True)
-class Fit:
-    """Running sums of what a dictionary explains, in float64 where differences of large numbers are taken."""
-
-    squared_error: dict[Site, float]
-    total: dict[Site, Tensor]
-    squares: dict[Site, float]
-    active: list[int]
-    fired: list[Tensor]
-    n: int = 0
-
-    @classmethod
-    def zeros(cls, dictionary: Dictionary) -> Fit:
-        widths = {site: W.shape[1] for part in dictionary.parts for site, W in part.W_dec.items()}
-        return cls(
-            squared_error=dict.fromkeys(dictionary.writes, 0.0),
-            total={site: torch.zeros(widths[site], dtype=torch.float64) for site in dictionary.writes},
-            squares=dict.fromkeys(dictionary.writes, 0.0),
-            active=[0] * len(dictionary.parts),
-            fired=[torch.zeros(part.n_features, dtype=torch.bool) for part in dictionary.parts],
-        )
+    def __init__(self, means: Mapping[Site, Tensor]) -> None:
+        self.means = means
+        self.clean, self.spliced, self.zero, self.mean = (Predictions() for _ in range(4))
 
     def add(
-        self, dictionary: Dictionary, acts: Mapping[Site, Tensor], keep: Bool[Tensor, "batch pos"]
+        self,
+        model: Model,
+        dictionary: Dictionary,
+        tokens: Tokens,
+        *,
+        replaced: Bool[Tensor, "batch pos"],
+        counted: Bool[Tensor, "batch pos"],
+        ablated: Bool[Tensor, "batch pos"] | None = None,
     ) -> None:
-        """Adds the tokens that `keep` marks."""
-        held = {site: flat(acts[site][keep], 1).float() for site in dictionary.sites}  # (row, width)
-        written = []
-        for number, part in enumerate(dictionary.parts):
-            parts_writes, values = reconstruct(part, held)
-            written.append(parts_writes)
-            self.active[number] += int((values != 0).sum())
-            self.fired[number] |= (values != 0).any(0).cpu()
-        for site, guess in total_by_site(written).items():
-            y = held[site]
-            self.squared_error[site] += float((y - guess).double().square().sum())
-            self.total[site] += y.double().sum(0).cpu()
-            self.squares[site] += float(y.double().square().sum())
-        self.n += int(keep.sum())
+        """Adds the positions of `counted`, with the changes made at those of `replaced` (ablations: of `ablated`)."""
+        from thoughtscope.models import capture, forward
 
-    def fvu(self) -> list[float]:
-        """By write site, in the dictionary's order."""
-        variance = {
-            site: self.squares[site] - float(x.square().sum()) / self.n for site, x in self.total.items()
-        }
-        return [
-            error / variance[site] if variance[site] else float("nan")
-            for site, error in self.squared_error.items()
+        ahead = tuple(
+            dict.fromkeys(site for part in dictionary.parts if part.looks_ahead for site in part.reads)
+        )
+        acts = capture(model, tokens, (*ahead, Site("logits")))
+        replacement = Replacement(dictionary, replaced, acts)
+        ablated = replaced if ablated is None else ablated
+        zeros = {site: torch.zeros(model.width(site)) for site in dictionary.writes}
+        changes = [(self.spliced, replacement.reads, replacement.writes)]
+        changes += [
+            (found, {}, Constant(values, ablated).writes)
+            for found, values in ((self.zero, zeros), (self.mean, self.means))
+            if values
         ]
-
-    def l0(self) -> list[float]:
-        """By part."""
-        return [count / self.n for count in self.active]
-
-    def dead(self) -> list[float]:
-        """By part."""
-        return [float((~fired).double().mean()) for fired in self.fired]
+        clean = acts[Site("logits")]
+        self.clean.add(tokens.ids, counted, clean, clean)
+        for found, reads, writes in changes:
+            logits = forward(model, tokens, reads=reads, writes=writes)
+            assert logits is not None
+            found.add(tokens.ids, counted, clean, logits)
 
 
-@dataclass(kw_only=True)
-class _Predictions:
-    """Running sums of what the model predicts with and without the dictionary in place."""
-
-    loss: float = 0.0
-    spliced: float = 0.0
-    kl: float = 0.0
-    agree: float = 0.0
-    n_next: int = 0
-
-    def add(self, tokens: Tokens, keep: Tensor, clean: Tensor, spliced: Tensor) -> None:
-        here = keep[:, :-1]
-        following = tokens.ids.to(keep.device)[:, 1:][here]
-        a, b = clean[:, :-1][here], spliced[:, :-1][here]
-        log_a, log_b = a.log_softmax(-1), b.log_softmax(-1)
-        self.loss += float(cross_entropy(a, following, reduction="sum"))
-        self.spliced += float(cross_entropy(b, following, reduction="sum"))
-        self.kl += float((log_a.exp() * (log_a - log_b)).sum())
-        self.agree += float((clean[keep].argmax(-1) == spliced[keep].argmax(-1)).sum())
-        self.n_next += len(following)
-
-
-def _scores(dictionary: Dictionary, fit: Fit, predictions: _Predictions) -> DictionaryScores:
-    if not predictions.n_next:
+def _scores(dictionary: Dictionary, fit: Fit, runs: Runs) -> DictionaryScores:
+    if not runs.clean.n_next:
         raise ThoughtscopeError("The documents hold no text to score the dictionary on.")
-    fvu, l0, dead, n = fit.fvu(), fit.l0(), fit.dead(), predictions.n_next
-    names = [part.name for part in dictionary.parts]
-    return DictionaryScores(
-        n_tokens=fit.n,
-        fvu=sum(fvu) / len(fvu),
-        fvu_by_site=dict(zip(map(str, dictionary.writes), fvu, strict=True)),
-        l0=sum(l0),
-        l0_by_part=dict(zip(names, l0, strict=True)),
-        dead=sum(dead) / len(dead),
-        dead_by_part=dict(zip(names, dead, strict=True)),
-        loss=predictions.loss / n,
-        loss_spliced=predictions.spliced / n,
-        loss_change=(predictions.spliced - predictions.loss) / n,
-        agreement=predictions.agree / fit.n,
-        kl=predictions.kl / n,
+    sites = [str(site) for site in dictionary.writes]
+    parts = [part.name for part in dictionary.parts]
+    found: dict[str, Any] = {"n_tokens": fit.n, "agreement": runs.spliced.agree / runs.spliced.n}
+    for name in ("fvu", "shrinkage", "bias", "cosine"):
+        values = getattr(fit, name)()
+        found |= {name: _mean(values), f"{name}_by_site": dict(zip(sites, values, strict=True))}
+    for name, total in (("l0", sum), ("l1", sum), ("dead", _mean), ("dense", _mean)):
+        values = getattr(fit, name)()
+        found |= {name: total(values), f"{name}_by_part": dict(zip(parts, values, strict=True))}
+    found["densities"] = dict(zip(parts, fit.density_histograms(), strict=True))
+    return DictionaryScores(**found | _behaviour(runs))
+
+
+def _behaviour(runs: Runs) -> dict[str, float]:
+    """Losses and divergences, and what is recovered of the damage that each ablation does."""
+    loss, spliced, zero, mean = (
+        one.loss / one.n_next for one in (runs.clean, runs.spliced, runs.zero, runs.mean)
     )
+    kl, kl_zero, kl_mean = (one.kl / one.n for one in (runs.spliced, runs.zero, runs.mean))
+    return {
+        "loss": loss,
+        "loss_spliced": spliced,
+        "loss_change": spliced - loss,
+        "loss_zero": zero,
+        "loss_mean": mean,
+        "loss_recovered_zero": recovered(loss, spliced, zero),
+        "loss_recovered_mean": recovered(loss, spliced, mean),
+        "kl": kl,
+        "kl_zero": kl_zero,
+        "kl_mean": kl_mean,
+        "kl_score_zero": recovered(0.0, kl, kl_zero),
+        "kl_score_mean": recovered(0.0, kl, kl_mean),
+    }
+
+
+def recovered(clean: float, spliced: float, ablated: float) -> float:
+    """(ablated − spliced) / (ablated − clean): 1 where the reconstruction does no damage, 0 where it does as much."""
+    return (ablated - spliced) / (ablated - clean) if ablated != clean else math.nan
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -98,6 +98,11 @@ def layer_weights(dictionary: Dictionary) -> tuple[LayerWeights, ...]:
                 f"part {part.name} reads {', '.join(map(str, part.reads))} and writes "
                 f"{', '.join(map(str, part.writes))}."
             )
+        if part.normalise or part.offset:
+            raise DictionaryMismatch(
+                f"Part {part.name} of {dictionary.name} {'writes offsets' if part.offset else 'normalises'}, which no "
+                "set of transcoders does. Use the native format."
+            )
         rows = tuple(part.W_dec.values())
         found.append(
             LayerWeights(
@@ -167,6 +172,21 @@ class MlpReplacement:
         return None if number is None else self.dictionary.parts[number].reads[0]
 
 
+def _check_linear(part: Part, dictionary: str) -> None:
+    """Raises `DictionaryMismatch` for a part that is not linear between what it reads and its active features, or
+    between those and what it writes."""
+    reasons = [
+        f"normalises each vector that it reads ({part.normalise})" if part.normalise else "",
+        "writes a constant for each active feature beside its activation" if part.offset else "",
+    ]
+    found = [reason for reason in reasons if reason]
+    if found:
+        raise DictionaryMismatch(
+            f"Attribution needs features that read and write linearly. Part {part.name} of {dictionary} "
+            f"{' and '.join(found)}. It can be encoded, evaluated and edited, not traced."
+        )
+
+
 def replace_mlps(dictionary: Dictionary, model: Model) -> MlpReplacement:
     """Sees a dictionary as what stands in for the model's MLPs, in all or some of its blocks.
 
@@ -190,6 +210,7 @@ def replace_mlps(dictionary: Dictionary, model: Model) -> MlpReplacement:
                 f"({dictionary.kind}) reads {', '.join(map(str, part.reads))} and writes "
                 f"{', '.join(map(str, part.writes))}. Such features can be targets of a graph, not its nodes."
             )
+        _check_linear(part, dictionary.name)
         if any(taken is not None for taken in part_of[part.layer :]):
             raise DictionaryMismatch(
                 f"The parts of {dictionary.name} stand in another order than the blocks, or two of them read in block "

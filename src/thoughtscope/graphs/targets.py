@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from thoughtscope.core.errors import ThoughtscopeError, UnknownFeature
+from thoughtscope.core.errors import DictionaryMismatch, ThoughtscopeError, UnknownFeature
 from thoughtscope.core.ids import FeatureId, NodeId, NodeKind
 from thoughtscope.core.site import Site
 from thoughtscope.dictionaries.dictionary import Dictionary
@@ -193,6 +193,11 @@ def _feature(item: FeatureTarget, activations: Activations, *, index: int) -> Re
     """A feature of another dictionary, as its encoder's read."""
     part = item.dictionary.part(item.part)
     item.dictionary.check_feature(item.part, item.index)
+    if part.normalise:
+        raise DictionaryMismatch(
+            f"Part {part.name} of {item.dictionary.name} normalises each vector that it reads ({part.normalise}): its "
+            "features are no linear function of the residual stream, so they cannot be traced."
+        )
     n_positions = activations[part.reads[0]].shape[1]
     if not -n_positions <= item.position < n_positions:
         raise ThoughtscopeError(

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from thoughtscope.core.errors import InvalidPlan
 from thoughtscope.core.site import Site
 from thoughtscope.dictionaries.dictionary import Dictionary, Part
 from thoughtscope.dictionaries.features import flat
@@ -153,7 +154,9 @@ class Patch:
             if site in edits.decoder:
                 if site in edits.part.reads:
                     self.deltas[edits.part.name] = self._delta(edits, self.inputs | {site: wide}, step)
-                wide = wide + self.deltas[edits.part.name].to(wide) @ edits.decoder[site].to(wide)
+                change = self.deltas[edits.part.name].to(wide) @ edits.decoder[site].to(wide)
+                seen = edits.part.seen(site, {site: wide})
+                wide = wide + (change if seen is None else change * seen.scale)
         return wide.view(x.shape).to(x.dtype)
 
     def _held(
@@ -181,6 +184,11 @@ def tabulate(
     padding, device = clean.padding, clean.logits.device
     named = {edit.part for plan in plans for edit in plan.feature_edits}
     for part in (part for part in dictionary.parts if part.name in named):
+        if part.offset:
+            raise InvalidPlan(
+                f"Features of part {part.name} write a constant beside their activation, so an edit of the activation "
+                "does not say what they write. Only dictionaries without such offsets are edited."
+            )
         index = sorted(
             {edit.index for plan in plans for edit in plan.feature_edits if edit.part == part.name}
         )

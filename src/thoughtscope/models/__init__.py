@@ -16,6 +16,7 @@ from thoughtscope.models.loading import load_model as load_model
 from thoughtscope.models.loading import model_from as model_from
 from thoughtscope.models.model import Model as Model
 from thoughtscope.models.random_models import random_model as random_model
+from thoughtscope.models.sharded import shard_model as shard_model
 from thoughtscope.models.tokens import MissingBos as MissingBos
 from thoughtscope.models.tokens import Tokens as Tokens
 from thoughtscope.models.tokens import pad_left as pad_left

@@ -50,7 +50,7 @@ def load_model(
     """
     if trust_remote_code:
         _require_pinned(name_or_path, revision)
-    place = _device(device)
+    place = device_named(device)
     folder, found = locate(name_or_path, revision=revision)
     check_files(folder)
     if trust_remote_code:
@@ -217,7 +217,7 @@ def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | str:
     return dtype
 
 
-def _device(device: torch.device | str | None) -> torch.device:
+def device_named(device: torch.device | str | None) -> torch.device:
     """The device asked for, if this machine has it; CUDA or else the CPU if none was."""
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

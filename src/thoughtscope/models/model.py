@@ -27,6 +27,8 @@ class Model:
     name: str
     revision: str
     lock: Any = field(default_factory=threading.RLock, repr=False)
+    pace: Any = field(default=None, repr=False)
+    "Of a model spread over processes (`shard_model`): what keeps their passes in step."
 
     @property
     def n_layers(self) -> int:

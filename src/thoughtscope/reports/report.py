@@ -113,14 +113,17 @@ def _circuit(file: Mapping[str, Any]) -> dict[str, Any] | None:
     return {"nodes": nodes, **payload.circuit_scores(file, nodes)} if nodes else None
 
 
-def render(title: str, data: Mapping[str, Any]) -> str:
-    """The HTML page. Its one script and its one style sheet are named by hash in the content security policy, so that
-    nothing else can run, whatever the data holds."""
-    script, style = _page_parts()
+def render(title: str, data: Mapping[str, Any], *, page: str | None = None) -> str:
+    """The HTML page, by default the one that shows a graph.
+
+    Its one script and its one style sheet are named by hash in the content security policy, so that nothing else can
+    run, whatever the data holds.
+    """
+    script, style = _page_parts(page)
     policy = "; ".join(
         [
             "default-src 'none'",
-            f"script-src {_hash_source(script)}",
+            f"script-src {hash_source(script)}",
             "style-src 'unsafe-inline'",
             "img-src data:",
             "font-src data:",
@@ -149,7 +152,8 @@ def embed_json(data: Any) -> str:
     return text
 
 
-def _hash_source(text: str) -> str:
+def hash_source(text: str) -> str:
+    """A script's or a style sheet's name in a content security policy."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
@@ -158,14 +162,15 @@ def _page() -> Path:
 
 
 @cache
-def _page_parts() -> tuple[str, str]:
-    """The page's script and style, ready to stand inside an HTML file."""
+def _page_parts(name: str | None) -> tuple[str, str]:
+    """A page's script and style, ready to stand inside an HTML file; `name` is its entry, None the page of graphs."""
     page = _page()
     listing = json.loads((page / "modules.json").read_text(encoding="utf-8"))
-    script = bundle(page, listing["entry"], aliases=listing.get("aliases", {}))
+    entry, styles = (listing["entry"], listing["styles"]) if name is None else (name, listing["pages"][name])
+    script = bundle(page, entry, aliases=listing.get("aliases", {}))
     # `</script` and `<!--` would end or disturb the element; in strings and patterns the backslash changes nothing.
     script = re.sub(r"<(?=/script|!--)", r"\\x3c", script, flags=re.IGNORECASE)
-    style = "\n".join((page / name).read_text(encoding="utf-8") for name in listing["styles"])
+    style = "\n".join((page / style).read_text(encoding="utf-8") for style in styles)
     if "</style" in style.lower():
         raise ThoughtscopeError("The page's style sheet would end its own element.")
     return script, style

@@ -64,7 +64,7 @@ def _on_the_rest(
     """
     assert isinstance(state.recipe.dead, Auxiliary)
     decoder = part.own["W_dec"][index]
-    written = dead.pattern.decode(dead.values[0], decoder)
+    written = state.ranks.total(dead.pattern.decode(dead.values[0], decoder))
     loss, grads = 0.0, []
     for site, columns in part.layout.writes.items():
         left = errors[site] + written[:, columns]
@@ -100,7 +100,7 @@ def _towards_threshold(state: State, part: PartState, dead: Active, index: Tenso
         encoder=pre.T @ read,
         bias=pre.sum(0),
         decoder=torch.zeros_like(part.own["W_dec"][index]),
-        loss=float((missing * weight).sum()),
+        loss=float(state.ranks.total((missing * weight).sum())),
     )
 
 
@@ -115,15 +115,18 @@ def resample(state: State, x: Mapping[Site, Tensor], errors: Mapping[Site, Tenso
     for part in state.parts:
         dead = part.dead(state)
         index = dead.nonzero()[:, 0]
-        if not len(index):
+        counts = state.ranks.gathered(torch.tensor([len(index)])).tolist()
+        if not sum(counts):
             continue
         read, left = side_by_side(part.layout.reads, x), side_by_side(part.layout.writes, errors)
         badness = left.square().sum(1).square().double().cpu()
-        drawn = torch.multinomial(badness, len(index), replacement=True, generator=random).to(read.device)
-        living = part.own["W_enc"][~dead].norm(dim=1).mean() if (~dead).any() else read.new_ones(())
+        drawn = torch.multinomial(badness, sum(counts), replacement=True, generator=random).to(read.device)
+        # Every rank draws for all, in the order of the features, and takes what its own get.
+        drawn = drawn.split(counts)[state.ranks.rank]
+        living = _mean(state, part.own["W_enc"][~dead].norm(dim=1))
         part.own["W_enc"][index] = 0.2 * living * _directions(read[drawn])
         part.own["W_dec"][index] = _directions(-left[drawn]) * (
-            1.0 if state.recipe.decoder == "unit" else float(part.norm.mean())
+            1.0 if state.recipe.decoder == "unit" else _mean(state, part.norm)
         )
         part.own["b_enc"][index] = 0
         for name, value in state.objective.extras.items():
@@ -132,8 +135,14 @@ def resample(state: State, x: Mapping[Site, Tensor], errors: Mapping[Site, Tenso
             state.adam.forget(f"{part.name}/{name}", index)
         part.idle[index] = 0
         part.refresh(0, part.n_features)
-        count += len(index)
+        count += sum(counts)
     return count
+
+
+def _mean(state: State, x: Float[Tensor, " feature"]) -> Float[Tensor, ""]:
+    """Over the features of all ranks; 1 where there are none."""
+    total, n = state.ranks.total(torch.stack([x.sum(), x.new_tensor(float(len(x)))]))
+    return total / n if n > 0 else torch.ones_like(total)
 
 
 def _directions(rows: Tensor) -> Tensor:

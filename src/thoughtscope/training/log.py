@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from thoughtscope.core.errors import ThoughtscopeError
-from thoughtscope.core.files import atomic_write_text
+from thoughtscope.core.files import atomic_write_text, read_file, writing
 from thoughtscope.core.progress import Progress
 from thoughtscope.core.registry import Registry
 from thoughtscope.training.recipe import Recipe
 
 METRICS = "metrics.jsonl"
+LARGEST = 64 * 2**20
+"""Bytes of the largest that is read."""
 LINES = 400
 """About how many lines a whole training writes."""
 
@@ -74,7 +76,7 @@ class Log:
         line = {"step": step, "n_steps": n_steps, "tokens": step * self.recipe.schedule.batch,
                 "seconds": round(seconds, 3)} | shown  # fmt: skip
         if self.path is not None:
-            with self.path.open("a", encoding="utf-8") as file:
+            with writing(self.path), self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line, allow_nan=False) + "\n")
         for tracker in self.trackers:
             tracker.log(shown, step)
@@ -86,14 +88,32 @@ class Log:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a training's `metrics.jsonl`; a line that a kill cut short is left out."""
+    """The lines of a training's `metrics.jsonl`; a line that a kill cut short is left out.
+
+    Raises `CorruptArtefact` for what is no regular file, `LimitExceeded` for one of more than 64 MiB.
+    """
     found = []
-    for line in (folder / METRICS).read_text(encoding="utf-8").splitlines():
+    for line in read_file(folder / METRICS, limit=LARGEST).splitlines():
         try:
-            found.append(json.loads(line))
+            read = json.loads(line)
         except ValueError:
             continue
+        found += [read] if isinstance(read, dict) else []
     return found
+
+
+def find_runs(folders: Iterable[Path]) -> dict[str, Path]:
+    """The trainings' folders among `folders` and in them, each by a name that tells it from the others."""
+    found: list[Path] = []
+    for folder in folders:
+        inside = [path.parent for depth in ("*", "*/*") for path in folder.glob(f"{depth}/{METRICS}")]
+        found += [folder] if (folder / METRICS).is_file() else sorted(inside)
+    found = list(dict.fromkeys(found))
+    names = [folder.resolve().name for folder in found]
+    return {
+        name if names.count(name) == 1 else str(folder): folder
+        for name, folder in zip(names, found, strict=True)
+    }
 
 
 def _keep_until(path: Path, step: int) -> None:

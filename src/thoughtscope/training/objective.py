@@ -38,6 +38,9 @@ class Gradients:
     norm: Float[Tensor, " feature"] | None = None
     """Of each decoder's norm, from a penalty that is weighted by it."""
     penalty: Tensor | float = 0.0
+    """Summed over the entries."""
+    by_l0: float = 0.0
+    """The penalty that follows from L0, which is one number for all features."""
 
 
 @runtime_checkable
@@ -138,6 +141,7 @@ class Jumping:
         window = ((z - at).abs() < made.bandwidth / 2).to(z) / made.bandwidth
         grad, norms = grads[0], None
         penalty: Tensor | float = 0.0
+        by_l0 = 0.0
         step = 0.0  # the derivative of the penalty by L0, over n
         scale = weight * made.coefficient
         if made.penalty == "tanh":
@@ -145,14 +149,19 @@ class Jumping:
             found, slope = _penalty(a * spread, made.steepness, scale / n)
             grad, norms, penalty = grad + slope * spread, pattern.by_feature(slope * a), found.sum()
         elif made.target_l0 is None:
-            step, penalty = scale / n, scale * l0
+            step, by_l0 = scale / n, scale * l0
         else:
             miss = l0 / made.target_l0 - 1
-            step, penalty = scale * 2 * miss / made.target_l0 / n, scale * miss**2
+            step, by_l0 = scale * 2 * miss / made.target_l0 / n, scale * miss**2
         pre = grad * passed
         moved = pattern.by_feature(window * (at * grad + step))
         return Gradients(
-            pre=pre, bias=pre, extras={"log_threshold": -theta * moved}, norm=norms, penalty=penalty
+            pre=pre,
+            bias=pre,
+            extras={"log_threshold": -theta * moved},
+            norm=norms,
+            penalty=penalty,
+            by_l0=by_l0,
         )
 
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from thoughtscope.core.errors import ThoughtscopeError
 from thoughtscope.core.site import Site
+from thoughtscope.training.data.order import LANES
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -35,6 +36,9 @@ class ReLU(_Config):
     penalty: Literal["l1", "tanh"] = "l1"
     coefficient: NotNegative = 0.2
     steepness: Positive = 4.0
+    start_l0: Positive | None = None
+    """Active features a token to begin with: biases start where each feature fires as often as the others
+    (Conerly et al. 2025). Without it they start at 0, with half of all features active."""
 
 
 class TopK(_Config):
@@ -78,6 +82,9 @@ class JumpReLU(_Config):
     threshold: Positive = 0.1
     bandwidth: Positive = 0.1
     steepness: Positive = 4.0
+    start_l0: Positive | None = None
+    """Active features a token to begin with: thresholds start where each feature fires as often as the others
+    (Conerly et al. 2025). Without it they start at `threshold`."""
 
     @model_validator(mode="after")
     def _one_aim(self) -> JumpReLU:
@@ -95,6 +102,9 @@ class Gated(_Config):
 
     kind: Literal["gated"] = "gated"
     coefficient: NotNegative = 0.2
+    start_l0: Positive | None = None
+    """Active features a token to begin with: gates' biases start where each feature fires as often as the others
+    (Conerly et al. 2025). Without it they start at 0, with half of all features active."""
 
 
 Activation = Annotated[ReLU | TopK | BatchTopK | JumpReLU | Gated, Field(discriminator="kind")]
@@ -169,9 +179,11 @@ class Data(_Config):
     """How text becomes batches: documents are cut to `context` tokens, their rows mixed in a buffer."""
 
     context: Annotated[int, Field(ge=2)] = 128
-    buffer_tokens: Count = 200_000
+    buffer_tokens: Count = 3 * 2**17
     passes: Count = 1
     """How often each row is used."""
+    lanes: Count = LANES
+    """Shares into which documents are dealt: at least as many as processes. It decides what is mixed with what."""
     rows: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     """Type in which activations wait for their turn."""
     skip_first: bool = True

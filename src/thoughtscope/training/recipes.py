@@ -11,18 +11,9 @@ from typing import Any
 
 from thoughtscope.core.errors import ThoughtscopeError
 from thoughtscope.core.registry import Registry
-from thoughtscope.training.recipe import (
-    Auxiliary,
-    BatchTopK,
-    Gated,
-    JumpReLU,
-    PartSites,
-    PreActivation,
-    Recipe,
-    ReLU,
-    Resampling,
-    TopK,
-)
+from thoughtscope.training.recipe import PartSites, Recipe
+
+Number = int | float
 
 RECIPES: Registry[Callable[..., Recipe]] = Registry("recipe", ThoughtscopeError, group="thoughtscope.recipes")
 
@@ -62,10 +53,10 @@ def sae(
         dict(
             parts=autoencoders(sites),
             n_features=n_features,
-            activation=TopK(k=k),
+            activation=dict(kind="topk", k=k),
             decoder="unit",
             tied_start=True,
-            dead=Auxiliary(),
+            dead=dict(kind="auxiliary"),
         ),
         others,
     )
@@ -75,7 +66,7 @@ def sae(
 def relu_sae(
     sites: str | Iterable[str] = "resid_post.0",
     n_features: int = 4096,
-    coefficient: float = 0.2,
+    coefficient: Number = 0.2,
     **others: Any,
 ) -> Recipe:
     """ReLU with an L1 penalty weighted by free decoders' norms (Templeton et al. 2024), dead features resampled."""
@@ -83,9 +74,9 @@ def relu_sae(
         dict(
             parts=autoencoders(sites),
             n_features=n_features,
-            activation=ReLU(coefficient=coefficient),
+            activation=dict(kind="relu", coefficient=coefficient, start_l0=n_features / 16),
             tied_start=True,
-            dead=Resampling(),
+            dead=dict(kind="resampling"),
         ),
         others,
     )
@@ -93,14 +84,14 @@ def relu_sae(
 
 @RECIPES.register("batchtopk-sae")
 def batchtopk_sae(
-    sites: str | Iterable[str] = "resid_post.0", n_features: int = 4096, k: float = 32, **others: Any
+    sites: str | Iterable[str] = "resid_post.0", n_features: int = 4096, k: Number = 32, **others: Any
 ) -> Recipe:
     """A BatchTopK sparse autoencoder (Bussmann et al. 2024)."""
     return _made(
         dict(
             parts=autoencoders(sites),
             n_features=n_features,
-            activation=BatchTopK(k=k, shared=False),
+            activation=dict(kind="batchtopk", k=k, shared=False),
             decoder="unit",
             tied_start=True,
         ),
@@ -110,14 +101,14 @@ def batchtopk_sae(
 
 @RECIPES.register("matryoshka-sae")
 def matryoshka_sae(
-    sites: str | Iterable[str] = "resid_post.0", n_features: int = 4096, k: float = 32, **others: Any
+    sites: str | Iterable[str] = "resid_post.0", n_features: int = 4096, k: Number = 32, **others: Any
 ) -> Recipe:
     """A Matryoshka BatchTopK sparse autoencoder: five nested sizes (Bussmann et al. 2025)."""
     return _made(
         dict(
             parts=autoencoders(sites),
             n_features=n_features,
-            activation=BatchTopK(k=k, shared=False, prefixes=(1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)),
+            activation=dict(kind="batchtopk", k=k, shared=False, prefixes=(1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)),
             decoder="unit",
             tied_start=True,
         ),
@@ -127,16 +118,16 @@ def matryoshka_sae(
 
 @RECIPES.register("jumprelu-sae")
 def jumprelu_sae(
-    sites: str | Iterable[str] = "resid_post.0", n_features: int = 4096, l0: float = 32, **others: Any
+    sites: str | Iterable[str] = "resid_post.0", n_features: int = 4096, l0: Number = 32, **others: Any
 ) -> Recipe:
     """A JumpReLU sparse autoencoder that settles at a wanted L0 (Rajamanoharan et al. 2024; Conerly et al. 2025)."""
     return _made(
         dict(
             parts=autoencoders(sites),
             n_features=n_features,
-            activation=JumpReLU(target_l0=l0, coefficient=1.0),
+            activation=dict(kind="jumprelu", target_l0=l0, coefficient=1.0, start_l0=2 * l0, bandwidth=0.5),
             tied_start=True,
-            dead=PreActivation(),
+            dead=dict(kind="pre-activation"),
         ),
         others,
     )
@@ -146,7 +137,7 @@ def jumprelu_sae(
 def gated_sae(
     sites: str | Iterable[str] = "resid_post.0",
     n_features: int = 4096,
-    coefficient: float = 0.2,
+    coefficient: Number = 0.2,
     **others: Any,
 ) -> Recipe:
     """A gated sparse autoencoder (Rajamanoharan et al. 2024, Gated)."""
@@ -154,10 +145,10 @@ def gated_sae(
         dict(
             parts=autoencoders(sites),
             n_features=n_features,
-            activation=Gated(coefficient=coefficient),
+            activation=dict(kind="gated", coefficient=coefficient, start_l0=n_features / 16),
             decoder="unit",
             tied_start=True,
-            dead=Resampling(),
+            dead=dict(kind="resampling"),
         ),
         others,
     )
@@ -167,14 +158,19 @@ def gated_sae(
 def transcoder(
     n_layers: int,
     n_features: int = 4096,
-    k: float = 16,
+    k: Number = 16,
     read: str = "mlp_in",
     write: str = "mlp_out",
     **others: Any,
 ) -> Recipe:
     """One transcoder a layer (Dunefsky et al. 2024); all layers' features compete for their places."""
     return _made(
-        dict(parts=per_layer(n_layers, read, write), n_features=n_features, activation=BatchTopK(k=k)), others
+        dict(
+            parts=per_layer(n_layers, read, write),
+            n_features=n_features,
+            activation=dict(kind="batchtopk", k=k),
+        ),
+        others,
     )
 
 
@@ -182,7 +178,7 @@ def transcoder(
 def skip_transcoder(
     n_layers: int,
     n_features: int = 4096,
-    k: float = 16,
+    k: Number = 16,
     read: str = "mlp_in",
     write: str = "mlp_out",
     **others: Any,
@@ -192,7 +188,7 @@ def skip_transcoder(
         dict(
             parts=per_layer(n_layers, read, write),
             n_features=n_features,
-            activation=BatchTopK(k=k),
+            activation=dict(kind="batchtopk", k=k),
             skip=True,
         ),
         others,
@@ -203,21 +199,25 @@ def skip_transcoder(
 def clt(
     n_layers: int,
     n_features: int = 4096,
-    k: float = 16,
+    k: Number = 16,
     read: str = "mlp_in",
     write: str = "mlp_out",
     **others: Any,
 ) -> Recipe:
     """A cross-layer transcoder (Ameisen et al. 2025), by BatchTopK over all layers."""
     return _made(
-        dict(parts=cross_layer(n_layers, read, write), n_features=n_features, activation=BatchTopK(k=k)),
+        dict(
+            parts=cross_layer(n_layers, read, write),
+            n_features=n_features,
+            activation=dict(kind="batchtopk", k=k),
+        ),
         others,
     )
 
 
 @RECIPES.register("crosscoder")
 def crosscoder(
-    n_layers: int, n_features: int = 4096, coefficient: float = 0.1, site: str = "resid_post", **others: Any
+    n_layers: int, n_features: int = 4096, coefficient: Number = 0.1, site: str = "resid_post", **others: Any
 ) -> Recipe:
     """One set of features that reads and writes a site of every layer, by the L1 of norms (Lindsey et al. 2024)."""
     sites = tuple(f"{site}.{layer}" for layer in range(n_layers))
@@ -225,10 +225,10 @@ def crosscoder(
         dict(
             parts=(PartSites(name=site, reads=sites, writes=sites),),
             n_features=n_features,
-            activation=ReLU(coefficient=coefficient),
+            activation=dict(kind="relu", coefficient=coefficient, start_l0=n_features / 16),
             norm="by site",
             tied_start=True,
-            dead=Resampling(),
+            dead=dict(kind="resampling"),
         ),
         others,
     )

@@ -20,5 +20,6 @@ def sparsity(plan: Schedule, step: int) -> float:
 
 def active(plan: Schedule, step: int, k: float, n_features: int) -> float:
     """Active features a token: from `k_start` times `k` down to `k`."""
-    left = max(0.0, 1 - step / max(1.0, plan.sparsity_warm_up * plan.n_steps))
+    until = plan.sparsity_warm_up * plan.n_steps
+    left = max(0.0, 1 - step / until) if until else 0.0
     return min(k * (1 + (plan.k_start - 1) * left), n_features / 2)

@@ -8,8 +8,11 @@ group whose maximum is not above zero holds nothing that is, so both are exact.
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
+
+from thoughtscope.training.ranks import Ranks
 
 GROUP = 16
 """Entries of a group: the second stage looks at 16 k entries of a row, the first at one sixteenth of the row."""
@@ -48,6 +51,28 @@ def above_zero(
     members = score.flatten()[first[:, None] + n_groups * torch.arange(size, device=score.device)]
     which, member = (members > 0).nonzero(as_tuple=True)
     return row[which], member * n_groups + group[which], members[which, member]
+
+
+def among_all(value: Float[Tensor, "row candidate"], k: int, ranks: Ranks) -> Bool[Tensor, "row candidate"]:
+    """Which of this rank's candidates are among the k largest of their row over all ranks.
+
+    Exactly k are, as long as there are that many; of equal ones at the bar, those of earlier ranks.
+    """
+    n_rows, n_own = value.shape
+    every = ranks.gathered(pad(value, (0, max(0, k - n_own)), value=float("-inf"))[None])  # (rank, row, k)
+    every = every.transpose(0, 1).flatten(1)
+    bar = every.topk(k, dim=1).values[:, -1:]
+    above, level = every > bar, every == bar
+    passes = above | (level & (level.cumsum(1) <= k - above.sum(1, keepdim=True)))
+    return passes.view(n_rows, ranks.world, -1)[:, ranks.rank, :n_own]
+
+
+def bar_of_all(score: Float[Tensor, " active"], wanted: int, ranks: Ranks) -> tuple[int, Float[Tensor, ""]]:
+    """How many scores all ranks have, and the lowest of the `wanted` largest; of all, where they are no more."""
+    every = ranks.gathered(score)
+    if len(every) > wanted:
+        return len(every), every.kthvalue(len(every) - wanted + 1).values
+    return len(every), every.min() if len(every) else every.new_zeros(())
 
 
 def _group_size(n_features: int) -> int:

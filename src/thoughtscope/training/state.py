@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -14,23 +14,32 @@ from thoughtscope.training import schedule
 from thoughtscope.training.objective import Objective, objective
 from thoughtscope.training.optimiser import Adam, blocks
 from thoughtscope.training.patterns import Pattern
+from thoughtscope.training.ranks import Ranks
 from thoughtscope.training.recipe import Auxiliary, PreActivation, Recipe
 from thoughtscope.training.weights import PartLayout, Scaling, Weights
-
-if TYPE_CHECKING:
-    from thoughtscope.training.step import Active
 
 SLACK = 0.7
 """Candidates of a batch top-k are what scores above this share of the last threshold."""
 
 
 class State:
-    """A training at a step: weights, optimiser, thresholds, and when each feature last fired."""
+    """A training at a step: weights, optimiser, thresholds, and when each feature last fired.
+
+    Of many ranks, each has a state of its own stretch of features (`own`), with those rows of every weight.
+    """
 
     def __init__(
-        self, recipe: Recipe, layouts: Sequence[PartLayout], weights: Weights, scaling: Scaling
+        self,
+        recipe: Recipe,
+        layouts: Sequence[PartLayout],
+        weights: Weights,
+        scaling: Scaling,
+        ranks: Ranks | None = None,
     ) -> None:
         self.recipe, self.scaling, self.weights = recipe, scaling, weights
+        self.ranks = ranks or Ranks()
+        self.own = self.ranks.rows(recipe.n_features)
+        """Which features of each part these are."""
         self.objective: Objective = objective(recipe.activation)
         self.adam = Adam(weights, recipe.schedule.betas, recipe.schedule.epsilon)
         self.step = 0
@@ -39,8 +48,9 @@ class State:
         self.about: dict[str, Any] = {}
         """What the caller wants kept with it, JSON-able."""
         prefixes = getattr(recipe.activation, "prefixes", (1.0,))
-        self.edges = [0, *(round(share * recipe.n_features) for share in prefixes)]
-        """Where each prefix of the features ends."""
+        ends = [0, *(round(share * recipe.n_features) for share in prefixes)]
+        self.edges = [min(max(end - self.own.start, 0), len(self.own)) for end in ends]
+        """Where each prefix of the features ends among these."""
         self.parts = [PartState(self, layout) for layout in layouts]
 
     @property
@@ -101,9 +111,14 @@ class PartState:
         low = state.dtype if low is torch.float32 else low
         self.scorer = self.own["W_enc"]
         """The encoder that scores are made with: of the low-precision type, and times the norms where those count."""
+        self.unit = state.recipe.decoder == "unit"
+        self.decoder = self.own["W_dec"]
+        """The decoder that products are made with."""
+        if low is not state.dtype:
+            self.decoder = torch.empty_like(self.own["W_dec"], dtype=low)
         if low is not state.dtype or self.weighted:
             self.scorer = torch.empty_like(self.own["W_enc"], dtype=low)
-            self.refresh(0, self.n_features)
+        self.refresh(0, self.n_features)
 
     @property
     def name(self) -> str:
@@ -115,7 +130,10 @@ class PartState:
 
     def refresh(self, start: int, stop: int) -> None:
         """Brings what is derived from rows of the weights up to date."""
-        self.norm[start:stop] = self.own["W_dec"][start:stop].norm(dim=1)
+        if not self.unit:
+            self.norm[start:stop] = self.own["W_dec"][start:stop].norm(dim=1)
+        if self.decoder is not self.own["W_dec"]:
+            self.decoder[start:stop] = self.own["W_dec"][start:stop]
         if self.scorer is not self.own["W_enc"]:
             rows = self.own["W_enc"][start:stop]
             self.scorer[start:stop] = rows * self.norm[start:stop, None] if self.weighted else rows
@@ -154,10 +172,6 @@ class PartState:
         self.threshold = lowest if self.threshold is None else 0.9 * self.threshold + 0.1 * lowest
         self.cut = max(0.0, SLACK * lowest)
 
-    def l0(self, active: Active) -> float:
-        """Active features a token."""
-        return float((active.values[0] > 0).sum()) / active.pattern.n_tokens
-
     # --- norms in penalties
 
     def norms(self, state: State) -> Float[Tensor, " feature"]:
@@ -195,11 +209,11 @@ class PartState:
         return self.idle > state.recipe.schedule.dead_after
 
     def dead_index(self, state: State) -> Int[Tensor, " dead"] | None:
-        """The dead features, if they are to learn in this step."""
+        """The dead features, if any are, here or on another rank, and are to learn in this step."""
         if not isinstance(state.recipe.dead, Auxiliary | PreActivation):
             return None
         index = self.dead(state).nonzero()[:, 0]
-        return index if len(index) else None
+        return index if state.ranks.any(len(index) > 0) else None
 
     def fired(self, which: Tensor, n_tokens: int) -> None:
         """Counts tokens of silence; those of `which` (feature) begin anew."""

@@ -25,7 +25,7 @@ from thoughtscope.training.dead import Revival, resample, revive
 from thoughtscope.training.objective import Gradients
 from thoughtscope.training.patterns import Block, Dense, Pairs, Pattern
 from thoughtscope.training.recipe import Auxiliary, Resampling
-from thoughtscope.training.selection import above_zero, largest
+from thoughtscope.training.selection import above_zero, among_all, bar_of_all, largest
 from thoughtscope.training.state import PartState, State
 from thoughtscope.training.weights import side_by_side
 
@@ -45,6 +45,8 @@ class Active:
     pattern: Pattern
     z: Tensor
     values: list[Tensor] = field(default_factory=list)
+    l0: float = 0.0
+    """Active features a token, those of all ranks."""
 
 
 @dataclass(kw_only=True)
@@ -74,6 +76,9 @@ def forward(state: State, x: Mapping[Site, Tensor], y: Mapping[Site, Tensor]) ->
         active = compete(state, active, x)
     for part, each in zip(state.parts, active, strict=True):
         each.values = state.objective.values(each.z, each.pattern, part.own)
+    counts = state.ranks.total(torch.stack([(each.values[0] > 0).sum() for each in active])).tolist()
+    for each, count in zip(active, counts, strict=True):
+        each.l0 = count / each.pattern.n_tokens
     errors = [_errors(state, active, reading, x, y) for reading in range(len(active[0].values))]
     return Pass(active=active, dead=dead, errors=errors)
 
@@ -94,7 +99,7 @@ def encode(state: State, part: PartState, x: Mapping[Site, Tensor]) -> tuple[Act
         rows = low[start : start + chunk]
         score = torch.addmm(bias, rows, part.scorer.T, out=buffer[: len(rows)])
         if start == 0 and state.may_be_dense:
-            dense = [] if float((score[:64] > 0).float().mean()) > DENSE else None
+            dense = [] if _share_above_zero(state, score[:64]) > DENSE else None
         if dense is not None:
             dense.append(score.clone())
         elif kind == "topk":
@@ -111,10 +116,19 @@ def encode(state: State, part: PartState, x: Mapping[Site, Tensor]) -> tuple[Act
         scores = torch.cat(dense).to(read.dtype)
     else:
         token, feature, value = (torch.cat(column) for column in zip(*found, strict=True))
+        if kind == "topk" and state.ranks.world > 1:
+            kept = among_all(value.view(n, -1), round(state.k), state.ranks).flatten().nonzero()[:, 0]
+            token, feature, value = token[kept], feature[kept], value[kept]
         pattern = Pairs(token=token, feature=feature, n_tokens=n, n_features=part.n_features)
         scores = value.to(read.dtype)
     active = Active(pattern=pattern, z=part.preactivations(scores, pattern))
     return active, None if dead is None else _dead_active(state, part, dead, torch.cat(revived))
+
+
+def _share_above_zero(state: State, score: Tensor) -> float:
+    """Of the features of all ranks, so that they take the same way."""
+    above = state.ranks.total((score > 0).sum())
+    return float(above) / (len(score) * state.recipe.n_features)
 
 
 def _dead_active(state: State, part: PartState, dead: Tensor, scores: Tensor) -> Active:
@@ -124,6 +138,10 @@ def _dead_active(state: State, part: PartState, dead: Tensor, scores: Tensor) ->
     if isinstance(remedy, Auxiliary):
         value, which = scores.topk(min(remedy.k, len(dead)), dim=1, sorted=False)
         token = torch.arange(n, device=which.device)[:, None].expand_as(which)
+        if state.ranks.world > 1:
+            k = min(remedy.k, int(state.ranks.total(torch.tensor(len(dead)))))
+            kept = among_all(value, k, state.ranks)
+            token, which, value = token[kept], which[kept], value[kept]
         pairs = Pairs(token=token.flatten(), feature=which.flatten(), n_tokens=n, n_features=len(dead))
         z = part.unscored(value.flatten().to(state.dtype), dead[pairs.feature])
         return Active(pattern=pairs, z=z, values=[z.relu()])
@@ -147,17 +165,13 @@ def compete(state: State, active: list[Active], x: Mapping[Site, Tensor]) -> lis
         wanted = round(k * active[0].pattern.n_tokens * len(group))
         while True:
             scores = [state.parts[i].scores(chosen[i].z, chosen[i].pattern) for i in group]
-            together = torch.cat(scores)
+            n_found, lowest = bar_of_all(torch.cat(scores), wanted, state.ranks)
             cut = max(state.parts[i].cut for i in group)
-            if len(together) >= wanted or cut <= 0:
+            if n_found >= wanted or cut <= 0:
                 break
             for i in group:
                 state.parts[i].cut = 0.0 if cut < 1e-3 else cut / 2
                 chosen[i] = encode(state, state.parts[i], x)[0]
-        if len(together) > wanted:
-            lowest = together.kthvalue(len(together) - wanted + 1).values
-        else:
-            lowest = together.min() if len(together) else together.new_zeros(())
         for i, score in zip(group, scores, strict=True):
             kept = (score >= lowest).nonzero()[:, 0]
             pattern = chosen[i].pattern
@@ -179,14 +193,17 @@ def _errors(
     state: State, active: list[Active], reading: int, x: Mapping[Site, Tensor], y: Mapping[Site, Tensor]
 ) -> list[dict[Site, Tensor]]:
     """Reconstruction minus target by level and site, where level j has the features of the first j + 1 prefixes."""
+    ranks = state.ranks
     total = {site: state.weights[f"b_dec/{site}"] - target for site, target in y.items()}
     for part in state.parts if state.recipe.skip else ():
         site = next(iter(part.layout.writes))
         total[site] = total[site] + side_by_side(part.layout.reads, x) @ part.own["W_skip"].T
+    if not ranks.first:  # what is no feature's counts once
+        total = {site: torch.zeros_like(error) for site, error in total.items()}
     levels = []
     for level in range(len(state.edges) - 1):
         for part, each in zip(state.parts, active, strict=True):
-            pattern, values, rows = each.pattern, each.values[reading], part.own["W_dec"]
+            pattern, values, rows = each.pattern, each.values[reading], part.decoder
             if len(state.edges) > 2:
                 assert isinstance(pattern, Pairs)
                 pattern, index = pattern.split(state.edges)[level]
@@ -194,7 +211,7 @@ def _errors(
             written = pattern.decode(values, rows)
             for site, columns in part.layout.writes.items():
                 total[site] = total[site] + written[:, columns]
-        levels.append(dict(total))
+        levels.append({site: ranks.total(error) for site, error in total.items()})
     return levels
 
 
@@ -218,8 +235,10 @@ def backward(state: State, x: Mapping[Site, Tensor], done: Pass, sink: Sink) -> 
     for part, active, help_ in zip(state.parts, done.active, revival, strict=True):
         gradients, decoders = _at_entries(state, part, active, by_level)
         made.append(gradients)
-        loss += float(gradients.penalty) + (help_.loss if help_ else 0.0)
+        loss += gradients.by_l0 + (help_.loss if help_ else 0.0)
         updates.append((part, active, gradients, decoders, help_))
+    if any(isinstance(each.penalty, Tensor) for each in made):
+        loss += float(state.ranks.total(torch.stack([torch.as_tensor(each.penalty) for each in made]).sum()))
     # Weights move only now: every part's gradients are of the same weights.
     for part, active, gradients, decoders, help_ in updates:
         _weights(state, part, active, gradients, decoders, help_, x, sink)
@@ -235,7 +254,7 @@ def _at_entries(
     state: State, part: PartState, active: Active, by_level: list[list[dict[Site, Tensor]]]
 ) -> tuple[Gradients, list[Block]]:
     """Gradients at the active entries, and by level the decoders' gradients."""
-    decoder, edges = part.own["W_dec"], state.edges
+    decoder, edges = part.decoder, state.edges
     n_levels = len(edges) - 1
     split: list[tuple[Pattern, Any]] = [(active.pattern, slice(None))]
     if n_levels > 1:
@@ -245,14 +264,15 @@ def _at_entries(
     for reading, values in enumerate(active.values):
         at = torch.zeros_like(values)
         for level, (pattern, index) in enumerate(split):
-            written = side_by_side(part.layout.writes, by_level[reading][level])
-            at[index] = pattern.against(written, decoder[edges[level] : edges[level + 1]])
+            written = side_by_side(part.layout.writes, by_level[reading][level]).to(decoder.dtype)
+            found = pattern.against(written, decoder[edges[level] : edges[level + 1]])
+            at[index] = found.to(values.dtype)
             if reading == 0:  # a gate's own reconstruction leaves the decoders alone
                 blocks.append(pattern.columns(values[index], written))
         grads.append(at)
     gradients = state.objective.gradients(
         active.z, grads, active.pattern, part.own, part.norms(state),
-        state.sparsity, active.pattern.n_tokens, part.l0(active),
+        state.sparsity, active.pattern.n_tokens, active.l0,
     )  # fmt: skip
     return gradients, blocks
 
@@ -268,16 +288,16 @@ def _weights(
     sink: Sink,
 ) -> None:
     """The gradients of a part's matrices in blocks of features, then those of its vectors."""
-    read = side_by_side(part.layout.reads, x)
+    read = side_by_side(part.layout.reads, x).to(part.scorer.dtype)
     encoder = active.pattern.columns(gradients.pre, read)
     direction = part.norm_gradient(state, gradients.norm)
     for level, decoder in enumerate(decoders):
         first = state.edges[level]
         for start, stop in part.blocks(first, state.edges[level + 1]):
-            grad = decoder(start - first, stop - first)
+            grad = decoder(start - first, stop - first).to(state.dtype)
             if direction is not None:
                 grad = grad + direction(start, stop)
-            grad_enc = encoder(start, stop)
+            grad_enc = encoder(start, stop).to(state.dtype)
             if help_ is not None:
                 help_.add(grad, grad_enc, start, stop)
             sink(f"{part.name}/W_dec", grad, start, stop)
@@ -291,7 +311,13 @@ def _weights(
 
 
 def _loss(errors: Mapping[Site, Tensor]) -> Tensor:
-    return torch.stack([e.square().mean() for e in errors.values()]).sum()
+    return torch.stack([_squares(e) / e.numel() for e in errors.values()]).sum()
+
+
+def _squares(x: Tensor) -> Tensor:
+    """‖x‖², without a copy of x."""
+    flat = x.reshape(-1)
+    return flat.dot(flat)
 
 
 def _loss_gradient(errors: Mapping[Site, Tensor]) -> dict[Site, Tensor]:
@@ -354,7 +380,8 @@ def _resampled_at(state: State) -> set[int]:
 
 
 def _figures(state: State, done: Pass, y: Mapping[Site, Tensor]) -> dict[str, float]:
-    fvu = [float(done.final[site].square().sum() / target.square().sum()) for site, target in y.items()]
-    dead = torch.stack([part.dead(state).float().mean() for part in state.parts])
-    l0 = [part.l0(active) for part, active in zip(state.parts, done.active, strict=True)]
-    return {"fvu": sum(fvu) / len(fvu), "l0": sum(l0) / len(l0), "dead": float(dead.mean())}
+    fvu = [float(_squares(done.final[site]) / _squares(target)) for site, target in y.items()]
+    dead = state.ranks.total(torch.stack([part.dead(state).sum() for part in state.parts]).sum())
+    l0 = [active.l0 for active in done.active]
+    n_features = len(state.parts) * state.recipe.n_features
+    return {"fvu": sum(fvu) / len(fvu), "l0": sum(l0) / len(l0), "dead": float(dead) / n_features}

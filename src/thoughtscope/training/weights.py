@@ -17,6 +17,7 @@ from torch import Tensor
 
 from thoughtscope.core.site import Site
 from thoughtscope.dictionaries import Activation, Dictionary, Part
+from thoughtscope.training.ranks import Ranks
 from thoughtscope.training.recipe import PartSites, Recipe, TopK
 
 
@@ -29,7 +30,7 @@ class Scaling:
 
     def inside(self, site: Site, x: Tensor, dtype: torch.dtype) -> Tensor:
         """What a site holds, in training's units."""
-        return (x.to(dtype) - self.mean[site].to(x.device, dtype)) / self.unit[site]
+        return torch.sub(x.to(dtype), self.mean[site].to(x.device, dtype)).div_(self.unit[site])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,9 +70,22 @@ def _columns(names: Sequence[str], widths: Mapping[Site, int]) -> dict[Site, sli
     return found
 
 
+SAMPLE = 1024
+"""Rows from which first thresholds are taken."""
+
+
+_DRAWN = 4096
+"""Rows of start values that are drawn at a time."""
+
 Weights = dict[str, Tensor]
 """By name: `part/W_enc` (feature d_in), `part/b_enc`, `part/W_dec` (feature d_out), `part/W_skip`, per-feature extras
 of the objective such as `part/log_threshold`, and `b_dec/site`."""
+
+
+def per_feature(name: str) -> bool:
+    """Whether a weight has a row a feature; the others belong to sites."""
+    owner, _, kind = name.rpartition("/")
+    return owner != "b_dec" and kind != "W_skip"
 
 
 def start(
@@ -79,22 +93,27 @@ def start(
     layouts: Sequence[PartLayout],
     rows: Mapping[Site, Tensor],
     extras: Mapping[str, float],
+    ranks: Ranks | None = None,
     **like: Any,
 ) -> Weights:
     """Encoders start as directions of real inputs (`rows`, in training's units), so that each fires on something.
 
     Tied ones start as random directions: of inputs that resemble one another, k together would write k times too much.
-    `extras` are per-feature weights with their start values, `like` the type and device.
+    `extras` are per-feature weights with their start values, `like` the type and device. Every rank draws for all
+    features and keeps its own rows, so that the start is the same for any number of them.
     """
     random = torch.Generator().manual_seed(recipe.seed)
-    n = recipe.n_features
+    own = (ranks or Ranks()).rows(recipe.n_features)
+    n = len(own)
     weights: Weights = {}
+    first_l0 = getattr(recipe.activation, "start_l0", None)
     for layout in layouts:
-        decoder = _unit_rows(torch.randn(n, layout.d_out, generator=random).to(**like))
+        decoder = _unit_rows(_normal_rows(recipe.n_features, layout.d_out, own, random).to(**like))
         if recipe.tied_start:
             encoder = decoder.clone()
         else:
-            drawn = torch.randint(len(next(iter(rows.values()))), (n,), generator=random)
+            drawn = torch.randint(len(next(iter(rows.values()))), (recipe.n_features,), generator=random)
+            drawn = drawn[own.start : own.stop]
             encoder = _unit_rows(
                 side_by_side(layout.reads, {s: x[drawn.to(x.device)] for s, x in rows.items()}).to(**like)
             )
@@ -104,12 +123,36 @@ def start(
         weights[f"{name}/W_dec"] = decoder if recipe.decoder == "unit" else 0.1 * decoder
         for extra, value in extras.items():
             weights[f"{name}/{extra}"] = torch.full((n,), value, **like)
+        if first_l0 is not None:
+            read = side_by_side(layout.reads, {site: x[:SAMPLE] for site, x in rows.items()})
+            bar = _bars(encoder, read.to(**like), first_l0 / recipe.n_features)
+            if "log_threshold" in extras:
+                weights[f"{name}/log_threshold"] = bar.clamp(min=1e-3).log()
+            else:
+                weights[f"{name}/b_enc"] = -bar
         if recipe.skip:
             width = next(iter(layout.writes.values())).stop
             weights[f"{name}/W_skip"] = torch.zeros(width, layout.d_in, **like)
         for site, columns in layout.writes.items():
             weights.setdefault(f"b_dec/{site}", torch.zeros(columns.stop - columns.start, **like))
     return weights
+
+
+def _bars(encoder: Tensor, read: Tensor, share: float) -> Float[Tensor, " feature"]:
+    """The pre-activation that each feature exceeds on this share of the rows."""
+    k = len(read) - min(len(read) - 1, max(1, round(share * len(read))))
+    return torch.cat([(read @ rows.T).kthvalue(k, dim=0).values for rows in encoder.split(4096)])
+
+
+def _normal_rows(n: int, width: int, own: range, random: torch.Generator) -> Float[Tensor, "own width"]:
+    """Rows `own` of a matrix of normal numbers, which is drawn some rows at a time and never held as a whole."""
+    kept = torch.empty(len(own), width, dtype=torch.float32)
+    for first in range(0, n, _DRAWN):
+        drawn = torch.randn(min(_DRAWN, n - first), width, generator=random, dtype=torch.float32)
+        start, stop = max(own.start, first), min(own.stop, first + len(drawn))
+        if start < stop:
+            kept[start - own.start : stop - own.start] = drawn[start - first : stop - first]
+    return kept
 
 
 def _unit_rows(x: Tensor) -> Tensor:

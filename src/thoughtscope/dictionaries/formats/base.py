@@ -105,10 +105,10 @@ def _some(names: Iterable[str]) -> str:
     return ", ".join(name[:80] for name in listed[:12]) + (", …" if len(listed) > 12 else "")
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, limit: int = MAX_TEXT) -> str:
     """A small text file. Raises `CorruptArtefact` and `LimitExceeded` naming it."""
     try:
-        return read_file(path, limit=MAX_TEXT).decode()
+        return read_file(path, limit=limit).decode()
     except (OSError, UnicodeDecodeError) as error:
         raise CorruptArtefact(f"{path} cannot be read: {error}.") from None
 

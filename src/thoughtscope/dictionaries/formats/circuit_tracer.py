@@ -201,7 +201,7 @@ def save(dictionary: Dictionary, folder: Path) -> None:
     Raises `DictionaryMismatch` for a cross-layer dictionary with a skip or TopK, `NotWritten` for a full disk.
     """
     d, layers, cross = dictionary, layer_weights(dictionary), is_cross_layer(dictionary)
-    if cross and (d.has_skip or _activation_of(d).kind == "topk"):
+    if (_activation_of(d).kind == "topk" or d.has_skip) and cross:
         raise DictionaryMismatch(
             f"circuit-tracer's cross-layer layout has no skip connections and no TopK; {d.name} has. Use native."
         )
@@ -221,7 +221,10 @@ def _activation_of(dictionary: Dictionary) -> Activation:
         raise DictionaryMismatch(
             f"{NAME} has one activation for all layers; {dictionary.name} has {len(kinds)}."
         )
-    return kinds.pop()
+    activation = kinds.pop()
+    if activation.kind not in ("relu", "jumprelu", "topk"):
+        raise DictionaryMismatch(f"{NAME} has no {activation.kind}, which {dictionary.name} has. Use native.")
+    return activation
 
 
 def _save_layer(folder: Path, layer: int, weights: LayerWeights, file: Mapping[str, Any]) -> None:

@@ -76,21 +76,21 @@ def _member(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Ten
         with archive.open(entry) as file:
             data = file.read(entry.file_size + 1)[start:]
         return torch.from_numpy(np.frombuffer(bytearray(data), dtype).reshape(shape, order=order))
-    # A stored member lies in the file as it is: after its local header, whose length is in its last four bytes.
+    # Copy-on-write: the file never changes, and torch gets the writable array that it asks for.
+    mapped = np.memmap(path, dtype, "c", data_offset(path, entry) + start, shape, order)
+    return torch.from_numpy(mapped)
+
+
+def data_offset(path: Path, entry: zipfile.ZipInfo) -> int:
+    """Where the bytes of a stored member begin in the archive: after its local header, whose length is in its last
+    four bytes. Raises `ValueError` where there is no such header."""
     with path.open("rb") as raw:
         raw.seek(entry.header_offset)
         header = raw.read(30)
-        if len(header) < 30 or header[:4] != b"PK\x03\x04":
-            raise ValueError(f"{entry.filename!r:.80} has no local header")
-        offset = (
-            entry.header_offset
-            + 30
-            + int.from_bytes(header[26:28], "little")
-            + int.from_bytes(header[28:30], "little")
-        )
-    # Copy-on-write: the file never changes, and torch gets the writable array that it asks for.
-    mapped = np.memmap(path, dtype, "c", offset + start, shape, order)
-    return torch.from_numpy(mapped)
+    if len(header) < 30 or header[:4] != b"PK\x03\x04":
+        raise ValueError(f"{entry.filename!r:.80} has no local header")
+    names = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
+    return entry.header_offset + 30 + names
 
 
 def _header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -27,11 +29,11 @@ from thoughtscope.dictionaries.features import flat
 if TYPE_CHECKING:
     from thoughtscope.models import Model
 
-POOL = 16
+POOL = 32
 """Forward passes whose contexts are sorted by length together."""
 _GROUP = 64
 """Documents that are tokenised together."""
-_EMPTY = 65_536
+_EMPTY = 16_384
 """Documents in a row without a row, after which a source counts as empty: one that starts over would go round for
 ever."""
 _WIDE = (torch.bfloat16, torch.float32, torch.float64)
@@ -64,7 +66,7 @@ class Feed:
             )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Context:
     """A stretch of a document that the model sees at once."""
 
@@ -73,10 +75,10 @@ class Context:
     offset: int
     """Where in the document its first token is. A repeated beginning-of-text token is in the place of the token before
     the stretch."""
-    ids: Sequence[int]
+    ids: Int[np.ndarray, " pos"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Packed:
     """The contexts of one forward pass. Nothing has been computed yet."""
 
@@ -88,7 +90,7 @@ class Packed:
         return sum(len(context.ids) for context in self.contexts) - self.skip_first * len(self.contexts)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Harvested:
     """Rows of activations by site, heads side by side, and of which token each is."""
 
@@ -235,7 +237,8 @@ def cut_contexts(
     while group := list(islice(numbered, _GROUP)):
         for (number, _), ids in zip(group, encode([document for _, document in group]), strict=True):
             found = 0
-            for offset, stretch in _stretches(ids, feed.context, bos):
+            # four bytes a token: a pool of them, as Python's own numbers, would weigh ten times as much
+            for offset, stretch in _stretches(np.asarray(ids, dtype=np.int32), feed.context, bos):
                 if len(stretch) >= least:
                     found += 1
                     yield Context(document=number, offset=offset, ids=stretch)
@@ -246,14 +249,16 @@ def cut_contexts(
             )
 
 
-def _stretches(ids: Sequence[int], context: int, bos: int | None) -> Iterator[tuple[int, Sequence[int]]]:
-    """A document's ids in stretches, each with the number of tokens before it."""
+def _stretches(
+    ids: Int[np.ndarray, " pos"], context: int, bos: int | None
+) -> Iterator[tuple[int, Int[np.ndarray, " _"]]]:
+    """A document's ids in stretches, each with where its first token is."""
     repeated = bos is not None and len(ids) > 0 and ids[0] == bos and context > 1
     yield 0, ids[:context]
     step = context - repeated
     for start in range(context, len(ids), step):
         stretch = ids[start : start + step]
-        yield (start - 1, [ids[0], *stretch]) if repeated else (start, stretch)
+        yield (start - 1, np.concatenate([ids[:1], stretch])) if repeated else (start, stretch)
 
 
 # --- forward passes to rows ----------------------------------------------------------------------------------------
@@ -263,7 +268,7 @@ def run_packed(model: Model, packed: Packed, sites: Sequence[Site], dtype: torch
     """One forward pass, and its rows: of each context all tokens, without the first if it is to be skipped."""
     from thoughtscope.models import capture, pad_left
 
-    tokens = pad_left([context.ids for context in packed.contexts])
+    tokens = pad_left([context.ids.tolist() for context in packed.contexts])
     keep = counted(tokens.mask, skip_first=packed.skip_first).flatten().nonzero()[:, 0]
     acts = capture(model, tokens, sites)
     length = tokens.ids.shape[1]
@@ -278,6 +283,23 @@ def run_packed(model: Model, packed: Packed, sites: Sequence[Site], dtype: torch
         position=position,
         offset=position + offsets[row],
     )
+
+
+@contextmanager
+def in_pace(model: Model, sites: Sequence[Site]) -> Iterator[Callable[[], object]]:
+    """Of a model that is spread over processes, keeps their passes in step while each makes its own rows.
+
+    The value is to be called where this process has the rows that it needs: it waits for the others, and runs a pass
+    over one token as often as one of them runs a pass. For other models it does nothing.
+    """
+    from thoughtscope.models import capture, pad_left
+
+    if model.pace is None:
+        yield lambda: None
+        return
+    token = pad_left([[0]])
+    with model.pace.kept(lambda: capture(model, token, sites)) as wait:
+        yield wait
 
 
 def _rows(x: Tensor, keep: Int[Tensor, " row"], dtype: torch.dtype) -> Tensor:

@@ -20,9 +20,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
+from io import TextIOWrapper
 from itertools import chain
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 from thoughtscope.core.errors import CorruptArtefact, ThoughtscopeError, describe_choices
@@ -112,7 +113,7 @@ def options(text: str, allowed: Mapping[str, Any], *, where: str) -> dict[str, A
     for item in filter(None, text.split(",")):
         name, _, value = item.partition("=")
         if name not in allowed:
-            raise ThoughtscopeError(describe_choices(name, allowed, what=f"option of {where}"))
+            raise ThoughtscopeError(describe_choices(name, allowed, what=f"setting of {where}"))
         try:
             found[name] = type(allowed[name])(value)
         except ValueError:
@@ -202,7 +203,7 @@ def _text(rest: str, model: Model | None) -> Source:
     return Source(name=f"text:{rest}", documents=documents)
 
 
-def _whole(file: IO[str]) -> Iterator[str]:
+def _whole(file: TextIOWrapper) -> Iterator[str]:
     """A file as one text, or in pieces that give it again when put together."""
     text = ""
     while more := file.read(PIECE):
@@ -224,13 +225,13 @@ def _cut(text: str) -> int:
     return len(text)
 
 
-def _lines(file: IO[str]) -> Iterator[str]:
+def _lines(file: TextIOWrapper) -> Iterator[str]:
     while line := file.readline(PIECE):
         if stripped := line.rstrip("\n"):
             yield stripped
 
 
-def _paragraphs(file: IO[str]) -> Iterator[str]:
+def _paragraphs(file: TextIOWrapper) -> Iterator[str]:
     lines: list[str] = []
     size = 0
     while line := file.readline(PIECE):
@@ -260,7 +261,7 @@ def _jsonl(rest: str, model: Model | None) -> Source:
     return Source(name=f"jsonl:{rest}", documents=documents)
 
 
-def _records(file: Path, opened: IO[str], name: str) -> Iterator[Document]:
+def _records(file: Path, opened: TextIOWrapper, name: str) -> Iterator[Document]:
     number = 0
     while line := _line(file, opened, number + 1):
         number += 1
@@ -269,7 +270,7 @@ def _records(file: Path, opened: IO[str], name: str) -> Iterator[Document]:
             yield document_in(strict_json(line, where, limits=JsonLimits(size=MAX_LINE)), name, where)
 
 
-def _line(file: Path, opened: IO[str], number: int) -> str:
+def _line(file: Path, opened: TextIOWrapper, number: int) -> str:
     try:
         line = opened.readline(MAX_LINE)
     except (UnicodeDecodeError, OSError, EOFError) as error:
@@ -419,17 +420,15 @@ def _files(path: Path, patterns: tuple[str, ...]) -> list[Path]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[IO[str]]:
+def _opened(path: Path) -> Iterator[TextIOWrapper]:
     """A text file, decompressed where its name says so. Raises `CorruptArtefact` for what is no regular file."""
-    import io
-
     try:
         binary = open_regular(path)
     except FileNotFoundError:
         raise CorruptArtefact(f"{path} has gone since it was listed.") from None
     with binary:
         plain: Any = gzip.GzipFile(fileobj=binary) if path.suffix == ".gz" else binary
-        yield io.TextIOWrapper(plain, encoding="utf-8", newline="\n")
+        yield TextIOWrapper(plain, encoding="utf-8", newline="\n")
 
 
 def _specification(module: str) -> object:

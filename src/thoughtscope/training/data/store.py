@@ -15,7 +15,9 @@ than 10 times the median norm of its shard there; outliers are kept, and whoever
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -36,15 +38,23 @@ from thoughtscope.core.files import file_sha256
 from thoughtscope.core.progress import Progress, silent
 from thoughtscope.core.site import Site
 from thoughtscope.core.store import MANIFEST, Artefact, load_artefact
-from thoughtscope.core.tensors import TensorFile
+from thoughtscope.core.tensors import all_finite
 from thoughtscope.training.data.ahead import ahead
 from thoughtscope.training.data.moments import Moments
 from thoughtscope.training.data.order import Share, generator
 from thoughtscope.training.data.stream import Batch
 
 KIND, SHARD = "activation-store", "activation-shard"
+FACT_TYPES = {
+    "token": torch.int32,
+    "document": torch.int64,
+    "position": torch.int32,
+    "offset": torch.int32,
+}
 FACTS = "tokens"
 """The file of a shard that says which tokens its rows are of."""
+_DTYPES = ("bfloat16", "float16", "float32", "float64")
+_SHARD_NAME = re.compile(r"shard-[0-9]{5,9}-[0-9]{2,9}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +114,10 @@ class Store:
         return tuple(Site.parse(site) for site in self.plan.sites)
 
     @property
+    def widths(self) -> dict[Site, int]:
+        return dict(zip(self.sites, self.plan.widths, strict=True))
+
+    @property
     def n_rows(self) -> int:
         return sum(shard.n_rows for shard in self.shards)
 
@@ -112,17 +126,24 @@ class Store:
 
         Raises `CorruptArtefact` naming the file.
         """
-        return self._checked(shard, str(site))["rows"]
+        width = self.widths.get(site)
+        if width is None:
+            raise UnknownSite(describe_choices(site, self.sites, what=f"site of {self.path}"))
+        return self._held(shard, str(site), "rows", (shard.n_rows, width), getattr(torch, self.plan.dtype))
 
     def tokens(self, shard: Shard) -> dict[str, Int[Tensor, " row"]]:
         """Of each row its `token`, the number of its `document`, its `position` in the context, and its `offset` in the
         document."""
-        held = self._checked(shard, FACTS)
-        return {name: held[name] for name in ("token", "document", "position", "offset")}
+        return {
+            name: self._held(shard, FACTS, name, (shard.n_rows,), dtype) for name, dtype in FACT_TYPES.items()
+        }
 
     def outliers_in(self, shard: Shard, site: Site) -> Int[Tensor, " outlier"]:
         """Which rows of a shard are outliers at a site."""
-        return self._checked(shard, FACTS)[f"outliers.{site}"]
+        found = self._held(shard, FACTS, f"outliers.{site}", None, torch.int32)
+        if len(found) and not 0 <= int(found.min()) <= int(found.max()) < shard.n_rows:
+            raise CorruptArtefact(f"{self.path / shard.name}: there are no rows of outliers.{site}.")
+        return found
 
     def check(self, *, progress: Progress = silent) -> list[Problem]:
         """Reads every byte; the files that are not as they were written, each with what is wrong."""
@@ -149,12 +170,21 @@ class Store:
             raise CorruptArtefact(f"{folder / MANIFEST} is not the one that {self.path / MANIFEST} names.")
         return artefact
 
-    def _checked(self, shard: Shard, name: str) -> TensorFile:
-        key = shard.name, name
-        if key not in self._sound:
-            _check_hash(self._artefact(shard), name)
-            self._sound.add(key)
-        return load_artefact(self.path / shard.name, kind=SHARD, verify="size").tensors(name)
+    def _held(
+        self, shard: Shard, file: str, name: str, shape: tuple[int, ...] | None, dtype: torch.dtype
+    ) -> Tensor:
+        """A tensor of a shard, from a file that is as it was written. A shape of None is any with one axis."""
+        artefact = self._artefact(shard)
+        if (shard.name, file) not in self._sound:
+            _check_hash(artefact, file)
+            self._sound.add((shard.name, file))
+        x = artefact.tensors(file)[name]
+        if x.dtype != dtype or (x.ndim != 1 if shape is None else tuple(x.shape) != shape):
+            raise CorruptArtefact(
+                f"{artefact.file_path(file)} holds {name} as {x.dtype} of shape {tuple(x.shape)}, "
+                "which is not what the store's manifest says."
+            )
+        return x
 
 
 def _check_hash(artefact: Artefact, name: str) -> None:
@@ -174,32 +204,74 @@ def _check_hash(artefact: Artefact, name: str) -> None:
 def load_store(path: str | os.PathLike[str]) -> Store:
     """Opens a store. Raises `CorruptArtefact` for none, or a damaged one, or one that is not written to its end."""
     artefact = load_artefact(path, kind=KIND)
-    if not artefact.meta["complete"]:
-        raise CorruptArtefact(
-            f"{path} is not written to its end. Run the same harvest again: it goes on where it was."
+    with well_formed(artefact.path):
+        meta, plan = artefact.meta, plan_of(artefact.meta)
+        if meta["complete"] is not True:
+            raise CorruptArtefact(
+                f"{path} is not written to its end. Run the same harvest again: it goes on where it was."
+            )
+        held = artefact.tensors("moments")
+        return Store(
+            path=artefact.path,
+            plan=plan,
+            shards=tuple(_shard(entry) for entry in meta["shards"]),
+            moments={Site.parse(site): moments_in(meta, held, "all", site) for site in plan.sites},
+            moments_without_outliers={
+                Site.parse(site): moments_in(meta, held, "plain", site) for site in plan.sites
+            },
+            outliers={Site.parse(site): int(meta["outliers"][site]) for site in plan.sites},
         )
-    meta, plan, held = artefact.meta, plan_of(artefact.meta), artefact.tensors("moments")
-    return Store(
-        path=artefact.path,
-        plan=plan,
-        shards=tuple(Shard(**shard) for shard in meta["shards"]),
-        moments={Site.parse(site): moments_in(meta, held, "all", site) for site in plan.sites},
-        moments_without_outliers={
-            Site.parse(site): moments_in(meta, held, "plain", site) for site in plan.sites
-        },
-        outliers={Site.parse(site): number for site, number in meta["outliers"].items()},
-    )
+
+
+@contextmanager
+def well_formed(path: Path) -> Iterator[None]:
+    """Turns the traces of a manifest that lacks a field, or has one of another kind, into `CorruptArtefact`."""
+    try:
+        yield
+    except CorruptArtefact:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise CorruptArtefact(
+            f"{path / MANIFEST} does not have the fields of a store of activations ({error})."
+        ) from None
 
 
 def plan_of(meta: Mapping[str, Any]) -> Plan:
-    """The plan in a store's manifest."""
-    plan = meta["plan"]
-    return Plan(**{**plan, "sites": tuple(plan["sites"]), "widths": tuple(plan["widths"])})
+    """The plan in a store's manifest. Raises `CorruptArtefact` for one that cannot be."""
+    given = dict(meta["plan"])
+    plan = Plan(**{**given, "sites": tuple(given["sites"]), "widths": tuple(given["widths"])})
+    numbers = [*plan.widths, plan.context, plan.forward_tokens, plan.shard_tokens, plan.lanes]
+    numbers += [] if plan.n_tokens is None else [plan.n_tokens]
+    if (
+        not plan.sites
+        or len(plan.sites) != len(plan.widths)
+        or any(str(Site.parse(site)) != site for site in plan.sites)
+        or any(type(number) is not int or number < 1 for number in numbers)
+        or plan.dtype not in _DTYPES
+    ):
+        raise CorruptArtefact(f"A store's manifest holds a plan that cannot be: {given}.")
+    return plan
+
+
+def _shard(entry: Mapping[str, Any]) -> Shard:
+    shard = Shard(**entry)
+    n_rows = shard.n_rows
+    if not _SHARD_NAME.fullmatch(shard.name) or type(n_rows) is not int or not 0 <= n_rows < 2**31:
+        raise CorruptArtefact(f"A store's manifest names a shard that cannot be: {entry}.")
+    return shard
 
 
 def moments_in(meta: Mapping[str, Any], held: Mapping[str, Tensor], kind: str, site: str) -> Moments:
     """The moments of a site's rows, "all" or the "plain" ones, as a manifest and the file beside it hold them."""
-    return Moments(mean=held[f"{kind}.{site}"], **meta["moments"][kind][site])
+    figures, mean = meta["moments"][kind][site], held[f"{kind}.{site}"]
+    if (
+        mean.dtype != torch.float64
+        or mean.ndim != 1
+        or not all_finite(mean)
+        or not figures["mean_square"] >= 0
+    ):
+        raise CorruptArtefact(f"A store's moments of {site} are no mean and mean square.")
+    return Moments(mean=mean, mean_square=float(figures["mean_square"]), n_rows=int(figures["n_rows"]))
 
 
 # --- batches -------------------------------------------------------------------------------------------------------
@@ -228,16 +300,17 @@ class StoreStream:
     ) -> None:
         self.store = store if isinstance(store, Store) else load_store(store)
         wanted = [Site.parse(site) if isinstance(site, str) else site for site in sites or self.store.sites]
-        unknown = next((site for site in wanted if site not in self.store.sites), None)
+        held = self.store.widths
+        unknown = next((site for site in wanted if site not in held), None)
         if unknown is not None:
-            raise UnknownSite(describe_choices(unknown, self.store.sites, what=f"site of {self.store.path}"))
+            raise UnknownSite(describe_choices(unknown, held, what=f"site of {self.store.path}"))
         if min(batch, window) < 1:
             raise ThoughtscopeError(f"batch and window are 1 or more; got {batch} and {window}.")
         self.sites: tuple[Site, ...] = tuple(dict.fromkeys(wanted))
-        held = dict(zip(self.store.sites, self.store.plan.widths, strict=True))
         self.widths: Mapping[Site, int] = {site: held[site] for site in self.sites}
         self.batch, self.seed, self.window, self.device = batch, seed, window, device
-        self.rows = (share or Share()).of(batch)
+        self.share = share or Share()
+        self.rows = self.share.of(batch)
         """Which rows of each batch this process makes."""
         self._kept = self._without_outliers() if without_outliers else {}
         self._sizes = [len(self._kept.get(number, range(shard.n_rows))) for number, shard in self._numbered]

@@ -13,6 +13,7 @@ made of the lanes' blocks in their order; a process that has some of the lanes m
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -24,7 +25,7 @@ from thoughtscope.core.errors import ThoughtscopeError
 from thoughtscope.core.site import Site
 from thoughtscope.dictionaries.documents import Document
 from thoughtscope.training.data.ahead import ahead
-from thoughtscope.training.data.harvest import Feed, Harvested, Lane, check_finite, lanes_of
+from thoughtscope.training.data.harvest import Feed, Harvested, Lane, check_finite, in_pace, lanes_of
 from thoughtscope.training.data.moments import Moments
 from thoughtscope.training.data.order import LANES, Share, generator
 from thoughtscope.training.data.sources import Documents, Source, source_of
@@ -38,6 +39,8 @@ Batch = Mapping[Site, Tensor]
 
 MOMENT_ROWS = 65_536
 """Rows from which a stream takes its moments."""
+PASSES_MIXED = 8
+"""Forward passes, at least, of which a lane's piece is made."""
 _SLOTS = 3  # the piece that is made, and the two that a window mixes
 
 
@@ -89,7 +92,7 @@ class HarvestStream:
         self.source = source_of(documents, model)
         self.sites: tuple[Site, ...] = tuple(dict.fromkeys(model.site(site) for site in sites))
         self.widths: Mapping[Site, int] = {site: model.width(site) for site in self.sites}
-        self.feed = feed or Feed()
+        feed = feed or Feed()
         self.seed, self.passes, self.batch = seed, passes, batch
         self.share = share or Share()
         lanes = min(lanes, batch)
@@ -105,6 +108,11 @@ class HarvestStream:
         self._cuts = [lane * batch // lanes for lane in range(lanes + 1)]
         self._steps = buffer_tokens // (2 * _SLOTS * batch) * 2
         """Steps of a window, in one pass: even, so that a piece has halves."""
+        # The documents of a forward pass are about equally long, and so of a kind: a piece mixes many passes.
+        piece = self._steps * batch // lanes
+        self.feed = replace(
+            feed, forward_tokens=max(feed.context, min(feed.forward_tokens, piece // PASSES_MIXED))
+        )
         self._own = self.share.of(lanes)
         self._documents = Documents(self.source)
         self._moments = moments
@@ -195,10 +203,12 @@ class HarvestStream:
         ring: dict[Site, Tensor] = {}
         for lane, number in zip(lanes, self._own, strict=True):
             lane.skip(first * self._place(0, number)[1])
-        for piece in count(first):
-            for lane, number in zip(lanes, self._own, strict=True):
-                self._fill(ring, lane, *self._place(piece, number), piece)
-            yield piece, ring
+        with in_pace(self.model, self.sites) as wait:
+            for piece in count(first):
+                for lane, number in zip(lanes, self._own, strict=True):
+                    self._fill(ring, lane, *self._place(piece, number), piece)
+                wait()
+                yield piece, ring
 
     def _fill(self, ring: dict[Site, Tensor], lane: Lane, start: int, size: int, piece: int) -> None:
         end = start + size

@@ -25,11 +25,22 @@ from thoughtscope.core.site import Site
 from thoughtscope.core.store import MANIFEST, Artefact, is_artefact, load_artefact, save_artefact
 from thoughtscope.dictionaries.documents import Document
 from thoughtscope.training.data.ahead import ahead
-from thoughtscope.training.data.harvest import Feed, Lane, check_finite, lanes_of
+from thoughtscope.training.data.harvest import Feed, Lane, check_finite, in_pace, lanes_of
 from thoughtscope.training.data.moments import Moments
 from thoughtscope.training.data.order import LANES, Share, generator
 from thoughtscope.training.data.sources import Documents, Source, source_of
-from thoughtscope.training.data.store import FACTS, KIND, SHARD, Plan, Store, load_store, moments_in, plan_of
+from thoughtscope.training.data.store import (
+    FACT_TYPES,
+    FACTS,
+    KIND,
+    SHARD,
+    Plan,
+    Store,
+    load_store,
+    moments_in,
+    plan_of,
+    well_formed,
+)
 
 if TYPE_CHECKING:
     from thoughtscope.models import Model
@@ -68,7 +79,7 @@ def harvest_to(
     home = Path(folder)
     _open(home, plan)
     open_lanes = [lane for lane in share.of(lanes) if _shards(home, plan, lane) is None]
-    if open_lanes:
+    if open_lanes or model.pace:  # a sharded model's passes need every process
         _write(home, plan, lambda: _made(home, plan, model, reading, open_lanes), progress)
     return _closed(home, plan)
 
@@ -120,7 +131,8 @@ def _open(home: Path, plan: Plan) -> None:
             meta = {"plan": asdict(plan), "complete": False}
             save_artefact(home, kind=KIND, tensors={}, meta=meta, provenance=provenance(seed=plan.seed))
             return
-        here = plan_of(load_artefact(home, kind=KIND, verify="size").meta)
+        with well_formed(home):
+            here = plan_of(load_artefact(home, kind=KIND, verify="size").meta)
     other = [
         f"{name} {was!r}, now {asdict(plan)[name]!r}"
         for name, was in asdict(here).items()
@@ -192,21 +204,23 @@ def _made(
     sites = [Site.parse(site) for site in plan.sites]
     lanes = lanes_of(model, documents.through(), sites, _feed(plan), own=numbers, n_lanes=plan.lanes)
     going = dict(zip(numbers, lanes, strict=True))
-    for piece in count():
-        for number, lane in list(going.items()):
-            there = _there(home / _name(piece, number))
-            if there is None:
-                made = _make(plan, lane, piece, number)
-                n_rows = made.n_rows
-                yield made
-                del made  # while it is written the next one is made; a third would be one too many
-            else:
-                n_rows = there.meta["n_rows"]
-                lane.skip(n_rows)
-            if _is_last(plan, piece, number, n_rows):
-                del going[number]
-        if not going:
-            return
+    with in_pace(model, sites) as wait:
+        for piece in count():
+            for number, lane in list(going.items()):
+                there = _there(home / _name(piece, number))
+                if there is None:
+                    made = _make(plan, lane, piece, number)
+                    n_rows = made.n_rows
+                    yield made
+                    del made  # while it is written the next one is made; a third would be one too many
+                else:
+                    n_rows = there.meta["n_rows"]
+                    lane.skip(n_rows)
+                if _is_last(plan, piece, number, n_rows):
+                    del going[number]
+            if not going:
+                wait()
+                return
 
 
 def _feed(plan: Plan) -> Feed:
@@ -224,12 +238,7 @@ def _make(plan: Plan, lane: Lane, piece: int, number: int) -> _Made:
         Site.parse(site): torch.empty(0, width, dtype=_feed(plan).dtype)
         for site, width in zip(plan.sites, plan.widths, strict=True)
     }
-    facts = {
-        "token": torch.empty(wanted, dtype=torch.int32),
-        "document": torch.empty(wanted, dtype=torch.int64),
-        "position": torch.empty(wanted, dtype=torch.int32),
-        "offset": torch.empty(wanted, dtype=torch.int32),
-    }
+    facts = {name: torch.empty(wanted, dtype=dtype) for name, dtype in FACT_TYPES.items()}
     found = 0
     with memory_told(f"A shard of {wanted:,} rows at {len(rows)} sites", "Ask for less in shard_tokens."):
         for harvested in lane.take(wanted):
