@@ -102,7 +102,7 @@ def test_what_only_one_side_chose_is_no_difference():
 def test_a_peer_that_cannot_be_installed_is_said(monkeypatch, tmp_path):
     monkeypatch.setattr(environment, "HOME", environment.ROOT / "runs" / "bench" / "nowhere")
     monkeypatch.setattr(
-        environment, "_run", lambda command: (_ for _ in ()).throw(environment.NoPeer("no network"))
+        environment, "_run", lambda *_: (_ for _ in ()).throw(environment.NoPeer("no network"))
     )
     with pytest.raises(environment.NoPeer, match="no network"):
         environment.interpreter()

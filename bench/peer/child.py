@@ -33,14 +33,14 @@ def serve(verbs: Mapping[str, Callable[..., Any]]) -> None:
 def measured(call: Callable[[], Any]) -> tuple[Any, dict[str, Any]]:
     """What `call` returns; its wall seconds, the seconds of all cores, and the peak of resident memory, in bytes."""
     gc.collect()
-    fresh = _reset_peak()
+    fresh = reset_peak()
     cpu, start = time.process_time(), time.perf_counter()
     result = call()
     spent = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu}
-    return result, {**spent, "peak": _peak(), "peak_of": "call" if fresh else "process"}
+    return result, {**spent, "peak": peak(), "peak_of": "call" if fresh else "process"}
 
 
-def _reset_peak() -> bool:
+def reset_peak() -> bool:
     """Linux forgets a process's peak when asked; elsewhere it counts from the process's start."""
     try:
         _CLEAR.write_text("5")
@@ -49,7 +49,8 @@ def _reset_peak() -> bool:
     return True
 
 
-def _peak() -> int:
+def peak() -> int:
+    """The most memory that was resident since the last reset, in bytes."""
     if _STATUS.is_file():
         line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM"))
         return 1024 * int(line.split()[1])

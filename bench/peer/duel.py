@@ -49,7 +49,7 @@ def child(name: str, python: Path | str, module: str, folder: Path, threads: int
     """Starts a side; it ends when its input does."""
     environment = os.environ | {
         "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": str(threads),
-        "PYTHONPATH": str(ROOT / "src") if name == OURS else "",
+        "PYTHONPATH": str(ROOT / "src") if name.startswith(OURS) else "",
     }  # fmt: skip
     log = folder / f"{name}.log"
     with log.open("w") as errors:
