@@ -73,13 +73,15 @@ def test_when_a_rank_is_killed_the_other_ends(tmp_path):
         for rank in range(2)
     ]
     try:
+        began = time.monotonic()
         line = ranks[0].stdout.readline()
         assert line.strip() == "1", ranks[0].stderr.read()
+        started = time.monotonic() - began
         ranks[1].send_signal(signal.SIGKILL)
         killed = time.monotonic()
-        _, told = ranks[0].communicate(timeout=120)
+        _, told = ranks[0].communicate(timeout=400)
         assert ranks[0].returncode != 0 and "Connection" in told
-        assert time.monotonic() - killed < 30
+        assert time.monotonic() - killed < max(30, started)  # a machine that is busy is slow at both
     finally:
         for rank in ranks:
             rank.kill()
