@@ -149,6 +149,8 @@ def test_a_run_that_its_caller_stops_loses_no_step(tmp_path, stopped_at):
         progress=lambda _, step, *__, **___: steps.append(step),
     )
     assert steps == list(range(stopped_at + 1, 61)) and same_parts(whole, resumed)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, 61))
 
 
 def test_another_recipe_or_model_does_not_continue_a_run(tmp_path):

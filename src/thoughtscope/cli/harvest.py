@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from thoughtscope.cli.console import emit, printable, progress_lines
+from thoughtscope.cli.console import emit, printable, progress_lines, warn
 from thoughtscope.cli.options import Device, DType, Json
 from thoughtscope.cli.training import SOURCES, command, opened
 from thoughtscope.core.errors import ThoughtscopeError
@@ -66,6 +66,10 @@ def harvest(
         raise
     assert store is not None  # one process closes the store itself
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    if n_tokens is not None and store.n_rows < n_tokens:
+        warn(
+            [f"The documents gave {store.n_rows:,} of {n_tokens:,} rows. Give more of them."], as_json=as_json
+        )
     following = command("train", "sae", store=out, sites=str(store.sites[0]), out=out.with_name("trained"))
     if as_json:
         found = {str(site): number for site, number in store.outliers.items()}
@@ -73,7 +77,7 @@ def harvest(
               "sites": [str(site) for site in store.sites], "outliers": found, "next": following})  # fmt: skip
         return
     print(
-        f"{store.n_rows:,} rows at {len(store.sites)} sites in {len(store.shards)} shards, {size / 1e9:.2f} GB"
+        f"{store.n_rows:,} rows at {', '.join(map(str, store.sites))}: {len(store.shards)} shards, {size / 1e9:.2f} GB"
     )
     for site, number in store.outliers.items():
         if number:

@@ -84,9 +84,11 @@ def serving_curves(folders: Sequence[Path], *, port: int = 0) -> Iterator[str]:
     """The same in a thread, for as long as the block runs; gives the link."""
     access = Access()
     listener = listen(access.host, port)
-    server = Server(create_curves_app(folders, access), access.limits)
+    listening = threading.Event()
+    server = Server(create_curves_app(folders, access), access.limits, started=listening.set)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="curves", daemon=True)
     thread.start()
+    listening.wait(10)
     try:
         yield address(access.host, listener.getsockname()[1], token=access.token)
     finally:

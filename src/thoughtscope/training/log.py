@@ -70,11 +70,15 @@ class Log:
             "gigabytes": round(self.gigabytes, 4),
         }
         n_steps = self.recipe.schedule.n_steps
-        self.progress("train", step, n_steps, **shown)
-        if step % self.every and step < n_steps:
-            return
+        if step % self.every == 0 or step >= n_steps:
+            self._keep(step, n_steps, seconds, shown)
+        self.progress(
+            "train", step, n_steps, **shown
+        )  # last: what it raises stops the training after this step
+
+    def _keep(self, step: int, n_steps: int, seconds: float, shown: Mapping[str, float]) -> None:
         line = {"step": step, "n_steps": n_steps, "tokens": step * self.recipe.schedule.batch,
-                "seconds": round(seconds, 3)} | shown  # fmt: skip
+                "seconds": round(seconds, 3), **shown}  # fmt: skip
         if self.path is not None:
             with writing(self.path), self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line, allow_nan=False) + "\n")

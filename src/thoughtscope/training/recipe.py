@@ -7,7 +7,7 @@ values out of range are refused when it is made, and it travels with every check
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -23,6 +23,15 @@ Count = Annotated[int, Field(ge=1)]
 
 class _Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @classmethod
+    def of(cls, **values: Any) -> Self:
+        """A recipe, or a part of one, of these values. Raises `ThoughtscopeError` with every problem, one a line."""
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            problems = [_told(each) for each in error.errors()]
+            raise ThoughtscopeError("This is no recipe:\n  " + "\n  ".join(problems)) from None
 
 
 class ReLU(_Config):
@@ -234,15 +243,6 @@ class Recipe(_Config):
         if self.decoder == "unit" and self.norm == "by site":
             raise ValueError("unit decoders have one norm; norm is joint")
         return self
-
-    @classmethod
-    def of(cls, **values: Any) -> Recipe:
-        """A recipe of these values. Raises `ThoughtscopeError` with every problem, one a line."""
-        try:
-            return cls(**values)
-        except ValidationError as error:
-            problems = [_told(each) for each in error.errors()]
-            raise ThoughtscopeError("This is no recipe:\n  " + "\n  ".join(problems)) from None
 
     @property
     def sites(self) -> tuple[Site, ...]:

@@ -21,13 +21,13 @@ RECIPES: Registry[Callable[..., Recipe]] = Registry("recipe", ThoughtscopeError,
 def autoencoders(sites: str | Iterable[str]) -> tuple[PartSites, ...]:
     """One part for each site, which it reads and writes."""
     listed = [sites] if isinstance(sites, str) else list(sites)
-    return tuple(PartSites(name=site, reads=(site,), writes=(site,)) for site in listed)
+    return tuple(PartSites.of(name=site, reads=(site,), writes=(site,)) for site in listed)
 
 
 def per_layer(n_layers: int, read: str = "mlp_in", write: str = "mlp_out") -> tuple[PartSites, ...]:
     """One transcoder a layer, from what enters its MLP to what leaves it."""
     return tuple(
-        PartSites(name=str(layer), reads=(f"{read}.{layer}",), writes=(f"{write}.{layer}",))
+        PartSites.of(name=str(layer), reads=(f"{read}.{layer}",), writes=(f"{write}.{layer}",))
         for layer in range(n_layers)
     )
 
@@ -35,7 +35,7 @@ def per_layer(n_layers: int, read: str = "mlp_in", write: str = "mlp_out") -> tu
 def cross_layer(n_layers: int, read: str = "mlp_in", write: str = "mlp_out") -> tuple[PartSites, ...]:
     """One encoder a layer, whose features write to the MLP outputs of that and every later layer."""
     return tuple(
-        PartSites(
+        PartSites.of(
             name=str(layer),
             reads=(f"{read}.{layer}",),
             writes=tuple(f"{write}.{later}" for later in range(layer, n_layers)),
@@ -223,7 +223,7 @@ def crosscoder(
     sites = tuple(f"{site}.{layer}" for layer in range(n_layers))
     return _made(
         dict(
-            parts=(PartSites(name=site, reads=sites, writes=sites),),
+            parts=(PartSites.of(name=site, reads=sites, writes=sites),),
             n_features=n_features,
             activation=dict(kind="relu", coefficient=coefficient, start_l0=n_features / 16),
             norm="by site",
