@@ -21,7 +21,7 @@ TOKENS, BATCH = 2_000_000, 2048
 SCHEDULE = {"schedule.n_tokens": TOKENS, "schedule.batch": BATCH, "schedule.learning_rate": 3e-3}
 SETTINGS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "ReLU with L1": ("relu-sae", {"coefficient": 0.3}),
-    "ReLU with tanh": ("relu-sae", {"coefficient": 0.3, "activation.penalty": "tanh"}),
+    "ReLU with tanh": ("relu-sae", {"coefficient": 0.07, "activation.penalty": "tanh"}),
     "TopK": ("sae", {"k": L0}),
     "BatchTopK": ("batchtopk-sae", {"k": L0}),
     "JumpReLU": ("jumprelu-sae", {"l0": L0}),
