@@ -7,7 +7,7 @@ values out of range are refused when it is made, and it travels with every check
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -21,11 +21,14 @@ NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 
 
+C = TypeVar("C", bound="_Config")
+
+
 class _Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @classmethod
-    def of(cls, **values: Any) -> Self:
+    def of(cls: type[C], **values: Any) -> C:
         """A recipe, or a part of one, of these values. Raises `ThoughtscopeError` with every problem, one a line."""
         try:
             return cls(**values)
