@@ -75,7 +75,7 @@ def test_values_of_recipes_that_nobody_names() -> None:
         "epsilon": 1e-8, "sparsity_warm_up": 0.2, "k_start": 2.0, "dead_after": 50_000,
     }  # fmt: skip
     assert recipe.data.model_dump() == {
-        "context": 128, "buffer_tokens": 200_000, "passes": 1, "rows": "bfloat16", "skip_first": True,
+        "context": 128, "buffer_tokens": 393_216, "passes": 1, "rows": "bfloat16", "skip_first": True, "lanes": 8,
     }  # fmt: skip
     assert (recipe.precision, recipe.saved, recipe.seed, recipe.centre, recipe.scale) == (
         "bfloat16", "float32", 0, True, True,

@@ -47,7 +47,12 @@ def recipe_named(
     takes = inspect.signature(function).parameters
     given = _asked(name, takes, sites, n_layers)
     given |= {each: changes.pop(each) for each in list(changes) if each in takes}
-    made = function(**given)
+    try:
+        made = function(**given)
+    except TypeError as error:  # of a value that is no number where one is meant
+        asked = ", ".join(f"{each} = {value!r:.60}" for each, value in given.items())
+        reason = str(error).strip().splitlines()[0]
+        raise ThoughtscopeError(f"{name} cannot be made of {asked}: {reason}") from None
     if not isinstance(made, Recipe):
         raise ThoughtscopeError(f"{name} gives {type(made).__name__}, not a Recipe.")
     return made.replaced(changes) if changes else made
