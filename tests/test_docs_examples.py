@@ -121,7 +121,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-TINY = ("n_features=32", "schedule.n_tokens=600", "schedule.batch=100", "data.buffer_tokens=600")
+TINY = ("n_features=64", "schedule.n_tokens=600", "schedule.batch=100", "data.buffer_tokens=600")
 """What a training in an example is cut down to here."""
 
 
