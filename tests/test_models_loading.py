@@ -216,13 +216,13 @@ def test_a_dynamically_quantised_module_is_refused() -> None:
 def test_without_a_device_it_is_a_gpu_or_the_cpu(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from thoughtscope.models import loading
 
-    assert loading._device(None).type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert loading.device_named(None).type == ("cuda" if torch.cuda.is_available() else "cpu")
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(ThoughtscopeError, match=r'"mps" is not a device on this machine. Allowed: cpu'):
         load_model(str(saved), device="mps")
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert loading._device("mps") == torch.device("mps")
-    assert loading._device(None).type != "mps"
+    assert loading.device_named("mps") == torch.device("mps")
+    assert loading.device_named(None).type != "mps"
 
 
 def test_a_pickle_only_checkpoint_is_refused_and_never_opened(saved: Path) -> None:

@@ -215,7 +215,7 @@ def trained_on_one_batch(**changes: object) -> tuple[list[dict], list[float]]:
 
 def test_a_threshold_average_with_its_weights_exchanged() -> None:
     """With nothing learned and one batch, a k that drops after the first step is neared by a tenth a step."""
-    still = {"schedule__learning_rate": 1e-30, "dead": None}
+    still = {"schedule__learning_rate": 1e-30, "dead": None, "precision": "float32"}
     threshold = lambda **changes: [one["threshold"] for one in trained_on_one_batch(**still, **changes)[0]]
     settled, double = threshold(k=4, schedule__k_start=1.0), threshold(k=8, schedule__k_start=1.0)
     assert np.ptp(settled) < 1e-6 < abs(settled[0] - double[0])
