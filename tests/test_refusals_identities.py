@@ -79,7 +79,7 @@ def test_artefacts_of_the_right_kind_that_hold_something_else(tmp_path: Path) ->
         tensors=tensors,
         meta=meta | {"parts": [part | {"activation": {"kind": "topk"}}]},
     )
-    with pytest.raises(DictionaryMismatch, match="needs k"):
+    with pytest.raises(DictionaryMismatch, match="need k ≥ 1"):
         load_dictionary(tmp_path / "e")
 
 
