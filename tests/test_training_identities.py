@@ -172,7 +172,7 @@ def test_a_step_is_adams_on_the_gradient_of_the_loss(cross: bool, skip: bool) ->
     adam = torch.optim.Adam(leaves.values(), lr=0.01, betas=(0.9, 0.99), eps=1e-8)
     x, y = state.scaled(stream.rows)
     for number in range(2):
-        k = schedule.active(recipe.schedule, number, 3, 12)
+        k = schedule.active(recipe.schedule, number, 3.0, 12)
         loss = training_oracle.loss(recipe, leaves, x, y, k=k, sparsity=1.0)
         adam.zero_grad()
         torch.autograd.backward(loss)
