@@ -93,7 +93,10 @@ def test_the_path_of_the_readme_runs_outside_the_checkout(outside: dict[str, str
 
 
 def test_the_commands_of_the_readme_run_outside_the_checkout(outside: dict[str, str], tmp_path: Path) -> None:
-    """All that end by themselves; `--open` serves, so the graph is written in its place."""
+    """All that end by themselves; `--open` serves, so the graph is written in its place. Trainings are cut down."""
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "cat.txt").write_text("The cat sees the dog in the park. " * 200)
+    few = ("n_features=64", "schedule.n_tokens=600", "schedule.batch=100", "data.buffer_tokens=600")
     text = (ROOT / "README.md").read_text()
     blocks = "\n".join(re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL))
     commands = [
@@ -102,6 +105,7 @@ def test_the_commands_of_the_readme_run_outside_the_checkout(outside: dict[str, 
     assert len(commands) >= 2
     for command in commands:
         arguments = [word for word in shlex.split(command)[1:] if word != "--open"]
+        arguments += [f"--set={each}" for each in few] if arguments[0] == "train" else []
         assert run(outside, "-m", "thoughtscope", *arguments, folder=tmp_path)
     run(outside, "-m", "thoughtscope", "trace", PROMPT, "--out", "graph.json", folder=tmp_path)
     run(outside, "-m", "thoughtscope", "report", "graph.json", "--out", "report.html", folder=tmp_path)
