@@ -33,7 +33,7 @@ VALUES = {
     "schedule.learning_rate": 3e-3,
     "saved": "float16",
 }
-N_TOKENS = {"clt": 9_000_000, "plt": 6_000_000}
+N_TOKENS = {"clt": 8_000_000, "plt": 6_000_000}
 
 
 def recipe(kind: str, n_layers: int, changes: Mapping[str, Any]) -> Recipe:
