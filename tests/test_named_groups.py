@@ -84,7 +84,10 @@ def test_page_report_and_file_show_the_same_groups(tmp_path) -> None:
         rules = {each["label"]: each for each in file["named_by_rule"]}
         assert {label: each["members"] for label, each in rules.items()} == groups
         record = next(each for each in traced().provenance["named_by_rule"] if each["label"] == "Texas")
-        assert f"log odds {record['log_odds']:.0f}" in rules["Texas"]["why"] and "“Dallas”" in rules["Texas"]["why"]
+        assert (
+            f"log odds {record['log_odds']:.0f}" in rules["Texas"]["why"]
+            and "“Dallas”" in rules["Texas"]["why"]
+        )
         tokens = [node for node in file["nodes"] if node["feature_type"] == "embedding"]
         pinned = [node["ctx_idx"] for node in tokens if node["node_id"] in file["qParams"]["pinnedIds"]]
         assert [file["metadata"]["prompt_tokens"][position] for position in pinned] == [" Dallas"]
