@@ -75,13 +75,13 @@ def test_a_doubt_stands_on_every_graph(specimen: Any, tmp_path: Path) -> None:
     wrong = bare(specimen[1], WRONG["decoders 0.5 times as long"])
     save_dictionary(wrong, tmp_path / "doubtful")
     loaded = load_dictionary(tmp_path / "doubtful", specimen[0])
-    (warning,) = loaded.card.warnings
-    assert "multiplied by" in warning
+    warnings = list(loaded.card.warnings)
+    assert any("multiplied by" in warning for warning in warnings)
     graph = prune(attribute(specimen[0], loaded, tokenize(specimen[0], "Hi you"), max_nodes=50))
     again = read_json(write_json(graph, tmp_path / "graph.json"))
-    assert again.provenance["warnings"] == [warning] == summary_data(again)["dictionary_warnings"]
-    assert f"Warning: {warning}" in summary_text(again)
-    assert warning in build_report(graph_to_json(again)).html
+    assert again.provenance["warnings"] == warnings == summary_data(again)["dictionary_warnings"]
+    told, page = summary_text(again), build_report(graph_to_json(again)).html
+    assert all(f"Warning: {warning}" in told and warning in page for warning in warnings)
     assert load_dictionary("specimen/clt", specimen[0]).card.warnings == ()
 
 

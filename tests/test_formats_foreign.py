@@ -17,7 +17,7 @@ from thoughtscope.core.site import Site
 from thoughtscope.dictionaries import Dictionary, load_dictionary, save_dictionary
 from thoughtscope.dictionaries.features import total_by_site
 from thoughtscope.dictionaries.formats import FORMATS, detect
-from thoughtscope.dictionaries.scores import reconstruct
+from thoughtscope.dictionaries.replacement import reconstruct
 
 CLOSE = 1e-6
 FEW = ["sae-lens topk, rescaled", "sparsify skip transcoder", "dictionary-learning GatedAutoEncoder", "openai TopK",
