@@ -80,6 +80,6 @@ def test_the_front_and_the_table_are_drawn(tmp_path: Path) -> None:
         page.get_by_label("up").select_option("kl")
         assert page.locator("circle").count() == 5 and page.locator("tbody tr").count() == 6
         page.get_by_label("theme").select_option("dark")
-        page.wait_for_function("document.documentElement.dataset.theme == 'dark'")
+        page.wait_for_selector("html[data-theme=dark]", state="attached")
         browser.close()
     assert said == []

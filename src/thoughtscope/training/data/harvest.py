@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from thoughtscope.models import Model
 
 POOL = 32
-"""Forward passes whose contexts are sorted by length together."""
+"""Forward passes whose contexts are sorted by length together, once a source has given that many: the first pool is one
+pass, and each is twice the last, so that the first rows of a slow source do not wait for a hundred thousand tokens."""
 _GROUP = 64
 """Documents that are tokenised together."""
 _EMPTY = 16_384
@@ -196,12 +197,13 @@ def packed_contexts(
     rest: list[Context] = []
     for number in range(1 << 62):
         pool, size = rest, sum(len(context.ids) for context in rest)
-        while size < POOL * feed.forward_tokens and (context := next(contexts, None)) is not None:
+        full = min(POOL, 2 ** min(number, 30)) * feed.forward_tokens
+        while size < full and (context := next(contexts, None)) is not None:
             pool.append(context)
             size += len(context.ids)
         if not pool:
             return
-        over = size < POOL * feed.forward_tokens
+        over = size < full
         batches, rest = _grouped(pool, feed, whole=over)
         # Not from long to short: whoever stops early should have seen both.
         Random(number).shuffle(batches)

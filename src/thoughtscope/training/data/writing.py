@@ -224,9 +224,14 @@ def _made(
 
 
 def _feed(plan: Plan) -> Feed:
-    dtype = getattr(torch, plan.dtype)
+    """How documents go through the model. Of a small store, a pass holds no more than a lane's rows: documents may cost
+    more than passes do."""
+    of_lane = plan.forward_tokens if plan.n_tokens is None else max(plan.context, plan.rows_of(0) or 0)
     return Feed(
-        context=plan.context, forward_tokens=plan.forward_tokens, skip_first=plan.skip_first, dtype=dtype
+        context=plan.context,
+        forward_tokens=min(plan.forward_tokens, of_lane),
+        skip_first=plan.skip_first,
+        dtype=getattr(torch, plan.dtype),
     )
 
 
