@@ -247,6 +247,9 @@ def test_a_sweep_trains_what_is_not_finished_and_goes_on_past_what_fails(
     sound = [row for row in record["runs"] if "scores" in row]
     assert [row["values"] for row in sound] == [{"k": k, "schedule.learning_rate": 0.01} for k in (2, 4)]
     assert sound[0]["scores"]["l0"] < sound[1]["scores"]["l0"]
+    shown = json.loads(Path("sweep/sweep.data.json").read_text())["points"]
+    assert [point["name"] for point in shown] == [row["name"] for row in sound]
+    assert Path("sweep/sweep.html").is_file() and "sweep.html" in first.out
     for row in sound:
         recipe = Recipe.of(**json.loads((Path("sweep") / row["folder"] / "recipe.json").read_text()))
         assert recipe.activation.k == row["values"]["k"]  # type: ignore[union-attr]

@@ -47,7 +47,7 @@ def test_two_ranks_and_one_have_the_same_losses(found, kind):
     }
     assert max(made[name] for name in ("2 ranks", "1 to 2", "2 to 1")) < 1e-6
     first, last = made["first and last loss"]
-    assert abs(last - first) > 0.1  # the steps did something
+    assert abs(last - first) > 0.05  # the steps did something
 
 
 @pytest.mark.slow

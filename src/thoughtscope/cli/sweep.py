@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from thoughtscope.training import Recipe
     from thoughtscope.training.data import Store
 
-SCORES, TABLE = "scores.json", "sweep.json"
+SCORES, TABLE, FIGURE = "scores.json", "sweep.json", "sweep.html"
 
 
 def sweep(
@@ -108,12 +108,13 @@ class Job:
         folder = self.out / name
         row = {"name": name, "values": dict(values), "folder": name}
         try:
-            return row | {"scores": self._scores(folder, recipe, progress)}
+            return row | self._scored(folder, recipe, progress)
         except Exception as error:  # whatever it is, the other trainings can go on
             known = isinstance(error, ThoughtscopeError | OSError) or is_allocation_failure(error)
             return row | {"error": message_of(error) if known else f"{type(error).__name__}: {error}"}
 
-    def _scores(self, folder: Path, recipe: Recipe, progress: Progress) -> dict[str, Any]:
+    def _scored(self, folder: Path, recipe: Recipe, progress: Progress) -> dict[str, Any]:
+        """What kind of dictionary was trained, how many features it has, and its scores."""
         from thoughtscope.core.files import atomic_write_text
         from thoughtscope.dictionaries import evaluate_dictionary
         from thoughtscope.training.data import parse_source
@@ -124,15 +125,16 @@ class Job:
         )  # fmt: skip
         asked = {"data": self.texts, "max_tokens": self.max_tokens}
         kept = read_scores(folder / SCORES)
+        what = {"kind": trained.kind, "n_features": trained.n_features}
         if kept is not None and kept["asked"] == asked:
-            return kept["scores"]
+            return what | {"scores": kept["scores"]}
         documents = parse_source(self.texts, self.model).documents()
         scores = evaluate_dictionary(
             self.model, trained, documents, max_tokens=self.max_tokens, progress=progress
         )
         found = scores.to_json()
         atomic_write_text(folder / SCORES, json.dumps({"asked": asked, "scores": found}, indent=1) + "\n")
-        return found
+        return what | {"scores": found}
 
 
 def read_scores(path: Path) -> dict[str, Any] | None:
@@ -169,14 +171,24 @@ def _finish(job: Job, recipe: str, runs: list[dict[str, Any]], again: str, as_js
     job.out.mkdir(parents=True, exist_ok=True)
     atomic_write_text(path, json.dumps(record, indent=1, allow_nan=False) + "\n")
     failed = [row for row in runs if "error" in row]
+    figure = _figure(job, recipe, runs)
     following = again if failed else command("curves", job.out)
     if as_json:
-        emit(record | {"table": str(path), "next": following})
+        emit(record | {"table": str(path), "figure": figure and str(figure), "next": following})
         return
     print("\n" + sweep_text(runs))
-    print(
-        f"\nWritten: {printable(str(path))}\n\nNext{' (trains what failed)' if failed else ''}:\n  {following}"
-    )
+    written = ", ".join(printable(str(each)) for each in (path, figure) if each is not None)
+    print(f"\nWritten: {written}\n\nNext{' (trains what failed)' if failed else ''}:\n  {following}")
+
+
+def _figure(job: Job, recipe: str, runs: list[dict[str, Any]]) -> Path | None:
+    """The trained dictionaries by sparsity and fidelity, as a page; None where every training failed."""
+    from thoughtscope.reports import ParetoPoint, pareto_page
+
+    points = [ParetoPoint.from_json(row) for row in runs if "scores" in row]
+    if not points:
+        return None
+    return pareto_page(points, title=f"{recipe} on {job.model.name}").save(job.out / FIGURE)
 
 
 def sweep_text(runs: list[dict[str, Any]]) -> str:

@@ -2,7 +2,8 @@
 
 Both begin with the maxima of groups of entries, one pass over the matrix that the memory's speed bounds; what follows
 looks only into the groups that hold something. The k groups with the largest maxima hold the k largest entries, and a
-group whose maximum is not above zero holds nothing that is, so both are exact.
+group whose maximum is not above zero holds nothing that is, so both are exact. The members of the k groups are a matrix
+like the first, only narrower: its best are found in the same way, by smaller groups.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch.nn.functional import pad
 from thoughtscope.training.ranks import Ranks
 
 GROUP = 16
-"""Entries of a group: the second stage looks at 16 k entries of a row, the first at one sixteenth of the row."""
+"""Entries of a group at most: the second stage looks at 16 k entries of a row, the first at a sixteenth of the row."""
 
 
 def largest(
@@ -24,16 +25,16 @@ def largest(
     """The k largest entries of each row and where they are, in no order; all of a row that has no more than k."""
     n_rows, n_features = score.shape
     k = min(k, n_features)
-    size = _group_size(n_features)
+    size = _group_size(n_features, n_features // (4 * max(k, 1)))
     n_groups = n_features // size
-    if size == 1 or k * 4 > n_groups:
+    if size == 1:
         return tuple(score.topk(k, dim=1, sorted=False))  # type: ignore[return-value]
     # Entry f belongs to group f mod n_groups: a group's members lie n_groups apart, so its maximum is one of whole
     # rows of memory, which vector units take side by side.
     grouped = score.view(n_rows, size, n_groups)
     group = grouped.amax(1).topk(k, dim=1, sorted=False).indices  # (row, k)
     members = grouped.gather(2, group[:, None, :].expand(-1, size, -1)).flatten(1)  # (row, size · k)
-    value, which = members.topk(k, dim=1, sorted=False)
+    value, which = largest(members, k)
     return value, torch.div(which, k, rounding_mode="floor") * n_groups + group.gather(1, which % k)
 
 
@@ -42,7 +43,7 @@ def above_zero(
 ) -> tuple[Int[Tensor, " active"], Int[Tensor, " active"], Float[Tensor, " active"]]:
     """Row, feature and value of every entry above 0, sorted by row."""
     n_rows, n_features = score.shape
-    size = _group_size(n_features)
+    size = _group_size(n_features, GROUP)
     n_groups = n_features // size
     grouped = score.view(n_rows, size, n_groups)
     row, group = (grouped.amax(1) > 0).nonzero(as_tuple=True)
@@ -75,9 +76,9 @@ def bar_of_all(score: Float[Tensor, " active"], wanted: int, ranks: Ranks) -> tu
     return len(every), every.min() if len(every) else every.new_zeros(())
 
 
-def _group_size(n_features: int) -> int:
-    """The largest power of two up to `GROUP` that divides the number of features."""
+def _group_size(n_features: int, most: int) -> int:
+    """The largest power of two up to `GROUP` and `most` that divides the number of features."""
     size = GROUP
-    while n_features % size:
+    while size > 1 and (n_features % size or size > most):
         size //= 2
     return size
