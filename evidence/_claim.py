@@ -55,19 +55,22 @@ def main(
     paper: str | float | Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> None:
-    """Runs `measure(seed)` and prints one object with claim, value, n, control, paper, seed, seconds and details."""
+    """Runs `measure(seed)` and prints one object: claim, value, n, control, paper, seed, seconds, commit and details."""
+    from thoughtscope.core.provenance import commit
+
     name = Path(sys.argv[0]).stem
     parser = argparse.ArgumentParser(description=claim)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--seed", type=int, default=seed, help=f"random seed (default {seed})")
     chosen = parser.parse_args()
-    start = time.perf_counter()
+    start, made_with = time.perf_counter(), commit()
     try:
         found = measure(chosen.seed)
     except Unavailable as reason:
         _leave(name, claim, str(reason), as_json=chosen.json)
     result = {"claim": claim} | asdict(found)
     result |= {"paper": paper, "seed": chosen.seed, "seconds": round(time.perf_counter() - start, 2)}
+    result |= {"commit": made_with}
     result["details"] = result.pop("details")
     if chosen.json:
         print(json.dumps(result, ensure_ascii=False, allow_nan=False))

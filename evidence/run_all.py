@@ -1,6 +1,6 @@
 """Measures every claim again: `python evidence/run_all.py [NAME…]` writes docs/evidence.json, docs/evidence.md and the
 figures in the pages. With names, only those are measured and the others keep their last result; `mutants` is measured
-only when it is named."""
+only when it is named. Each result is written as it comes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from _claim import ROOT, UNAVAILABLE
 from _figures import RESULTS, refill, results, show, stored
 
 from thoughtscope.core.files import atomic_write_text
-from thoughtscope.core.provenance import commit, provenance
+from thoughtscope.core.provenance import provenance
 
 HERE = Path(__file__).resolve().parent
 BY_HAND = ("mutants",)
@@ -44,7 +44,7 @@ def measure(name: str) -> dict[str, Any] | None:
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     if done.returncode not in (0, UNAVAILABLE):
         return None
-    return json.loads(done.stdout.strip().splitlines()[-1]) | {"commit": commit()}
+    return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 def table(measured: Mapping[str, Any], made: Mapping[str, Any]) -> str:
@@ -100,7 +100,9 @@ def main() -> None:
             continue
         measured[name] = result
         print(result.get("value", "unavailable"), file=sys.stderr)
-    write(measured, made=stored()["provenance"] if chosen.render and RESULTS.exists() else provenance())
+        write(measured, made=provenance())
+    if chosen.render:
+        write(measured, made=stored()["provenance"] if RESULTS.exists() else provenance())
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")
 
