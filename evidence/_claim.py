@@ -55,7 +55,7 @@ def main(
     paper: str | float | Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> None:
-    """Runs `measure(seed)` and prints one object: claim, value, n, control, paper, seed, seconds, commit and details."""
+    """Runs `measure(seed)` and prints one object: the claim, what was found, seed, seconds and commit."""
     from thoughtscope.core.provenance import commit
 
     name = Path(sys.argv[0]).stem

@@ -43,11 +43,11 @@ KINDS: Mapping[str, tuple[str, dict[str, Any], str, dict[str, Any]]] = {
     "BatchTopK": ("batchtopk-sae", {"k": L0}, "batchtopk", {"k": L0}),
     "Matryoshka": (
         "matryoshka-sae", {"k": L0},
-        "matryoshka_batchtopk", {"k": L0, "matryoshka_widths": [LATENTS // 16, LATENTS // 8, LATENTS // 4, LATENTS // 2, LATENTS]},
+        "matryoshka_batchtopk", {"k": L0, "matryoshka_widths": [LATENTS // part for part in (16, 8, 4, 2, 1)]},
     ),
     "JumpReLU": (
         "jumprelu-sae", {"l0": L0},
-        "jumprelu", {"jumprelu_sparsity_loss_mode": "quadratic", "target_l0": L0, "l0_coefficient": 1.0, "jumprelu_bandwidth": 0.5},
+        "jumprelu", {"jumprelu_sparsity_loss_mode": "quadratic", "target_l0": L0, "jumprelu_bandwidth": 0.5},
     ),
 }  # fmt: skip
 """By kind: our recipe and what is changed in it; the library's architecture and its settings."""
@@ -190,7 +190,8 @@ def disagreement(folder: Path, name: str, theirs: Mapping[str, float]) -> float:
     known: Any = SimpleNamespace(vectors=vectors, batch=lambda step, rows: next(taken))
     ours = score_recovery(known, load_dictionary(folder / name), n_rows=HELD_OUT)
     pairs = [
-        (ours.mcc, theirs["mcc"]), (ours.uniqueness, theirs["uniqueness"]), (1 - ours.fvu, theirs["explained_variance"]),
+        (ours.mcc, theirs["mcc"]), (ours.uniqueness, theirs["uniqueness"]),
+        (1 - ours.fvu, theirs["explained_variance"]),
         (ours.precision, theirs["classification/precision"]), (ours.recall, theirs["classification/recall"]),
         (ours.f1, theirs["classification/f1_score"]), (ours.accuracy, theirs["classification/accuracy"]),
         (ours.l0 / LATENTS, theirs["sae_l0"] / LATENTS), (ours.dead, theirs["dead_latents"] / LATENTS),

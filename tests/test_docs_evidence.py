@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 EVIDENCE = ROOT / "evidence"
 sys.path.insert(0, str(EVIDENCE))
-FIELDS = ["claim", "value", "n", "control", "paper", "seed", "seconds", "details"]
+FIELDS = ["claim", "value", "n", "control", "paper", "seed", "seconds", "commit", "details"]
 NAMES = sorted(
     path.stem for path in EVIDENCE.glob("*.py") if not path.stem.startswith("_") and path.stem != "run_all"
 )
