@@ -71,6 +71,7 @@ def train(folder: Path, job: dict[str, Any]) -> None:
         save_final_checkpoint=False, logger=LoggingConfig(log_to_wandb=False),
     )  # fmt: skip
     SAETrainer(trainer, sae, rows()).fit()
+    sae.cfg.metadata.hook_name = "blocks.0.hook_resid_post"  # which our reader asks for
     sae.save_inference_model(str(folder / job["name"]))
 
 
