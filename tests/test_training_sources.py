@@ -18,7 +18,7 @@ from tests.tiny_models import tiny_model
 from thoughtscope.core.errors import CorruptArtefact, LimitExceeded, ThoughtscopeError
 from thoughtscope.training.data import parse_source, source_of
 from thoughtscope.training.data.samples import TOGETHER
-from thoughtscope.training.data.sources import PIECE, SOURCES, Documents
+from thoughtscope.training.data.sources import IN_TURNS, PIECE, SOURCES, Documents
 
 
 def read(spelling: str, **given):
@@ -37,11 +37,24 @@ def folder(tmp_path: Path) -> Path:
 
 def test_texts(folder):
     assert read(f"text:{folder}") == ["one\ntwo\n\n\nthree\r\n", "è☃"]
-    assert read(f"text:{folder}#lines") == ["one", "two", "three\r", "è☃"]
+    assert read(f"text:{folder}#lines") == ["one", "è☃", "two", "three\r"]
     assert read(f"text:{folder}/a.txt#paragraphs") == ["one\ntwo", "three\r"]
     assert parse_source(f"text:{folder}").name == f"text:{folder}"
     source = parse_source(f"text:{folder}")
     assert list(source.documents()) == list(source.documents())
+
+
+def test_files_are_read_in_turns_and_each_in_its_order(tmp_path: Path) -> None:
+    """Also where they are more than are open at once, and of different lengths."""
+    for number in range(2 * IN_TURNS):
+        (tmp_path / f"{number:03}.txt").write_text(
+            "".join(f"{number}.{line}\n" for line in range(number % 5))
+        )
+    found = [tuple(map(int, line.split("."))) for line in read(f"text:{tmp_path}#lines")]
+    assert len(found) == sum(number % 5 for number in range(2 * IN_TURNS)) == len(set(found))
+    for number in range(2 * IN_TURNS):
+        assert [line for file, line in found if file == number] == list(range(number % 5))
+    assert len({file for file, _ in found[:20]}) == 20
 
 
 def test_a_long_text_is_cut_where_it_may_be_and_nothing_is_lost(tmp_path):
@@ -200,7 +213,7 @@ def test_samples_are_what_the_model_writes():
     assert first == list(islice(parse_source("samples:tokens=9", model).documents(), 3 * TOGETHER))
     assert first != list(islice(parse_source("samples:tokens=9,seed=1", model).documents(), 3 * TOGETHER))
     assert all(len(ids) == 9 and ids[0] == model.tokenizer.bos_token_id for ids in first)
-    assert len({tuple(ids) for ids in first}) > 2 * TOGETHER
+    assert len({tuple(ids) for ids in first}) > 2 * IN_TURNS
     assert read("samples:tokens=9,n=40", model=model) == first[:40]
     greedy = read("samples:tokens=12,n=1,temperature=0.0001", model=model)[0]
     logits = model.module(torch.tensor([greedy])).logits[0]

@@ -1,6 +1,7 @@
 """`Source`: where documents come from, by one spelling for the command line and one noun for Python.
 
-    text:FOLDER                    each *.txt and *.md below it a document; a file on its own likewise
+    text:FOLDER                    each *.txt and *.md below it a document; a file on its own likewise. Long files are
+                                   read in pieces, some files in turns, so that no book fills a buffer alone
     text:FILE#lines                each line a document; #paragraphs: what blank lines separate
     jsonl:FILE#FIELD               a field of each line: a text or a list of token ids; also a folder, also *.jsonl.gz
     hf:NAME:CONFIG@SPLIT#FIELD     a data set of the Hugging Face hub, streamed; all but NAME can be left out
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import gzip
 import re
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,7 +23,7 @@ from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from io import TextIOWrapper
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
 PIECE = 32_768
 """Characters of the longest document that is read from a text file; a longer text is several, cut between paragraphs,
 lines or words."""
+IN_TURNS = 32
+"""Text files that are read in turns."""
 MAX_LINE = 64 * 2**20
 """Bytes of the longest line of a JSONL file."""
 _TEXTS = ("*.txt", "*.md")
@@ -190,17 +194,29 @@ def _text(rest: str, model: Model | None) -> Source:
         raise ThoughtscopeError(describe_choices(unit, units, what="way to take documents from a text"))
     files = _files(path, _TEXTS)
 
-    def documents() -> Iterator[Document]:
-        for file in files:
-            with _opened(file) as opened:
-                try:
-                    yield from units[unit](opened)
-                except UnicodeDecodeError as error:
-                    raise CorruptArtefact(
-                        f"{file} is not UTF-8 at byte {error.start} or after. Convert it."
-                    ) from None
+    def documents_of(file: Path) -> Iterator[Document]:
+        with _opened(file) as opened:
+            try:
+                yield from units[unit](opened)
+            except UnicodeDecodeError as error:
+                raise CorruptArtefact(
+                    f"{file} is not UTF-8 at byte {error.start} or after. Convert it."
+                ) from None
 
-    return Source(name=f"text:{rest}", documents=documents)
+    return Source(name=f"text:{rest}", documents=lambda: _in_turns(map(documents_of, files)))
+
+
+def _in_turns(readers: Iterator[Iterator[Document]]) -> Iterator[Document]:
+    """A document of each of the first `IN_TURNS` readers, then one more of each; who is done makes room."""
+    going = deque(islice(readers, IN_TURNS))
+    while going:
+        reader = going.popleft()
+        document = next(reader, None)
+        if document is not None:
+            yield document
+            going.append(reader)
+        elif (fresh := next(readers, None)) is not None:
+            going.appendleft(fresh)
 
 
 def _whole(file: TextIOWrapper) -> Iterator[str]:

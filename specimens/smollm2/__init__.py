@@ -1,0 +1,1 @@
+"""How the dictionaries of SmolLM2 are made and measured."""
