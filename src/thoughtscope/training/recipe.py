@@ -1,7 +1,7 @@
 """`Recipe`: everything that decides what a training makes, as one typed and frozen configuration.
 
 A recipe is written in Python, as a function that returns one (`recipes.py` has the published ones). Unknown names and
-values out of range are refused when it is made, and it travels with every checkpoint and every dictionary.
+values out of range are refused when it is made. It lies in every checkpoint, and beside the dictionary that it made.
 """
 
 from __future__ import annotations
