@@ -16,7 +16,7 @@ from _claim import ROOT, UNAVAILABLE
 from _figures import RESULTS, refill, results, show, stored
 
 from thoughtscope.core.files import atomic_write_text
-from thoughtscope.core.provenance import provenance
+from thoughtscope.core.provenance import commit, provenance
 
 HERE = Path(__file__).resolve().parent
 BY_HAND = ("mutants",)
@@ -38,13 +38,14 @@ def names() -> list[str]:
     return sorted(name for name in found if not name.startswith("_") and name != "run_all")
 
 
-def measure(name: str) -> dict[str, Any] | None:
-    """Runs one script. None (and its error on stderr) when it failed."""
+def measure(name: str, made_with: str | None) -> dict[str, Any] | None:
+    """Runs one script. None (and its error on stderr) when it failed. The results that are written meanwhile are no
+    change of the checkout: it counts as what it was before the first script."""
     command = [sys.executable, str(HERE / f"{name}.py"), "--json"]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     if done.returncode not in (0, UNAVAILABLE):
         return None
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    return json.loads(done.stdout.strip().splitlines()[-1]) | {"commit": made_with}
 
 
 def table(measured: Mapping[str, Any], made: Mapping[str, Any]) -> str:
@@ -89,11 +90,11 @@ def main() -> None:
     if unknown:
         parser.error(f"unknown: {', '.join(unknown)}. Allowed: {', '.join(names())}")
     measured = {name: result for name, result in results().items() if name in names()}
-    failed = []
+    failed, made_with = [], commit()
     usual = [name for name in names() if name not in BY_HAND]
     for name in [] if chosen.render else chosen.names or usual:
         print(f"{name} …", end=" ", file=sys.stderr, flush=True)
-        result = measure(name)
+        result = measure(name, made_with)
         if result is None:
             failed.append(name)
             print("failed", file=sys.stderr)
