@@ -139,8 +139,18 @@ def _reconstruction(recipe, weights, x, y, a, *, frozen):
             written = {
                 s: w - weights[f"b_dec/{s}"] + weights[f"b_dec/{s}"].detach() for s, w in written.items()
             }
-        total = total + sum((written[site] - y[site]).square().mean() for site in y) / len(prefixes)
+        total = total + sum(
+            (_counted(recipe, y[site]) * (written[site] - y[site]).square()).mean() for site in y
+        ) / len(prefixes)
     return total
+
+
+def _counted(recipe, y):
+    """How much each row counts: one over the limit as much as one that is at it."""
+    square = y.square().mean(1, keepdim=True)
+    if recipe.outliers is None:
+        return torch.ones_like(square)
+    return torch.minimum(torch.ones_like(square), recipe.outliers**2 / square)
 
 
 def _norms(recipe, weights, part, y):
@@ -191,7 +201,9 @@ def _dead(recipe, weights, x, y, z, a, dead):
         for site in map(Site.parse, part.writes):
             width = y[site].shape[1]
             rest = left[site] - out[:, start : start + width]
-            total = total + remedy.coefficient * rest.square().sum() / left[site].square().sum()
+            counted = _counted(recipe, y[site])
+            explained = (counted * rest.square()).sum() / (counted * left[site].square()).sum()
+            total = total + remedy.coefficient * explained
             start += width
     return total
 
@@ -239,7 +251,12 @@ WIDTHS = {"resid_post": 10, "mlp_in": 9, "mlp_out": 7}
 def made(kind, activation, *, dead=None, n_features=48, seed=0, step=3):
     """A state with weights in float64 far from their start, and a batch."""
     recipe = Recipe.of(
-        **KINDS[kind], activation=activation, n_features=n_features, dead=dead, precision="float32"
+        **KINDS[kind],
+        activation=activation,
+        n_features=n_features,
+        dead=dead,
+        precision="float32",
+        outliers=1.1,
     )
     random = torch.Generator().manual_seed(seed)
     widths = {site: WIDTHS[site.kind] for site in recipe.sites}

@@ -43,6 +43,7 @@ def revive(
     dead: Active | None,
     x: Mapping[Site, Tensor],
     errors: Mapping[Site, Tensor],
+    weights: Mapping[Site, Tensor],
 ) -> Revival | None:
     """The gradients by which dead features learn in this step, if any are dead."""
     if dead is None:
@@ -52,25 +53,31 @@ def revive(
     read = side_by_side(part.layout.reads, x)
     if isinstance(state.recipe.dead, PreActivation):
         return _towards_threshold(state, part, dead, index, read)
-    return _on_the_rest(state, part, dead, index, read, errors)
+    return _on_the_rest(state, part, dead, index, read, errors, weights)
 
 
 def _on_the_rest(
-    state: State, part: PartState, dead: Active, index: Tensor, read: Tensor, errors: Mapping[Site, Tensor]
+    state: State,
+    part: PartState,
+    dead: Active,
+    index: Tensor,
+    read: Tensor,
+    errors: Mapping[Site, Tensor],
+    weights: Mapping[Site, Tensor],
 ) -> Revival:
     """AuxK: coefficient · Σ_s ‖e_s + ê_s‖² / ‖e_s‖², what dead features leave of what is left; e_s is a constant here.
 
-    At sites that several parts write, each explains the rest by itself.
+    At sites that several parts write, each explains the rest by itself. Rows count as they do in the loss.
     """
     assert isinstance(state.recipe.dead, Auxiliary)
     decoder = part.own["W_dec"][index]
     written = state.ranks.total(dead.pattern.decode(dead.values[0], decoder))
     loss, grads = 0.0, []
     for site, columns in part.layout.writes.items():
-        left = errors[site] + written[:, columns]
-        total = errors[site].square().sum().clamp(min=1e-12)
-        loss += float(left.square().sum() / total)
-        grads.append(left * (2 * state.recipe.dead.coefficient / total))
+        left, weight = errors[site] + written[:, columns], weights.get(site, 1.0)
+        total = (errors[site].square() * weight).sum().clamp(min=1e-12)
+        loss += float((left.square() * weight).sum() / total)
+        grads.append(left * (2 * state.recipe.dead.coefficient / total * weight))
     grad = torch.cat(grads, dim=1) if len(grads) > 1 else grads[0]
     pre = dead.pattern.against(grad, decoder) * (dead.z > 0)
     n = len(index)
@@ -104,13 +111,16 @@ def _towards_threshold(state: State, part: PartState, dead: Active, index: Tenso
     )
 
 
-def resample(state: State, x: Mapping[Site, Tensor], errors: Mapping[Site, Tensor]) -> int:
+def resample(
+    state: State, x: Mapping[Site, Tensor], errors: Mapping[Site, Tensor], weights: Mapping[Site, Tensor]
+) -> int:
     """Gives each dead feature the direction of an input that is explained badly, and forgets its moments; counts them.
 
     Inputs are drawn with probability proportional to their squared loss. Encoders take a fifth of the mean norm of the
     living, decoders the direction of what is left there (Bricken et al. 2023, appendix on resampling).
     """
     random = torch.Generator().manual_seed(state.recipe.seed * 1_000_003 + state.step)
+    errors = {site: e * weights[site].sqrt() if site in weights else e for site, e in errors.items()}
     count = 0
     for part in state.parts:
         dead = part.dead(state)

@@ -216,6 +216,10 @@ class Recipe(_Config):
     """Inputs and targets are taken about their means, and in units of their root mean square if `scale`: means and
     scales are folded into the finished weights."""
     scale: bool = True
+    outliers: Annotated[float, Field(ge=1)] | None = 5.0
+    """A target row that is longer than so many times the typical one weighs as much as one of that length: a few tokens
+    of a language model have activations a hundred times as long as the others', and nothing else would be learned.
+    None for squares as they are."""
     decoder: Literal["free", "unit"] = "free"
     """Decoder rows are free, with penalties and scores weighted by their norms, or kept at norm 1."""
     norm: Literal["joint", "by site"] = "joint"

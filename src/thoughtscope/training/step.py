@@ -5,9 +5,10 @@
     decode      what the active features write, prefix by prefix; errors and loss
     backward    gradients at the active entries, then of the weights, a block of features at a time
 
-With e_s = ŷ_s − y_s at write site s of width d_s over n tokens, the loss is Σ_s ‖e_s‖² / (n d_s): in training's units,
-where targets have unit mean square, about the fraction of variance unexplained, summed over sites. Every gradient here
-is checked against autograd in float64.
+With e_s = ŷ_s − y_s at write site s of width d_s over n tokens, the loss is Σ_s Σ_i w_si ‖e_si‖² / (n d_s): in
+training's units, where targets have unit mean square, about the fraction of variance unexplained, summed over sites.
+The weights w are 1 but for rows that are far longer than the typical one. Every gradient here is checked against
+autograd in float64.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from thoughtscope.core.site import Site
@@ -36,6 +38,10 @@ DENSE = 1 / 12
 
 Sink = Callable[[str, Tensor, int, int | None], None]
 """Takes the gradient of rows `start` to `stop` of a weight."""
+
+
+Weights = Mapping[Site, Float[Tensor, "token 1"]]
+"""By site, how much each row's squared error counts; sites where all count fully are left out."""
 
 
 @dataclass(kw_only=True)
@@ -58,6 +64,7 @@ class Pass:
     """Per part, the dead features' best entries, where they learn from what the others leave."""
     errors: list[list[dict[Site, Tensor]]]
     """By reading (activations, then gates) and level (prefix)."""
+    weights: Weights
 
     @property
     def final(self) -> dict[Site, Tensor]:
@@ -80,7 +87,20 @@ def forward(state: State, x: Mapping[Site, Tensor], y: Mapping[Site, Tensor]) ->
     for each, count in zip(active, counts, strict=True):
         each.l0 = count / each.pattern.n_tokens
     errors = [_errors(state, active, reading, x, y) for reading in range(len(active[0].values))]
-    return Pass(active=active, dead=dead, errors=errors)
+    return Pass(active=active, dead=dead, errors=errors, weights=row_weights(state, y))
+
+
+def row_weights(state: State, y: Mapping[Site, Tensor]) -> Weights:
+    """min(1, limit² / mean square) of each target row, where any is longer than the limit."""
+    limit = state.recipe.outliers
+    if limit is None:
+        return {}
+    found = {}
+    for site, target in y.items():
+        square = torch.linalg.vector_norm(target, dim=1, keepdim=True).square_().div_(target.shape[1])
+        if float(square.max()) > limit**2:
+            found[site] = square.clamp_(min=limit**2).reciprocal_().mul_(limit**2)
+    return found
 
 
 def encode(state: State, part: PartState, x: Mapping[Site, Tensor]) -> tuple[Active, Active | None]:
@@ -220,16 +240,19 @@ def _errors(
 
 def backward(state: State, x: Mapping[Site, Tensor], done: Pass, sink: Sink) -> tuple[float, list[Gradients]]:
     """Hands every gradient to `sink`, block by block; returns the loss and what the objective said per part."""
-    scaled = [[_loss_gradient(level) for level in reading] for reading in done.errors]
+    scaled = [[_loss_gradient(level, done.weights) for level in reading] for reading in done.errors]
     n_levels, loss = len(state.edges) - 1, 0.0
     for reading in done.errors:
-        loss += sum(float(_loss(level)) for level in reading) / n_levels
+        loss += sum(float(_loss(level, done.weights)) for level in reading) / n_levels
     # An entry of prefix j counts in the errors of levels j and on.
     by_level = [[_summed(reading[level:], n_levels) for level in range(n_levels)] for reading in scaled]
     bias = by_level[0][0]
     made, revival = (
         [],
-        [revive(state, part, dead, x, done.final) for part, dead in zip(state.parts, done.dead, strict=True)],
+        [
+            revive(state, part, dead, x, done.final, done.weights)
+            for part, dead in zip(state.parts, done.dead, strict=True)
+        ],
     )
     updates = []
     for part, active, help_ in zip(state.parts, done.active, revival, strict=True):
@@ -310,18 +333,21 @@ def _weights(
         sink(f"{part.name}/{name}", grad, 0, None)
 
 
-def _loss(errors: Mapping[Site, Tensor]) -> Tensor:
-    return torch.stack([_squares(e) / e.numel() for e in errors.values()]).sum()
+def _loss(errors: Mapping[Site, Tensor], weights: Weights) -> Tensor:
+    return torch.stack([_squares(e, weights.get(site)) / e.numel() for site, e in errors.items()]).sum()
 
 
-def _squares(x: Tensor) -> Tensor:
-    """‖x‖², without a copy of x."""
+def _squares(x: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Σ_i w_i ‖x_i‖², without a copy of x where all rows count fully."""
     flat = x.reshape(-1)
-    return flat.dot(flat)
+    return flat.dot(flat if weight is None else (x * weight).reshape(-1))
 
 
-def _loss_gradient(errors: Mapping[Site, Tensor]) -> dict[Site, Tensor]:
-    return {site: e * (2 / e.numel()) for site, e in errors.items()}
+def _loss_gradient(errors: Mapping[Site, Tensor], weights: Weights) -> dict[Site, Tensor]:
+    return {
+        site: e * (2 / e.numel() * weights[site] if site in weights else 2 / e.numel())
+        for site, e in errors.items()
+    }
 
 
 def _summed(levels: list[dict[Site, Tensor]], n_levels: int) -> dict[Site, Tensor]:
@@ -337,7 +363,7 @@ def _summed(levels: list[dict[Site, Tensor]], n_levels: int) -> dict[Site, Tenso
 def train_step(state: State, batch: Mapping[Site, Tensor]) -> dict[str, float]:
     """Moves the weights by one batch in the model's units; returns loss, FVU, L0 and the share of dead features.
 
-    FVU and L0 are means over sites and parts, of the weights before the step.
+    FVU and L0 are means over sites and parts, of the weights before the step; rows count in FVU as they do in the loss.
     """
     x, y = state.scaled(batch)
     done = forward(state, x, y)
@@ -348,7 +374,7 @@ def train_step(state: State, batch: Mapping[Site, Tensor]) -> dict[str, float]:
         fired = active.pattern.by_feature((active.values[0] > 0).to(state.dtype))
         part.fired(fired.nonzero()[:, 0], active.pattern.n_tokens)
     if isinstance(state.recipe.dead, Resampling) and state.step in _resampled_at(state):
-        figures["resampled"] = resample(state, x, done.final)
+        figures["resampled"] = resample(state, x, done.final, done.weights)
     state.step += 1
     return figures
 
@@ -380,7 +406,11 @@ def _resampled_at(state: State) -> set[int]:
 
 
 def _figures(state: State, done: Pass, y: Mapping[Site, Tensor]) -> dict[str, float]:
-    fvu = [float(_squares(done.final[site]) / _squares(target)) for site, target in y.items()]
+    fvu = [
+        float(_squares(done.final[site], weight) / _squares(target, weight))
+        for site, target in y.items()
+        for weight in [done.weights.get(site)]
+    ]
     dead = state.ranks.total(torch.stack([part.dead(state).sum() for part in state.parts]).sum())
     l0 = [active.l0 for active in done.active]
     n_features = len(state.parts) * state.recipe.n_features

@@ -5,10 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
+OUTLIER = 10.0
+"""Rows whose norm is more than this many times the median norm are outliers."""
 _BLOCK = 8192
+
+
+def outliers(rows: Float[Tensor, "row width"]) -> Bool[Tensor, " row"]:
+    """Which rows have a norm of more than `OUTLIER` times the median norm."""
+    norms = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float32)
+    return norms > OUTLIER * norms.median() if len(norms) else norms > 0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -283,7 +283,7 @@ class StoreStream:
     A round takes the shards in a random order, `window` at a time, and the rows of those in a random order. Files are
     read as a whole when their window begins (their hash is then checked, once), so the disk is read from start to end.
     A thread makes batches a little ahead, and puts them on `device`. With `without_outliers`, rows that are outliers at
-    any of `sites` are left out, and `moments` are those of the rows that are none.
+    any of `sites` are left out; `moments` are always those of the rows that are none.
     """
 
     def __init__(
@@ -320,7 +320,7 @@ class StoreStream:
             raise ThoughtscopeError(
                 f"{self.store.path} has {self.n_rows:,} rows, less than a batch of {batch:,}."
             )
-        moments = self.store.moments_without_outliers if without_outliers else self.store.moments
+        moments = self.store.moments_without_outliers
         self.moments: Mapping[Site, Moments] = {site: moments[site] for site in self.sites}
 
     def batches(self, start: int = 0) -> Iterator[Batch]:

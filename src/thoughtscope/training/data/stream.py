@@ -26,7 +26,7 @@ from thoughtscope.core.site import Site
 from thoughtscope.dictionaries.documents import Document
 from thoughtscope.training.data.ahead import ahead
 from thoughtscope.training.data.harvest import Feed, Harvested, Lane, check_finite, in_pace, lanes_of
-from thoughtscope.training.data.moments import Moments
+from thoughtscope.training.data.moments import Moments, outliers
 from thoughtscope.training.data.order import LANES, Share, generator
 from thoughtscope.training.data.sources import Documents, Source, source_of
 
@@ -124,7 +124,7 @@ class HarvestStream:
 
     @property
     def moments(self) -> Mapping[Site, Moments]:
-        """Those of the first rows of every lane, whatever this process's share is."""
+        """Those of the first rows of every lane without outliers, whatever this process's share is."""
         if self._moments is None:
             n_lanes = len(self._cuts) - 1
             each = min(-(-MOMENT_ROWS // n_lanes), self._steps * -(-self.batch // n_lanes))
@@ -134,7 +134,7 @@ class HarvestStream:
                 for harvested in lane.take(each):
                     check_finite(harvested.rows)
                     for site, x in harvested.rows.items():
-                        here = Moments.of(x)
+                        here = Moments.of(x[~outliers(x)])
                         found[site] = found[site].merged(here) if site in found else here
             if not found:
                 raise ThoughtscopeError(f"{self.source.name} holds no documents.")

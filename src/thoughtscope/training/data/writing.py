@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Bool
 from torch import Tensor
 
 from thoughtscope.core.errors import CorruptArtefact, ThoughtscopeError
@@ -26,7 +25,7 @@ from thoughtscope.core.store import MANIFEST, Artefact, is_artefact, load_artefa
 from thoughtscope.dictionaries.documents import Document
 from thoughtscope.training.data.ahead import ahead
 from thoughtscope.training.data.harvest import Feed, Lane, check_finite, in_pace, lanes_of
-from thoughtscope.training.data.moments import Moments
+from thoughtscope.training.data.moments import Moments, outliers
 from thoughtscope.training.data.order import LANES, Share, generator
 from thoughtscope.training.data.sources import Documents, Source, source_of
 from thoughtscope.training.data.store import (
@@ -45,8 +44,6 @@ from thoughtscope.training.data.store import (
 if TYPE_CHECKING:
     from thoughtscope.models import Model
 
-OUTLIER = 10.0
-"""Times the median norm of its shard that the norm of an outlier is above."""
 _NAMED = 64  # documents whose hash stands in the plan: enough to tell two sources of one name apart
 
 
@@ -260,7 +257,7 @@ def _make(plan: Plan, lane: Lane, piece: int, number: int) -> _Made:
             rows = {site: x[filled.to(x.device)] if found else x for site, x in rows.items()}
             facts = {name: x[filled] for name, x in facts.items()}
     check_finite(rows)
-    flags = {site: _outliers(x) for site, x in rows.items()}
+    flags = {site: outliers(x) for site, x in rows.items()}
     return _Made(
         name=_name(piece, number),
         n_rows=found,
@@ -268,12 +265,6 @@ def _make(plan: Plan, lane: Lane, piece: int, number: int) -> _Made:
         facts=facts | {f"outliers.{site}": flag.nonzero()[:, 0].int().cpu() for site, flag in flags.items()},
         moments=_moments(rows, flags),
     )
-
-
-def _outliers(x: Tensor) -> Bool[Tensor, " row"]:
-    """Which rows have a norm of more than `OUTLIER` times the median norm."""
-    norms = torch.linalg.vector_norm(x, dim=1, dtype=torch.float32)
-    return norms > OUTLIER * norms.median() if len(norms) else norms > 0
 
 
 def _moments(rows: Mapping[Site, Tensor], flags: Mapping[Site, Tensor]) -> dict[str, dict[str, Moments]]:
