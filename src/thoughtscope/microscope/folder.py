@@ -34,6 +34,7 @@ from thoughtscope.core.errors import (
 )
 from thoughtscope.core.files import (
     atomic_write_text,
+    data_folder,
     exclusive,
     read_file,
     remove,
@@ -56,16 +57,9 @@ Version = tuple[int, int, int]
 LABELS = "labels.json"
 
 
-def default_folder() -> Path:
-    """The per-user data folder of this platform."""
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Application Support" / "thoughtscope"
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "thoughtscope"
-
-
 def user_labels() -> LabelStore:
     """The labels in the user's data folder; none, with an `UnusedFile` warning, where their file is damaged."""
-    labels = LabelStore(default_folder() / LABELS)
+    labels = LabelStore(data_folder() / LABELS)
     if labels.problem is not None:
         warn_of(labels.problem)
     return labels
@@ -97,7 +91,7 @@ class WorkFolder:
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
-        self.root = Path(path) if path is not None else default_folder()
+        self.root = Path(path) if path is not None else data_folder()
         try:
             (self.root / "graphs").mkdir(parents=True, exist_ok=True)
         except OSError as error:

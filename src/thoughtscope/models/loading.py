@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,10 @@ from thoughtscope.core.tensors import all_finite
 from thoughtscope.models.attention import wanted_implementation
 from thoughtscope.models.checkpoints import SPECIMEN, check_files, first_line, locate, read_json
 from thoughtscope.models.families import FAMILIES, bind
+from thoughtscope.models.gguf import gguf_model, is_gguf
 from thoughtscope.models.model import Model
 from thoughtscope.models.proofs import prove
+from thoughtscope.models.quiet import quiet
 
 # Tensors that older checkpoints hold and that are computed instead: rotary frequencies, masks of attention.
 _HARMLESS = [r"rotary_emb\.inv_freq$", r"(attn|attention)\.(masked_)?bias$", r"(^|\.)position_ids$"]
@@ -50,16 +51,40 @@ def load_model(
     """
     if trust_remote_code:
         _require_pinned(name_or_path, revision)
-    place = device_named(device)
+    place, kind = device_named(device), _dtype(dtype)
+    file = Path(name_or_path).expanduser()
+    if is_gguf(file):
+        return _from_gguf(file, name_or_path, place, kind)
     folder, found = locate(name_or_path, revision=revision)
-    check_files(folder)
     if trust_remote_code:
         _refuse_code_from_elsewhere(folder)
-    config = _config(folder, name_or_path, trust_remote_code)
-    module = _module(folder, config, _dtype(dtype), trust_remote_code)
+    return _from_folder(folder, name_or_path, found, place, kind, trust_remote_code)
+
+
+def _from_folder(
+    folder: Path,
+    name: str,
+    revision: str,
+    place: torch.device,
+    dtype: torch.dtype | str,
+    trust_remote_code: bool = False,
+) -> Model:
+    check_files(folder)
+    config = _config(folder, name, trust_remote_code)
+    module = _module(folder, config, dtype, trust_remote_code)
     module.to(place)
-    tokenizer = _tokenizer(folder, name_or_path, trust_remote_code)
-    return model_from(module, tokenizer, name=name_or_path, revision=found)
+    tokenizer = _tokenizer(folder, name, trust_remote_code)
+    return model_from(module, tokenizer, name=name, revision=revision)
+
+
+def _from_gguf(file: Path, name: str, place: torch.device, dtype: torch.dtype | str) -> Model:
+    """The model of a GGUF file: of its kept copy, or of what was just read where none could be kept."""
+    found, digest = gguf_model(file)
+    revision = f"sha256-{digest[:16]}"
+    if isinstance(found, Path):
+        return _from_folder(found, name, revision, place, dtype)
+    module = found.module if dtype == "auto" else found.module.to(dtype)
+    return model_from(module.to(place), found.tokenizer, name=name, revision=revision)
 
 
 def _require_pinned(name: str, revision: str | None) -> None:
@@ -132,7 +157,7 @@ def _module(folder: Path, config: Any, dtype: torch.dtype | str, trust_remote_co
     """The module with every weight from the files; a tensor that is missing there is never left random."""
     from transformers import AutoModelForCausalLM
 
-    with _quiet():
+    with quiet():
         try:
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 folder,
@@ -237,18 +262,3 @@ def device_named(device: torch.device | str | None) -> torch.device:
         raise ThoughtscopeError(describe_choices(device, available, what="device on this machine"))
     return chosen
 
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the library's progress bars and its report of missing tensors, which becomes an error of ours."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
