@@ -38,9 +38,7 @@ def tiny(family: str, *, seed: int = 0, **overrides: Any) -> Model:
     return tiny_model(family, seed=seed, prove_sites=False, **fields)
 
 
-def write_gguf(
-    model: Model, path: Path, kind: str = "F32", *, tokenizer: bool = True, **facts: Any
-) -> Path:
+def write_gguf(model: Model, path: Path, kind: str = "F32", *, tokenizer: bool = True, **facts: Any) -> Path:
     """Writes a model as llama.cpp's converter does: names, permuted heads, Gemma's norms plus one.
 
     `facts` replace values of the header, by their names without the architecture; None leaves one out.
@@ -134,7 +132,17 @@ def _write_bytes(writer: Any, vocab: int) -> None:
 
 def _write_pieces(writer: Any, vocab: int) -> None:
     """A tokenizer of pieces with bytes to fall back on, as Gemma's is."""
-    words = ["<pad>", "<eos>", "<bos>", "<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "h", "i", "hi"]
+    words = [
+        "<pad>",
+        "<eos>",
+        "<bos>",
+        "<unk>",
+        *(f"<0x{byte:02X}>" for byte in range(256)),
+        "▁",
+        "h",
+        "i",
+        "hi",
+    ]
     words += [f"<unused{number}>" for number in range(vocab - len(words))]
     writer.add_tokenizer_model("llama")
     writer.add_token_list(words)

@@ -4,7 +4,6 @@ The verbs here are what the command line, a notebook and the server all call. No
 used.
 """
 
-from thoughtscope.core.files import data_folder as default_folder
 from thoughtscope.microscope.features import feature as feature
 from thoughtscope.microscope.features import feature_of_viewer as feature_of_viewer
 from thoughtscope.microscope.features import label as label

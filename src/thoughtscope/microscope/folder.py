@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import re
-import sys
 import threading
 import time
 import unicodedata
@@ -34,7 +33,7 @@ from thoughtscope.core.errors import (
 )
 from thoughtscope.core.files import (
     atomic_write_text,
-    data_folder,
+    default_folder,
     exclusive,
     read_file,
     remove,
@@ -59,7 +58,7 @@ LABELS = "labels.json"
 
 def user_labels() -> LabelStore:
     """The labels in the user's data folder; none, with an `UnusedFile` warning, where their file is damaged."""
-    labels = LabelStore(data_folder() / LABELS)
+    labels = LabelStore(default_folder() / LABELS)
     if labels.problem is not None:
         warn_of(labels.problem)
     return labels
@@ -91,7 +90,7 @@ class WorkFolder:
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
-        self.root = Path(path) if path is not None else data_folder()
+        self.root = Path(path) if path is not None else default_folder()
         try:
             (self.root / "graphs").mkdir(parents=True, exist_ok=True)
         except OSError as error:

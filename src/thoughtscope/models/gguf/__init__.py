@@ -1,4 +1,4 @@
-"""Models in GGUF files: a strict look at the header, transformers' own reader, and a copy kept as an ordinary folder."""
+"""Models in GGUF files: a strict look at the header, transformers' reader, and a copy kept as an ordinary folder."""
 
 from __future__ import annotations
 

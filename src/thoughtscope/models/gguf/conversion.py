@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -226,5 +225,7 @@ def _foreign(header: Header, what: str, read: Any) -> Any:
         if is_allocation_failure(error):
             raise
         if isinstance(error, NotImplementedError):
-            raise UnsupportedModel(f"The {what} of {header.path} cannot be read: {first_line(error)}.") from error
+            raise UnsupportedModel(
+                f"The {what} of {header.path} cannot be read: {first_line(error)}."
+            ) from error
         raise CorruptArtefact(f"The {what} of {header.path} cannot be read: {first_line(error)}.") from error

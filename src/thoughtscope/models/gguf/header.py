@@ -30,7 +30,19 @@ MAX_ELEMENTS = 4_000_000
 """Elements of all arrays together: tokens, scores, kinds and merges of a vocabulary of 500,000 fit."""
 _ALIGNMENT = 32
 
-_SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
+_SCALARS = {
+    0: "<B",
+    1: "<b",
+    2: "<H",
+    3: "<h",
+    4: "<I",
+    5: "<i",
+    6: "<f",
+    7: "<?",
+    10: "<Q",
+    11: "<q",
+    12: "<d",
+}
 _TEXT, _ARRAY = 8, 9
 
 BLOCKS: Mapping[int, tuple[str, int, int]] = {
@@ -144,13 +156,17 @@ class _Reader:
 
     def _opening(self) -> tuple[int, int, int]:
         if self.content[:4] != MAGIC:
-            raise CorruptArtefact(f"{self.path} does not begin as a GGUF file does. Is it another kind of file?")
+            raise CorruptArtefact(
+                f"{self.path} does not begin as a GGUF file does. Is it another kind of file?"
+            )
         self.at = 4
         version = self._number("<I", "the version")
         if version not in (2, 3):
             swapped = version & 0xFFFF == 0
             what = "is stored big-endian" if swapped else f"has version {version} of the format"
-            raise UnsupportedModel(f"{self.path} {what}; read are versions 2 and 3, little-endian. Convert it anew.")
+            raise UnsupportedModel(
+                f"{self.path} {what}; read are versions 2 and 3, little-endian. Convert it anew."
+            )
         n_tensors, n_keys = self._number("<Q", "a count"), self._number("<Q", "a count")
         if not (1 <= n_tensors <= MAX_TENSORS and 1 <= n_keys <= MAX_KEYS):
             self._damaged(
@@ -184,7 +200,9 @@ class _Reader:
             self._damaged(f'"{key[:60]}" is an array of type {kind}; arrays hold numbers or texts')
         self.elements += count
         if self.elements > MAX_ELEMENTS:
-            self._damaged(f'with "{key[:60]}" its arrays have {self.elements:,} elements, over {MAX_ELEMENTS:,}')
+            self._damaged(
+                f'with "{key[:60]}" its arrays have {self.elements:,} elements, over {MAX_ELEMENTS:,}'
+            )
         if kind == _TEXT:
             self._skip_texts(count, key)
         else:

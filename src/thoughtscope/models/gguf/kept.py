@@ -23,7 +23,7 @@ from typing import Any
 from thoughtscope.core.errors import NotWritten, ThoughtscopeError
 from thoughtscope.core.files import (
     atomic_write_text,
-    data_folder,
+    default_folder,
     file_sha256,
     read_file,
     replaced_folder,
@@ -94,7 +94,7 @@ def _places(path: Path) -> tuple[Path, Path]:
     path = Path(os.path.realpath(path))
     stem = path.name[: -len(".gguf")] if path.name.lower().endswith(".gguf") else path.name
     place = hashlib.sha256(os.fsencode(path)).hexdigest()[:12]
-    own = data_folder() / "models" / f"{stem}-{place}.float32"
+    own = default_folder() / "models" / f"{stem}-{place}.float32"
     return path.parent / f"{stem}.float32", own
 
 
@@ -114,7 +114,9 @@ def _write(made: Dequantised, folder: Path, source: Mapping[str, Any]) -> None:
         "version": VERSION,
         "source": dict(source),
         "made": {"dtype": "float32", "architecture": made.module.config.architectures[0]},
-        "versions": {package: _version(package) for package in ("thoughtscope", "transformers", "gguf", "torch")},
+        "versions": {
+            package: _version(package) for package in ("thoughtscope", "transformers", "gguf", "torch")
+        },
         "files": files,
     }
     write_new(folder / MANIFEST, [_text(manifest).encode()])
@@ -170,7 +172,10 @@ def _read(folder: Path) -> dict[str, Any] | None:
         manifest = strict_json(read_file(folder / MANIFEST, limit=_LIMIT), folder / MANIFEST)
     except (OSError, ThoughtscopeError):
         return None
-    if not isinstance(manifest, dict) or (manifest.get("format"), manifest.get("version")) != (FORMAT, VERSION):
+    if not isinstance(manifest, dict) or (manifest.get("format"), manifest.get("version")) != (
+        FORMAT,
+        VERSION,
+    ):
         return None
     if manifest.get("sha256") != _digest(manifest):
         return None
