@@ -330,7 +330,10 @@ def tensor(name: bytes = b"a", axes=(32,), kind: int = 0, offset: int = 0) -> by
     return text(name) + struct.pack(f"<I{len(axes)}QIQ", len(axes), *axes, kind, offset)
 
 
-def gguf(*facts: bytes, tensors=(tensor(),), version=3, n_tensors=None, n_facts=None, data=4096) -> bytes:
+ONE = (tensor(),)
+
+
+def gguf(*facts: bytes, tensors=ONE, version=3, n_tensors=None, n_facts=None, data=4096) -> bytes:
     facts = (ARCHITECTURE, LAYERS, *facts)
     counts = (len(tensors) if n_tensors is None else n_tensors, len(facts) if n_facts is None else n_facts)
     return b"GGUF" + struct.pack("<IQQ", version, *counts) + b"".join((*facts, *tensors)) + bytes(data)
@@ -407,7 +410,7 @@ def test_a_file_cut_off_anywhere_is_refused(written: Path, tmp_path: Path) -> No
     file = tmp_path / "m.gguf"
     for share in (0.0005, 0.01, 0.02, 0.05, 0.2, 0.5, 0.9, 0.999):
         file.write_bytes(content[: int(len(content) * share)])
-        with pytest.raises(CorruptArtefact, match="m.gguf"):
+        with pytest.raises(CorruptArtefact, match=r"m\.gguf"):
             load_model(str(file))
     assert names(tmp_path) == ["m.gguf"]
 
