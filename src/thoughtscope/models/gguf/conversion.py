@@ -180,7 +180,7 @@ def _module(header: Header, config: Any) -> Any:
     held = sum(parameter.numel() for parameter in module.parameters())
     if held != header.elements:
         _refuse(header, f"it holds {header.elements:,} weights where the model has {held:,}")
-    module.config = config
+    module.config.__dict__.pop("quantization_config", None)  # the object that every part of the module reads
     module.requires_grad_(False)
     for attribute in ("hf_quantizer", "quantization_method", "is_quantized"):
         module.__dict__.pop(attribute, None)
