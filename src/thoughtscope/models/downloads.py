@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from thoughtscope.core.errors import ThoughtscopeError, UnknownModel, describe_choices
+from thoughtscope.core.errors import NotFetched, UnknownModel, describe_choices
 from thoughtscope.core.files import (
     default_folder,
     exclusive,
@@ -36,12 +36,6 @@ SILENCE_SECONDS = 20.0
 WAIT_SECONDS = 900.0
 """How long one process waits for another that fetches the same model."""
 _BLOCK = 2**20
-
-
-class NotFetched(ThoughtscopeError):
-    """A model that could not be fetched, or what was fetched is not what it should be."""
-
-    code = "not_fetched"
 
 
 @dataclass(frozen=True, kw_only=True)

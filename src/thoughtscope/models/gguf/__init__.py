@@ -9,7 +9,6 @@ from thoughtscope.core.errors import NotWritten
 from thoughtscope.core.progress import Progress, silent
 from thoughtscope.models.gguf.conversion import CLASSES as CLASSES
 from thoughtscope.models.gguf.conversion import Dequantised as Dequantised
-from thoughtscope.models.gguf.conversion import MissingExtra as MissingExtra
 from thoughtscope.models.gguf.conversion import dequantise as dequantise
 from thoughtscope.models.gguf.header import Header as Header
 from thoughtscope.models.gguf.header import is_gguf as is_gguf

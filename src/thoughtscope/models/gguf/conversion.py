@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 
-from thoughtscope.core.errors import CorruptArtefact, ThoughtscopeError, UnsupportedModel, describe_choices
+from thoughtscope.core.errors import CorruptArtefact, MissingExtra, UnsupportedModel, describe_choices
 from thoughtscope.core.memory import free_memory, is_allocation_failure, memory_told
 from thoughtscope.core.progress import Progress, silent
+from thoughtscope.core.tensors import all_finite
 from thoughtscope.models.attention import wanted_implementation
 from thoughtscope.models.checkpoints import first_line
 from thoughtscope.models.gguf.header import Header, Listing
@@ -46,6 +47,8 @@ _FACTS: Mapping[str, str] = {
     "final_logit_softcapping": "final_logit_softcapping",
 }
 """What a file states → the field of the configuration that must say the same, where its class has one."""
+_DIGITS_ALONE = ("smollm", "starcoder", "refact", "command-r")
+"""Ways to split text before byte pairs are merged (`tokenizer.ggml.pre`) that are GPT-2's, but each digit by itself."""
 _EXTRA = ("gguf", "accelerate")
 _BAR = threading.Lock()
 
@@ -56,12 +59,6 @@ class Dequantised:
 
     module: Any
     tokenizer: Any
-
-
-class MissingExtra(ThoughtscopeError):
-    """A package that only some files need, and that is not installed."""
-
-    code = "missing_extra"
 
 
 def dequantise(header: Header, *, progress: Progress = silent) -> Dequantised:
@@ -180,6 +177,11 @@ def _module(header: Header, config: Any) -> Any:
     held = sum(parameter.numel() for parameter in module.parameters())
     if held != header.elements:
         _refuse(header, f"it holds {header.elements:,} weights where the model has {held:,}")
+    for key, weight in module.state_dict().items():
+        if not all_finite(weight):
+            raise CorruptArtefact(
+                f"{key} in {header.path} holds NaN or infinity: the file is damaged. Download or copy it again."
+            )
     module.config.__dict__.pop("quantization_config", None)  # the object that every part of the module reads
     module.requires_grad_(False)
     for attribute in ("hf_quantizer", "quantization_method", "is_quantized"):
@@ -188,13 +190,20 @@ def _module(header: Header, config: Any) -> Any:
 
 
 def _tokenizer(header: Header) -> Any:
+    """The tokenizer as transformers reads it, with digits alone where that reader does not know that they are."""
     import transformers
+    from tokenizers import pre_tokenizers
 
-    return _foreign(
+    tokenizer = _foreign(
         header,
         "tokenizer",
         lambda: transformers.AutoTokenizer.from_pretrained(header.path.parent, gguf_file=header.path.name),
     )
+    if header.facts.get("tokenizer.ggml.pre") in _DIGITS_ALONE:
+        digits = pre_tokenizers.Digits(individual_digits=True)
+        rest = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, rest])
+    return tokenizer
 
 
 @contextmanager
