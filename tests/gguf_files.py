@@ -20,6 +20,7 @@ SIZES: dict[str, Any] = {
 }  # fmt: skip
 """A tiny model whose rows are whole blocks of 32."""
 _OWN: dict[str, dict[str, Any]] = {
+    "llama": {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}},
     "gpt2": {"max_position_embeddings": 1024, "num_key_value_heads": 2},
     "qwen3": {"head_dim": 32, "attention_bias": False},
     "gemma2": {"head_dim": 256, "query_pre_attn_scalar": 256, "sliding_window": 6, "tie_word_embeddings": True,
@@ -98,10 +99,11 @@ def _facts(model: Model, family: str) -> dict[str, Any]:
     }  # fmt: skip
     if family == "gpt2":
         return {**facts, "attention.layer_norm_epsilon": config.layer_norm_epsilon}
+    angles = config.rope_parameters
     facts |= {
         "attention.head_count_kv": model.n_kv_heads,
         "attention.layer_norm_rms_epsilon": config.rms_norm_eps,
-        "rope.freq_base": 10_000.0 if family != "gemma3" else 1_000_000.0,
+        "rope.freq_base": float(angles.get("full_attention", angles)["rope_theta"]),
         "attention.key_length": model.d_head,
         "attention.value_length": model.d_head,
     }

@@ -180,11 +180,12 @@ def _wait(process: subprocess.Popen[bytes], folder: Path, wanted: Download, prog
 
 
 def _bytes_in(folder: Path) -> int:
+    """What has come, pip's own words included: also a retry is a sign of life."""
     total = 0
     for root, _, names in os.walk(folder):
         for name in names:
             try:
-                total = max(total, os.stat(os.path.join(root, name)).st_size)
+                total += os.stat(os.path.join(root, name)).st_size
             except OSError:
                 pass  # moved meanwhile
     return total
