@@ -209,7 +209,9 @@ def _tokenizer(header: Header) -> Any:
 @contextmanager
 def _tensors_told(progress: Progress) -> Iterator[None]:
     """The reader's own bar, which it draws whatever it is told, becomes our progress."""
-    from transformers import modeling_gguf_pytorch_utils as reader
+    from transformers import modeling_gguf_pytorch_utils
+
+    reader: Any = modeling_gguf_pytorch_utils
 
     def told(tensors: Sequence[Any], **_: Any) -> Iterator[Any]:
         for number, tensor in enumerate(tensors):
