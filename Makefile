@@ -95,7 +95,7 @@ oldest:
 	python3.11 -m venv build/oldest
 	python3.11 .ci/oldest.py > build/oldest.txt
 	build/oldest/bin/python -m pip --disable-pip-version-check --no-input install --quiet torch==$(OLDEST_TORCH)
-	build/oldest/bin/python -m pip --disable-pip-version-check --no-input install --quiet --constraint build/oldest.txt --editable '.[dev]'
+	build/oldest/bin/python -m pip --disable-pip-version-check --no-input install --quiet --constraint build/oldest.txt --editable '.[dev,gguf]'
 	build/oldest/bin/python -m pytest -q -n $(WORKERS) -o filterwarnings=default -m "not browser" $(PYTEST_FLAGS)
 
 # The hashes in constraints.txt anew, from the simple pages of a package index; PINS="rich==15.0.1" changes a version.
@@ -114,7 +114,7 @@ $(READY): pyproject.toml constraints.txt
 	grep -v '^torch==' constraints.txt > $(VENV)/pinned.txt
 	$(PIP) install --quiet --no-deps --require-hashes --requirement $(VENV)/pinned.txt
 	$(PIP) install --quiet --no-deps "$$(grep '^torch==' constraints.txt)"
-	$(PIP) install --quiet --no-build-isolation --editable '.[dev]'
+	$(PIP) install --quiet --no-build-isolation --editable '.[dev,gguf]'
 	$(PIP) check
 	touch $@
 

@@ -331,7 +331,8 @@ def test_every_dependency_has_a_reason_and_a_pin():
     import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *extras["dev"], *extras["gguf"]]
     names = [re.match(r"[A-Za-z0-9_.-]+", text)[0] for text in wanted]
     pinned = {name.lower().replace("_", "-") for name in pins()}
     reasons = (ROOT / "docs" / "dependencies.md").read_text()

@@ -51,7 +51,9 @@ COMMANDS = (
     ("convert", "specimen/plt", "plt", "--format", "circuit-tracer"),
     ("study",),
     ("doctor",),
+    ("fetch", "--list"),
 )
+"""Every kind of command that is not asked for anything of the network; `fetch NAME` is the one that is."""
 
 
 @pytest.mark.slow

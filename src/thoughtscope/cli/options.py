@@ -9,7 +9,11 @@ import typer
 
 ModelName = Annotated[
     str,
-    typer.Option("--model", "-m", help="A Hugging Face causal LM by name or path, or the shipped specimen."),
+    typer.Option(
+        "--model",
+        "-m",
+        help="A Hugging Face causal LM by name or path, a GGUF file, smollm2, or the shipped specimen.",
+    ),
 ]
 DictionaryName = Annotated[
     str | None,

@@ -13,6 +13,7 @@ from thoughtscope.cli.console import (
     emit,
     make_folder,
     printable,
+    progress_bar,
     require_text,
     written,
 )
@@ -61,7 +62,10 @@ def report(
     if source.lower().endswith(".json"):
         made = build_report(checked_file(source), labels=microscope.user_labels(), title=title)
     else:
-        opened = microscope.open_microscope(model, dictionary, device=device, dtype=dtype)
+        with progress_bar(quiet=as_json) as progress:
+            opened = microscope.open_microscope(
+                model, dictionary, device=device, dtype=dtype, progress=progress
+            )
         done = traced(
             opened,
             source,

@@ -35,7 +35,8 @@ def study(
     chosen = STUDIES[name]
     from thoughtscope.microscope import open_microscope
 
-    microscope = open_microscope(model, dictionary, device=device, dtype=dtype)
+    with progress_bar(quiet=as_json) as progress:
+        microscope = open_microscope(model, dictionary, device=device, dtype=dtype, progress=progress)
     with progress_bar(quiet=as_json) as progress:
         findings = run_study(chosen, microscope, seed=seed, progress=progress)
     if as_json:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from thoughtscope.cli.console import emit, make_folder, shell_quoted, written
+from thoughtscope.cli.console import emit, make_folder, progress_bar, shell_quoted, written
 from thoughtscope.cli.options import (
     Bos,
     Device,
@@ -60,7 +60,8 @@ def trace(
     if open_page:
         microscope.WorkFolder(folder)  # what is wrong with where it will be kept is told before the work
     started = time.perf_counter()
-    opened = microscope.open_microscope(model, dictionary, device=device, dtype=dtype)
+    with progress_bar(quiet=as_json) as progress:
+        opened = microscope.open_microscope(model, dictionary, device=device, dtype=dtype, progress=progress)
     done = traced(
         opened,
         prompt,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from thoughtscope.cli.console import printable, shell_quoted
+from thoughtscope.cli.console import printable, progress_bar, shell_quoted
 from thoughtscope.core.errors import ThoughtscopeError
 from thoughtscope.core.progress import Progress
 
@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 SOURCES = "text:FOLDER, jsonl:FILE#FIELD, hf:NAME, samples:tokens=128 or MODULE:FUNCTION"
 TrainedModel = Annotated[
     str | None,
-    typer.Option("--model", "-m", help="A Hugging Face causal LM by name or path, or the shipped specimen."),
+    typer.Option(
+        "--model",
+        "-m",
+        help="A Hugging Face causal LM by name or path, a GGUF file, smollm2, or the shipped specimen.",
+    ),
 ]
 Data = Annotated[str | None, typer.Option("--data", help=f"Documents: {SOURCES}.")]
 StoreFolder = Annotated[
@@ -50,7 +54,10 @@ def opened(model: str | None, device: str | None, dtype: str | None) -> Model | 
     """The model that was named, if one was."""
     from thoughtscope.models import load_model
 
-    return None if model is None else load_model(model, device=device, dtype=dtype)
+    if model is None:
+        return None
+    with progress_bar() as progress:
+        return load_model(model, device=device, dtype=dtype, progress=progress)
 
 
 def opened_store(store: Path | None, data: str | None, model: str | None) -> Store | None:

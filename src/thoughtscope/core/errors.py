@@ -103,6 +103,18 @@ class NotWritten(ThoughtscopeError):
     code = "not_written"
 
 
+class NotFetched(ThoughtscopeError):
+    """A model that could not be fetched, or what was fetched is not what it should be; says what to do."""
+
+    code = "not_fetched"
+
+
+class MissingExtra(ThoughtscopeError):
+    """A package that only some files need, and that is not installed. Names the extra to install."""
+
+    code = "missing_extra"
+
+
 class BrokenPlugin(ThoughtscopeError):
     """An installed package offers something that cannot be loaded. Names the package."""
 

@@ -36,6 +36,14 @@ _RACY = 50_000_000  # nanoseconds; the clocks of file systems tick every 1 to 10
 _counter = itertools.count()
 _held = threading.local()
 
+
+def default_folder() -> Path:
+    """The per-user data folder of this platform: kept work, labels and models."""
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Application Support" / "thoughtscope"
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "thoughtscope"
+
+
 # --- one writer at a time ------------------------------------------------------------------------------------------
 
 

