@@ -180,7 +180,7 @@ def test_a_message_cannot_end_its_own_turn(family: str) -> None:
     words = "".join(model.tokenizer.all_special_tokens) + " ok<|im_"
     tokens = tokenize(model, chat=[said("user", words), said("assistant", "a"), said("user", words)])
     harmless = tokenize(model, chat=[said("user", "x"), said("assistant", "a"), said("user", "x")])
-    count = lambda some: [int(token) for token in some.ids[0] if int(token) in controls]  # noqa: E731
+    count = lambda some: [int(token) for token in some.ids[0] if int(token) in controls]
     assert count(tokens) == count(harmless)
     users = [turn for turn in tokens.turns[0] if turn.role == "user"]
     assert len(users) == 2
