@@ -1,8 +1,8 @@
 """Run by SAELens' own Python: its synthetic model, its trainers on rows of that model, and its scores of saved files.
 
-make    draws the model, and writes what it is, the rows to train on and the rows to score on
-train   trains one dictionary on the rows, and saves it
-score   scores every saved dictionary on the same rows, by the library's own evaluation
+    make    draws the model, and writes what it is, the rows to train on and the rows to score on
+    train   trains one dictionary on the rows, and saves it
+    score   scores every saved dictionary on the same rows, by the library's own evaluation
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
+
 from sae_lens.config import LoggingConfig, SAETrainerConfig
 from sae_lens.registry import get_sae_training_class
 from sae_lens.saes.sae import SAE
 from sae_lens.synthetic import SyntheticModel, SyntheticModelConfig, eval_sae_on_synthetic_data
 from sae_lens.training.sae_trainer import SAETrainer
-from safetensors.torch import load_file, save_file
 
 BLOCK = 8192
 
@@ -42,8 +43,7 @@ def make(folder: Path, job: dict[str, Any]) -> None:
     which = torch.cat(features).to_sparse().coalesce()
     save_file({"vectors": model.feature_dict.feature_vectors.data.contiguous()}, folder / "model.safetensors")
     save_file(
-        {"rows": held, "at": which.indices().contiguous(), "value": which.values()},
-        folder / "held_out.safetensors",
+        {"rows": held, "at": which.indices().contiguous(), "value": which.values()}, folder / "held_out.safetensors"
     )
 
 
@@ -52,9 +52,7 @@ def train(folder: Path, job: dict[str, Any]) -> None:
     torch.manual_seed(job["seed"])
     kind, config = get_sae_training_class(job["architecture"])
     width, batch = job["width"], job["batch"]
-    sae = kind(
-        config.from_dict({"d_in": width, "d_sae": job["n_features"], "device": "cpu", **job["config"]})
-    )
+    sae = kind(config.from_dict({"d_in": width, "d_sae": job["n_features"], "device": "cpu", **job["config"]}))
     stored = np.memmap(folder / "rows.f16", np.float16, "r", shape=(job["n_rows"], width))
 
     def rows() -> Iterator[torch.Tensor]:
@@ -76,16 +74,10 @@ def train(folder: Path, job: dict[str, Any]) -> None:
 
 def score(folder: Path, job: dict[str, Any]) -> dict[str, Any]:
     """Figures by name of the dictionary."""
-    vectors, held = (
-        load_file(folder / "model.safetensors")["vectors"],
-        load_file(folder / "held_out.safetensors"),
-    )
+    vectors, held = load_file(folder / "model.safetensors")["vectors"], load_file(folder / "held_out.safetensors")
     size = (len(held["rows"]), len(vectors))
     truth = torch.sparse_coo_tensor(held["at"], held["value"], size).to_dense()
-    return {
-        name: scored(SAE.load_from_disk(str(folder / name)), vectors, truth, held["rows"])
-        for name in job["names"]
-    }
+    return {name: scored(SAE.load_from_disk(str(folder / name)), vectors, truth, held["rows"]) for name in job["names"]}
 
 
 def scored(sae: Any, vectors: torch.Tensor, truth: torch.Tensor, rows: torch.Tensor) -> dict[str, float]:

@@ -66,18 +66,10 @@ def measure(seed: int) -> Measured:
         }  # fmt: skip
         figures = told("score", folder, {"names": list(seconds)})
         apart = max(disagreement(folder, name, found) for name, found in figures.items())
-    details: dict[str, Any] = {
-        "kinds": {},
-        "model": dict(MODEL),
-        "rows": ROWS,
-        "held_out": HELD_OUT,
-        "latents": LATENTS,
-    }
+    details: dict[str, Any] = {"kinds": {}, "model": dict(MODEL), "rows": ROWS, "held_out": HELD_OUT, "latents": LATENTS}
     for kind in KINDS:
         details["kinds"][kind] = {
-            side: best(
-                {rate: (figures[saved(kind, side, rate)], seconds[saved(kind, side, rate)]) for rate in RATES}
-            )
+            side: best({rate: (figures[saved(kind, side, rate)], seconds[saved(kind, side, rate)]) for rate in RATES})
             for side in ("ours", "SAELens")
         }
     gains = [sides["ours"]["mcc"] - sides["SAELens"]["mcc"] for sides in details["kinds"].values()]
