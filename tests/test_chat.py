@@ -10,9 +10,8 @@ import torch
 from tests.chat_templates import CHATML, DATED, GEMMA, GEMMA_3, LLAMA, MISTRAL, THINKING, chat_model
 from tests.tiny_models import tiny_model
 from thoughtscope.core.errors import LimitExceeded, ThoughtscopeError
-from thoughtscope.core.turns import Turn, check_turns, heading, messages, turn_at
+from thoughtscope.core.turns import Turn, check_turns, conversation, heading, messages, turn_at
 from thoughtscope.models import Model, Tokens, tokenize
-from thoughtscope.models.chat import conversation
 from thoughtscope.models.pieces import piece_bytes
 from thoughtscope.models.tokens import append
 

@@ -9,8 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
+from thoughtscope.cli.asking import Answer, Asked, Chat, System, asked
 from thoughtscope.cli.console import emit, printable, progress_bar, quoted
 from thoughtscope.cli.options import Bos, Device, DictionaryName, DType, Json, ModelName
+from thoughtscope.cli.summary import spoken
 from thoughtscope.cli.tracing import traced
 from thoughtscope.core.errors import InvalidPlan, UnknownFeature, describe_choices
 from thoughtscope.microscope.intervening import Attention, Change, Op
@@ -21,8 +23,11 @@ Name = tuple[str, str]
 
 def intervene(
     prompt: Annotated[
-        str | None, typer.Argument(help="The prompt (or --graph, whose prompt is used).")
+        str | None, typer.Argument(help="The prompt (or --chat, or --graph, whose prompt is used).")
     ] = None,
+    chat: Chat = None,
+    system: System = None,
+    answer: Answer = None,
     nodes: Annotated[
         list[str] | None, typer.Option("--node", "-n", help="feature:LAYER:POSITION:INDEX; may be repeated.")
     ] = None,
@@ -66,7 +71,12 @@ def intervene(
         for name in given or ()
     ]
     changes = changes_of(names, scale=scale or (), set_value=set_value or (), add=add or (), ablate=ablate)
-    check_request(prompt, names, graph_file)
+    request = (
+        None
+        if graph_file is not None and prompt is None and chat is None
+        else asked(prompt, chat, system, answer)
+    )
+    check_request(request, names, graph_file)
     way(attention)
 
     from thoughtscope import microscope
@@ -77,8 +87,8 @@ def intervene(
     given = None if graph_file is None else read_json(graph_file)
     opened = microscope.open_microscope(model, dictionary, device=device, dtype=dtype)
     if given is None:
-        assert prompt is not None
-        done = traced(opened, prompt, bos=bos, as_json=as_json, node_mass=None)
+        assert request is not None
+        done = traced(opened, request.prompt, bos=bos, as_json=as_json, node_mass=None)
         graph, said = done.graph, done.warnings
     else:
         graph = labelled(given, bank=None, labels=opened.labels)
@@ -88,19 +98,19 @@ def intervene(
     labels = opened.labels.of(opened.dictionary.name)
     data = outcome_json(outcome, graph, bank=opened.bank, labels=labels)
     if as_json:
-        emit({"prompt": graph.prompt, **data, "warnings": said})
+        emit({"prompt": graph.prompt, **spoken(graph), **data, "warnings": said})
     else:
-        print(outcome_text(graph.prompt, data))
+        print(outcome_text(graph.heading, data))
 
 
 def check_request(
-    prompt: str | None,
+    prompt: Asked | None,
     names: Sequence[Name],
     graph_file: Path | None,
 ) -> None:
     """Refuses what cannot work before a model is loaded."""
     if (prompt is None) == (graph_file is None):
-        raise InvalidPlan("Give a prompt or --graph FILE, one of the two.")
+        raise InvalidPlan("Give a prompt, --chat or --graph FILE, one of them.")
     if not names:
         raise InvalidPlan(
             "Name what to change: --at TOKEN, --node feature:LAYER:POSITION:INDEX, or --supernode LABEL."

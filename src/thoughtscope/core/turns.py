@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from thoughtscope.core.errors import ThoughtscopeError
 
+Message = Mapping[str, str]
+"""`{"role": ..., "content": ...}`: who speaks (`system`, `user`, `assistant`, …) and what."""
+_ROLE = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,31}")
 TEMPLATE = "template"
 """The role of tokens that a chat template wrote, and that cannot be said to belong to any one speaker."""
 
@@ -57,6 +61,32 @@ class Turn:
         if len(numbers) != 4 or not whole or not texts or not isinstance(data["added"], bool):
             raise ThoughtscopeError("A turn has a role and a text, and whole numbers for its tokens.")
         return cls(**{**data, "content": (content[0], content[1])})
+
+
+def conversation(chat: Any) -> list[Message]:
+    """The messages of a conversation; a text is one message of the user's.
+
+    Raises `ThoughtscopeError` for anything but a role and a text in each message.
+    """
+    if isinstance(chat, str):
+        return [{"role": "user", "content": chat}]
+    found = list(chat) if isinstance(chat, Sequence) else []
+    if not found:
+        raise ThoughtscopeError("The conversation is empty. Give at least one message.")
+    for number, message in enumerate(found):
+        name = f"Message {number} of the conversation"
+        if not isinstance(message, Mapping) or set(message) != {"role", "content"}:
+            raise ThoughtscopeError(f'{name} must be {{"role": ..., "content": ...}} and nothing else.')
+        if not isinstance(message["role"], str) or not _ROLE.fullmatch(message["role"]):
+            raise ThoughtscopeError(
+                f"{name}: a role is a word such as system, user or assistant; got {message['role']!r}."
+            )
+        if not isinstance(message["content"], str):
+            raise ThoughtscopeError(
+                f"{name}: the content must be a text; got {type(message['content']).__name__}. "
+                "Images, tools and parts are not supported."
+            )
+    return [dict(message) for message in found]
 
 
 def check_turns(turns: Sequence[Turn], length: int) -> None:

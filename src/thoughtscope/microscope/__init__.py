@@ -28,6 +28,7 @@ from thoughtscope.microscope.keeping import report as report
 from thoughtscope.microscope.keeping import score_part as score_part
 from thoughtscope.microscope.opening import Microscope as Microscope
 from thoughtscope.microscope.opening import open_microscope as open_microscope
+from thoughtscope.microscope.tracing import Prompt as Prompt
 from thoughtscope.microscope.tracing import heard as heard
 from thoughtscope.microscope.tracing import tokens_of as tokens_of
 from thoughtscope.microscope.tracing import trace as trace

@@ -7,22 +7,17 @@ template's, and where the conversation itself has the same text before and after
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from thoughtscope.core.errors import ThoughtscopeError
-from thoughtscope.core.turns import TEMPLATE, Turn
+from thoughtscope.core.turns import TEMPLATE, Message, Turn, conversation
 
 if TYPE_CHECKING:
     from thoughtscope.models.model import Model
 
-Message = Mapping[str, str]
-"""`{"role": ..., "content": ...}`: who speaks (`system`, `user`, `assistant`, …) and what."""
-
 Span = tuple[int, int]
-_ROLE = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,31}")
 _Render = Callable[[Sequence[Message]], str]
 
 
@@ -50,32 +45,6 @@ class Rendered:
     def contents(self) -> list[Span]:
         """Where somebody's words stand, as characters; a system prompt of the template's own is not among them."""
         return [turn.content for turn in self.turns if turn.content is not None and not turn.added]
-
-
-def conversation(chat: Any) -> list[Message]:
-    """The messages of a conversation; a text is one message of the user's.
-
-    Raises `ThoughtscopeError` for anything but a role and a text in each message.
-    """
-    if isinstance(chat, str):
-        return [{"role": "user", "content": chat}]
-    found = list(chat) if isinstance(chat, Sequence) else []
-    if not found:
-        raise ThoughtscopeError("The conversation is empty. Give at least one message.")
-    for number, message in enumerate(found):
-        name = f"Message {number} of the conversation"
-        if not isinstance(message, Mapping) or set(message) != {"role", "content"}:
-            raise ThoughtscopeError(f'{name} must be {{"role": ..., "content": ...}} and nothing else.')
-        if not isinstance(message["role"], str) or not _ROLE.fullmatch(message["role"]):
-            raise ThoughtscopeError(
-                f"{name}: a role is a word such as system, user or assistant; got {message['role']!r}."
-            )
-        if not isinstance(message["content"], str):
-            raise ThoughtscopeError(
-                f"{name}: the content must be a text; got {type(message['content']).__name__}. "
-                "Images, tools and parts are not supported."
-            )
-    return [dict(message) for message in found]
 
 
 def render(model: Model, chat: Any) -> Rendered:

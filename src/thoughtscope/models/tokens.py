@@ -15,8 +15,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from thoughtscope.core.errors import LimitExceeded, ThoughtscopeError, UnsupportedModel
-from thoughtscope.core.turns import Turn
-from thoughtscope.models.chat import Message, Rendered, render, turns_over
+from thoughtscope.core.turns import Message, Turn
+from thoughtscope.models.chat import Rendered, render, turns_over
 from thoughtscope.models.encoding import Row, encode_chat, encode_text
 from thoughtscope.models.model import Model
 from thoughtscope.models.pieces import decode, longest_piece, piece_bytes, show

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import thoughtscope
 from thoughtscope.core.errors import NoModel, Problem
-from thoughtscope.microscope import Microscope, WorkFolder, heard, keep, tokens_of, trace
+from thoughtscope.microscope import Microscope, Prompt, WorkFolder, heard, keep, tokens_of, trace
 from thoughtscope.server.errors import Busy, Stopped
 
 T = TypeVar("T")
@@ -86,7 +86,7 @@ class Session:
         """`submit`, awaited."""
         return await asyncio.wrap_future(self.submit(verb))
 
-    def trace_at_start(self, prompt: str, slug: str) -> None:
+    def trace_at_start(self, prompt: Prompt, slug: str) -> None:
         """Queues a trace behind the loading; a request for the graph `slug` waits for it."""
 
         def progress(stage: str, done: int, total: int | None, **figures: float) -> None:
