@@ -12,7 +12,6 @@ import typer
 from thoughtscope.cli.asking import Answer, Asked, Chat, System, asked
 from thoughtscope.cli.console import emit, printable, progress_bar, quoted
 from thoughtscope.cli.options import Bos, Device, DictionaryName, DType, Json, ModelName
-from thoughtscope.cli.summary import spoken
 from thoughtscope.cli.tracing import traced
 from thoughtscope.core.errors import InvalidPlan, UnknownFeature, describe_choices
 from thoughtscope.microscope.intervening import Attention, Change, Op
@@ -80,6 +79,7 @@ def intervene(
     way(attention)
 
     from thoughtscope import microscope
+    from thoughtscope.cli.summary import spoken
     from thoughtscope.graphs import read_json
     from thoughtscope.reports.payload import labelled, outcome_json
 

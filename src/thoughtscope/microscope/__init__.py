@@ -4,6 +4,8 @@ The verbs here are what the command line, a notebook and the server all call. No
 used.
 """
 
+from thoughtscope.microscope.answering import answer as answer
+from thoughtscope.microscope.answering import answered as answered
 from thoughtscope.microscope.features import feature as feature
 from thoughtscope.microscope.features import feature_of_viewer as feature_of_viewer
 from thoughtscope.microscope.features import label as label

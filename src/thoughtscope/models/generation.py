@@ -84,8 +84,8 @@ def stream(
     """`generate` a token at a time: each step is computed when it is asked for.
 
     Between two steps nothing is held: no hook stays on the module and no lock is taken, so that several streams,
-    steered and not, can be drawn from in turn. To stop, ask for no more. `reads` are those of `hooked`. Raises as `generate`,
-    at the call, before the first step.
+    steered and not, can be drawn from in turn. To stop, ask for no more. `reads` are those of `hooked`.
+    Raises as `generate`, at the call, before the first step; `InvalidPlan` at a step whose logits are NaN.
     """
     longest = int(tokens.mask.sum(-1).max()) + max_new_tokens
     if longest > model.max_positions:

@@ -148,6 +148,7 @@ def describe_microscope(microscope: Microscope) -> dict[str, Any]:
             "dtype": str(model.dtype).removeprefix("torch."),
             "device": str(model.device),
             "max_tokens": microscope.max_tokens,
+            "chat": bool(getattr(model.tokenizer, "chat_template", None)),
         },
         "dictionary": {
             "name": dictionary.name,
