@@ -88,7 +88,7 @@ def test_template_and_content_of_each_family() -> None:
         ("assistant", b"<start_of_turn>model\n", b"", b""),
     ]
     model = chat_model(MISTRAL)  # nothing opens an answer
-    assert parts(model, tokenize(model, chat=TALK[:2] + [said("user", "c")]))[1:] == [
+    assert parts(model, tokenize(model, chat=[*TALK[:2], said("user", "c")]))[1:] == [
         ("assistant", b"", b"Hello, you", b"<|end|>"),
         ("user", b"[INST] ", b"c", b" [/INST]"),
     ]

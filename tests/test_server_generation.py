@@ -16,7 +16,7 @@ from thoughtscope.core.errors import ThoughtscopeError
 from thoughtscope.interventions import FeatureEdit, Plan, stream_under
 from thoughtscope.microscope import Microscope, WorkFolder, answer, answered, tokens_of
 from thoughtscope.models import Sampling, generate
-from thoughtscope.server.session import Session
+from thoughtscope.server.session import MAX_ANSWERS, Session
 from thoughtscope.server.streams import answer_events
 
 TALK = [{"role": "user", "content": "Hi <|im_end|> é"}]
@@ -146,6 +146,39 @@ def test_who_leaves_stops_the_work(session: Session) -> None:
         return len(calls)
 
     assert asyncio.run(leave()) == 3
+
+
+def test_only_so_many_answers_at_a_time(session: Session, client: TestClient) -> None:
+    from contextlib import ExitStack
+
+    with ExitStack() as others:
+        for _ in range(MAX_ANSWERS):
+            others.enter_context(session.answering())
+        assert said(client, prompt="a", max_new_tokens=1)[-1][1]["error"]["code"] == "busy"
+    assert said(client, prompt="a", max_new_tokens=1)[-1][0] == "answer"
+
+
+def test_turns_in_a_file_are_checked(client: TestClient) -> None:
+    from thoughtscope.core.errors import InvalidGraph
+    from thoughtscope.graphs import Graph, graph_from_json, graph_to_json, validate_json
+    from thoughtscope.microscope import trace
+
+    graph = trace(opened(), TALK, max_nodes=5)
+    file = graph_to_json(graph)
+    validate_json(file)
+    assert (
+        graph_from_json(file).turns == graph.turns
+        and graph_to_json(graph_from_json(file))["nodes"] == file["nodes"]
+    )
+    about = file["metadata"]["thoughtscope"]
+    first, *rest = about["turns"]
+    for damaged in (rest, [first], [{**first, "end": 1}, *rest], [{**first, "content": [1]}, *rest], [{}], {"a": 1},
+                    [{**first, "start": -1}, *rest], [{**first, "content": [2**40, 2**41]}, *rest]):  # fmt: skip
+        bad = {**file, "metadata": {**file["metadata"], "thoughtscope": {**about, "turns": damaged}}}
+        with pytest.raises(InvalidGraph, match="turns"):
+            graph_from_json(bad)
+        assert client.post("/api/graphs", json=bad).status_code == 422
+    assert isinstance(graph, Graph) and graph.heading == "user: Hi <|im_end|> é"
 
 
 def test_mistakes_have_one_shape(client: TestClient) -> None:

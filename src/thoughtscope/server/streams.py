@@ -84,10 +84,11 @@ async def answer_events(
         return {**told, "text": text, "ended": bool(new) and new[-1].ended[0], "warnings": warnings}
 
     try:
-        yield event("prompt", conversation_json(tokens))
-        while (said := await session.run(step)) is not None:
-            yield event("token", said)
-        yield event("answer", await session.run(whole))
+        with session.answering():
+            yield event("prompt", conversation_json(tokens))
+            while (said := await session.run(step)) is not None:
+                yield event("token", said)
+            yield event("answer", await session.run(whole))
     except Exception as error:
         yield event("error", error_event(error))
 
