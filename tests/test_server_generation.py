@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -158,7 +159,7 @@ def test_only_so_many_answers_at_a_time(session: Session, client: TestClient) ->
     assert said(client, prompt="a", max_new_tokens=1)[-1][0] == "answer"
 
 
-def test_turns_in_a_file_are_checked(client: TestClient) -> None:
+def test_turns_in_a_file_are_checked(client: TestClient, tmp_path: Path) -> None:
     from thoughtscope.core.errors import InvalidGraph
     from thoughtscope.graphs import Graph, graph_from_json, graph_to_json, validate_json
     from thoughtscope.microscope import trace
@@ -170,6 +171,7 @@ def test_turns_in_a_file_are_checked(client: TestClient) -> None:
         graph_from_json(file).turns == graph.turns
         and graph_to_json(graph_from_json(file))["nodes"] == file["nodes"]
     )
+    assert Graph.load(graph.save(tmp_path / "graph")).turns == graph.turns
     about = file["metadata"]["thoughtscope"]
     first, *rest = about["turns"]
     for damaged in (rest, [first], [{**first, "end": 1}, *rest], [{**first, "content": [1]}, *rest], [{}], {"a": 1},
@@ -178,7 +180,7 @@ def test_turns_in_a_file_are_checked(client: TestClient) -> None:
         with pytest.raises(InvalidGraph, match="turns"):
             graph_from_json(bad)
         assert client.post("/api/graphs", json=bad).status_code == 422
-    assert isinstance(graph, Graph) and graph.heading == "user: Hi <|im_end|> é"
+    assert graph.heading == "user: Hi <|im_end|> é"
 
 
 def test_mistakes_have_one_shape(client: TestClient) -> None:
