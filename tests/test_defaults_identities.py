@@ -51,7 +51,7 @@ DEFAULTS: list[tuple[Any, dict[str, Any]]] = [
     (models.load_model, {"device": None, "dtype": None, "revision": None, "trust_remote_code": False}),
     (models.model_from, {"tokenizer": None, "revision": "local", "prove_sites": True}),
     (models.random_model, {"layers": 2, "seed": 0, "dtype": torch.float32, "prove_sites": True}),
-    (models.tokenize, {"special_tokens": True, "bos": None, "chat": False, "max_tokens": None}),
+    (models.tokenize, {"special_tokens": True, "bos": None, "chat": None, "max_tokens": None}),
     (models.generate, {"edits": (), "cache": True, "stop_at_end": True}),
     (models.capture, {"edits": (), "stop": True, "device": None}),
     (models.pad_left, {"filler": 0}),

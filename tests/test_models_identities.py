@@ -44,9 +44,10 @@ from thoughtscope.models import (
 )
 from thoughtscope.models import tokens as tokens_module
 from thoughtscope.models.edits import writes_of
+from thoughtscope.models.encoding import byte_offsets
 from thoughtscope.models.generation import end_tokens
 from thoughtscope.models.proofs import prove
-from thoughtscope.models.tokens import append, byte_offsets, describe, positions_of
+from thoughtscope.models.tokens import append, describe, positions_of
 
 IDS = [[3, 1, 4, 1, 5, 9], [2, 7, 1]]
 

@@ -251,12 +251,12 @@ def test_rows_of_ids_are_padded_on_the_left() -> None:
 def test_chat_templates_are_applied_once_and_without_a_second_begin_token() -> None:
     model = tiny_model("llama")
     with pytest.raises(ThoughtscopeError, match=r"no chat template"):
-        tokenize(model, "hi", chat=True)
+        tokenize(model, chat="hi")
     model.tokenizer.chat_template = (
         "<|begin|>{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
         "{% if add_generation_prompt %}[assistant]{% endif %}"
     )
-    tokens = tokenize(model, "hi", chat=True)
+    tokens = tokenize(model, chat="hi")
     assert tokens.texts == ("<|begin|>[user]hi[assistant]",)
     assert (tokens.ids == 256).sum() == 1
     assert covered(tokens) == tokens.texts[0].encode()
@@ -265,11 +265,11 @@ def test_chat_templates_are_applied_once_and_without_a_second_begin_token() -> N
         {"role": "assistant", "content": "b"},
         {"role": "user", "content": "c"},
     ]
-    assert tokenize(model, talk).texts == ("<|begin|>[user]a[assistant]b[user]c[assistant]",)
-    assert len(tokenize(model, ["a", "bb"], chat=True)) == 2
+    assert tokenize(model, chat=talk).texts == ("<|begin|>[user]a[assistant]b[user]c[assistant]",)
+    assert len(tokenize(model, chat=[talk[:1], talk])) == 2
     model.tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
     with pytest.raises(ThoughtscopeError, match=r"roles must alternate"):
-        tokenize(model, talk)
+        tokenize(model, chat=talk)
 
 
 def test_bad_prompts_are_refused_with_the_reason() -> None:
@@ -279,7 +279,7 @@ def test_bad_prompts_are_refused_with_the_reason() -> None:
             tokenize(model, empty)
     with pytest.raises(ThoughtscopeError, match=r"surrogate pair at character 1"):
         tokenize(model, "a\ud83d")
-    with pytest.raises(ThoughtscopeError, match=r"not a mixture"):
+    with pytest.raises(ThoughtscopeError, match=r"messages are given as chat="):
         tokenize(model, ["a", {"role": "user", "content": "b"}])
     with pytest.raises(ThoughtscopeError, match=r"no token ids"):
         tokens_from_ids(model, [])

@@ -73,6 +73,7 @@ def test_the_session_says_what_is_loaded(client: TestClient, slug: str) -> None:
     about = client.get("/api/session").json()
     assert about["model"] == {
         "name": "random-llama", "n_layers": 3, "d_model": 16, "dtype": "float32", "device": "cpu", "max_tokens": 48,
+        "chat": False,
     }  # fmt: skip
     assert about["dictionary"] == {
         "name": "tiny/clt", "kind": "cross-layer transcoder", "n_features": N_FEATURES, "scores": {"fvu": 0.25, "l0": 12.0},

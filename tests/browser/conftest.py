@@ -9,6 +9,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,20 +73,16 @@ class Server:
         return self.ask("graphs", graph)["slug"]
 
 
-@pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The real server with a tiny random model and its random dictionary."""
+@contextmanager
+def serving(load: Callable[[], Any], folder: Path) -> Iterator[Server]:
+    """The real server on a microscope, until the block ends."""
     import uvicorn
 
-    from tests.tiny_microscope import tiny_microscope
     from thoughtscope.microscope import WorkFolder
     from thoughtscope.server import Session, create_app
     from thoughtscope.server.access import Access
 
-    folder = tmp_path_factory.mktemp("work")
-    session = Session(
-        lambda: tiny_microscope(bank=Bank()), folder=WorkFolder(folder), example_prompts=["ab cd", "the sun"]
-    )
+    session = Session(load, folder=WorkFolder(folder), example_prompts=["ab cd", "the sun"])
     app = create_app(session, Access(token=TOKEN))
     running = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", ws="none"))
     thread = threading.Thread(target=running.run, daemon=True)
@@ -97,6 +94,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     running.should_exit = True
     thread.join(10)
     session.close()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The real server with a tiny random model and its random dictionary."""
+    from tests.tiny_microscope import tiny_microscope
+
+    with serving(lambda: tiny_microscope(bank=Bank()), tmp_path_factory.mktemp("work")) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

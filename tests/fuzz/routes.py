@@ -29,6 +29,8 @@ REQUESTS: tuple[tuple[str, str, Any], ...] = (
     ("POST", "/api/graphs/kept/score", {"nodes": [NODE]}),
     ("GET", "/api/reports/kept", None),
     ("POST", "/api/trace", {"prompt": "Hi", "node_mass": 0.5, "edge_mass": 0.5, "max_nodes": 5, "bos": None}),
+    ("POST", "/api/generate", {"prompt": "Hi", "max_new_tokens": 2, "sampling": {"temperature": 0.5, "top_p": 0.9, "seed": 1},
+                               "edits": [{"part": "0", "index": 1, "op": "set", "value": 2, "start": 1}]}),
     ("POST", "/api/intervene", {"slug": "kept", "edits": [{"nodes": [NODE], "op": "scale", "value": -1}], "attention": "frozen",
                                 "max_new_tokens": 1, "keep": False}),
     ("GET", "/api/features/0/1", None),

@@ -55,6 +55,7 @@ add(
     'trace "Fact: the capital of the state containing Dallas is" --open',
     'trace "calc: 36+59=" --out sum.json',
     'trace "The Eiffel Tower is in" --model ./llama --dictionary ./transcoders --json',
+    'trace --chat "Name a city." --system "Be brief." --model ./chat-model --dictionary ./transcoders --open',
 )
 add(
     serve,
@@ -64,6 +65,7 @@ add(
     "serve dallas.json",
     'serve --trace "calc: 36+59=" --no-browser',
     "serve --model ./gpt2 --dictionary ./transcoders --folder ./work",
+    'serve --chat "Name a city." --model ./chat-model --dictionary ./transcoders',
     "serve --host 0.0.0.0 --no-browser",
 )
 add(

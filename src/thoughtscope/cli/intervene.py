@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from thoughtscope.cli.asking import Answer, Asked, Chat, System, asked
 from thoughtscope.cli.console import emit, printable, progress_bar, quoted
 from thoughtscope.cli.options import Bos, Device, DictionaryName, DType, Json, ModelName
 from thoughtscope.cli.tracing import traced
@@ -21,8 +22,11 @@ Name = tuple[str, str]
 
 def intervene(
     prompt: Annotated[
-        str | None, typer.Argument(help="The prompt (or --graph, whose prompt is used).")
+        str | None, typer.Argument(help="The prompt (or --chat, or --graph, whose prompt is used).")
     ] = None,
+    chat: Chat = None,
+    system: System = None,
+    answer: Answer = None,
     nodes: Annotated[
         list[str] | None, typer.Option("--node", "-n", help="feature:LAYER:POSITION:INDEX; may be repeated.")
     ] = None,
@@ -66,10 +70,16 @@ def intervene(
         for name in given or ()
     ]
     changes = changes_of(names, scale=scale or (), set_value=set_value or (), add=add or (), ablate=ablate)
-    check_request(prompt, names, graph_file)
+    request = (
+        None
+        if graph_file is not None and prompt is None and chat is None
+        else asked(prompt, chat, system, answer)
+    )
+    check_request(request, names, graph_file)
     way(attention)
 
     from thoughtscope import microscope
+    from thoughtscope.cli.summary import spoken
     from thoughtscope.graphs import read_json
     from thoughtscope.reports.payload import labelled, outcome_json
 
@@ -78,8 +88,8 @@ def intervene(
     with progress_bar(quiet=as_json) as progress:
         opened = microscope.open_microscope(model, dictionary, device=device, dtype=dtype, progress=progress)
     if given is None:
-        assert prompt is not None
-        done = traced(opened, prompt, bos=bos, as_json=as_json, node_mass=None)
+        assert request is not None
+        done = traced(opened, request.prompt, bos=bos, as_json=as_json, node_mass=None)
         graph, said = done.graph, done.warnings
     else:
         graph = labelled(given, bank=None, labels=opened.labels)
@@ -89,19 +99,19 @@ def intervene(
     labels = opened.labels.of(opened.dictionary.name)
     data = outcome_json(outcome, graph, bank=opened.bank, labels=labels)
     if as_json:
-        emit({"prompt": graph.prompt, **data, "warnings": said})
+        emit({"prompt": graph.prompt, **spoken(graph), **data, "warnings": said})
     else:
-        print(outcome_text(graph.prompt, data))
+        print(outcome_text(graph.heading, data))
 
 
 def check_request(
-    prompt: str | None,
+    prompt: Asked | None,
     names: Sequence[Name],
     graph_file: Path | None,
 ) -> None:
     """Refuses what cannot work before a model is loaded."""
     if (prompt is None) == (graph_file is None):
-        raise InvalidPlan("Give a prompt or --graph FILE, one of the two.")
+        raise InvalidPlan("Give a prompt, --chat or --graph FILE, one of them.")
     if not names:
         raise InvalidPlan(
             "Name what to change: --at TOKEN, --node feature:LAYER:POSITION:INDEX, or --supernode LABEL."

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from thoughtscope.cli.asking import Answer, Chat, System, asked
 from thoughtscope.cli.console import (
     check_out,
     emit,
@@ -33,10 +34,16 @@ from thoughtscope.core.errors import ThoughtscopeError
 
 
 def report(
-    source: Annotated[
-        str, typer.Argument(metavar="PROMPT|GRAPH.json", help="A prompt, or a graph file of any tool.")
-    ],
     out: Annotated[Path, typer.Option(help="The HTML file to write.")],
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="PROMPT|GRAPH.json", help="A prompt, or a graph file of any tool (or --chat)."
+        ),
+    ] = None,
+    chat: Chat = None,
+    system: System = None,
+    answer: Answer = None,
     title: Annotated[str | None, typer.Option(help="The report's heading (default: the prompt).")] = None,
     model: ModelName = "specimen",
     dictionary: DictionaryName = None,
@@ -55,11 +62,12 @@ def report(
 
     if out.suffix.lower() not in (".html", ".htm"):
         raise ThoughtscopeError(f'A report is an HTML file; "{out}" should end in .html.')
+    given = asked(source, chat, system, answer)
     made_folder = make_folder(out)
     check_out(out.with_suffix(".data.json"))
     require_text(title, "--title")
     said: Sequence[str] = ()
-    if source.lower().endswith(".json"):
+    if source is not None and source.lower().endswith(".json"):
         made = build_report(checked_file(source), labels=microscope.user_labels(), title=title)
     else:
         with progress_bar(quiet=as_json) as progress:
@@ -68,7 +76,7 @@ def report(
             )
         done = traced(
             opened,
-            source,
+            given.prompt,
             bos=bos,
             as_json=as_json,
             node_mass=node_mass,

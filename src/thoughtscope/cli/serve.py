@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from thoughtscope.cli.asking import Answer, Chat, System, asked
 from thoughtscope.cli.console import emit, printable, warn
 from thoughtscope.cli.options import Device, DictionaryName, DType, Folder, Json, ModelName, NoBrowser, Port
 from thoughtscope.core.errors import ThoughtscopeError
+from thoughtscope.microscope.tracing import Prompt
 
 if TYPE_CHECKING:
     from thoughtscope.microscope import Microscope
@@ -31,6 +33,9 @@ def serve(
     prompt: Annotated[
         str | None, typer.Option("--trace", help="Trace this prompt at the start and open it.")
     ] = None,
+    chat: Chat = None,
+    system: System = None,
+    answer: Answer = None,
     no_model: Annotated[bool, typer.Option("--no-model", help="Show graph files only.")] = False,
     host: Annotated[
         str, typer.Option(help="The interface to listen on; 0.0.0.0 for all of them.")
@@ -61,9 +66,11 @@ def serve(
     if not is_loopback(host):
         warn([f"{host}: other machines can reach it, and HTTP is not encrypted. {TUNNEL}"], as_json=as_json)
     load = None if no_model else (lambda: open_microscope(model, dictionary, device=device, dtype=dtype))
-    if file is not None and prompt is not None:
-        raise ThoughtscopeError("Give a graph file or --trace, one of the two.")
-    session, slug = _session(load, folder, prompt, file)
+    plain = prompt is None and chat is None and system is None and answer is None
+    if file is not None and not plain:
+        raise ThoughtscopeError("Give a graph file, --trace or --chat, one of them.")
+    first = None if plain else asked(prompt, chat, system, answer).prompt
+    session, slug = _session(load, folder, first, file)
     serve_session(session, access, port=port, browser=not no_browser, slug=slug, announce=_announcer(as_json))
 
 
@@ -99,7 +106,7 @@ def _access(host: str, names: list[str], token_file: Path | None) -> Access:
 
 
 def _session(
-    load: Callable[[], Microscope] | None, folder: Path | None, prompt: str | None, file: Path | None
+    load: Callable[[], Microscope] | None, folder: Path | None, prompt: Prompt | None, file: Path | None
 ) -> tuple[Any, str | None]:
     """A session that opens `file`, or first traces `prompt`, once it is loaded, under a slug that is known at once."""
     from thoughtscope.microscope import WorkFolder, keep_file, slug_of
@@ -114,7 +121,7 @@ def _session(
     session = Session(load, folder=work)
     if prompt is None or load is None:
         return session, None
-    slug = slug_of(prompt)
+    slug = slug_of(prompt if isinstance(prompt, str) else " ".join(said["content"] for said in prompt))
     session.trace_at_start(prompt, slug)
     return session, slug
 

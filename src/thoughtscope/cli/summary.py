@@ -21,6 +21,7 @@ def summary_data(graph: Graph, *, features: int = 12) -> dict[str, Any]:
     """The summary as plain data, for `--json`."""
     return {
         "prompt": graph.prompt,
+        **spoken(graph),
         "model": graph.model_name,
         "dictionary": graph.dictionary_name,
         "targets": [
@@ -42,6 +43,11 @@ def summary_data(graph: Graph, *, features: int = 12) -> dict[str, Any]:
         ],
         "path": path_data(graph),
     }
+
+
+def spoken(graph: Graph) -> dict[str, Any]:
+    """Of a conversation, its turns, for `--json`; nothing for a plain text."""
+    return {"turns": [turn.to_json() for turn in graph.turns]} if graph.turns else {}
 
 
 def summary_text(graph: Graph, *, seconds: float | None = None, features: int = 8) -> str:
@@ -136,9 +142,7 @@ def describe_node(graph: Graph, node: int) -> str:
 
 def _head(graph: Graph, seconds: float | None) -> str:
     took = "" if seconds is None else f" · {seconds:.1f} s"
-    return (
-        f"{printable(graph.prompt)}\n{printable(graph.model_name)} · {printable(graph.dictionary_name)}{took}"
-    )
+    return f"{printable(graph.heading)}\n{printable(graph.model_name)} · {printable(graph.dictionary_name)}{took}"
 
 
 def _answers(graph: Graph) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from thoughtscope.cli.asking import Answer, Chat, System, asked
 from thoughtscope.cli.console import emit, make_folder, progress_bar, shell_quoted, written
 from thoughtscope.cli.options import (
     Bos,
@@ -29,7 +30,12 @@ TESTED = 4
 
 
 def trace(
-    prompt: Annotated[str, typer.Argument(help="The text whose next token is traced.")],
+    prompt: Annotated[
+        str | None, typer.Argument(help="The text whose next token is traced (or --chat).")
+    ] = None,
+    chat: Chat = None,
+    system: System = None,
+    answer: Answer = None,
     model: ModelName = "specimen",
     dictionary: DictionaryName = None,
     out: Annotated[
@@ -56,6 +62,7 @@ def trace(
     from thoughtscope.graphs.names import plain_name
     from thoughtscope.reports.payload import graph_file
 
+    given = asked(prompt, chat, system, answer)
     made = None if out is None else make_folder(out)
     if open_page:
         microscope.WorkFolder(folder)  # what is wrong with where it will be kept is told before the work
@@ -64,7 +71,7 @@ def trace(
         opened = microscope.open_microscope(model, dictionary, device=device, dtype=dtype, progress=progress)
     done = traced(
         opened,
-        prompt,
+        given.prompt,
         bos=bos,
         as_json=as_json,
         node_mass=node_mass,
@@ -76,7 +83,7 @@ def trace(
     if out is not None:
         write_text(graph_file(graph, plain_name(out.stem, 100) or None), out)
     options = _model_options(model, dictionary)
-    commands = next_commands(graph, prompt, options, out)
+    commands = next_commands(graph, given.words, options, out)
     if as_json:
         told = {
             "seconds": round(seconds, 3),
@@ -99,21 +106,23 @@ def trace(
         serve_traced(opened, graph, folder=folder, port=port, as_json=as_json)
 
 
-def next_commands(graph: Any, prompt: str, options: str, out: Path | None) -> list[str]:
-    """The exact commands that follow naturally: see it, test the strongest features, write it down."""
+def next_commands(graph: Any, words: str, options: str, out: Path | None) -> list[str]:
+    """The exact commands that follow naturally: see it, test the strongest features, write it down.
+
+    `words` are those by which a command line names the prompt.
+    """
     from thoughtscope.cli.summary import strongest_features
 
-    quoted = shell_quoted(prompt)
-    commands = [f"thoughtscope trace {quoted}{options} --open"]
+    commands = [f"thoughtscope trace {words}{options} --open"]
     group = next((supernode.label for supernode in graph.supernodes), None)
     strongest = " ".join(f"--node {graph.node_id(row)}" for row in strongest_features(graph, TESTED))
     if group is not None:
         commands.append(
-            f"thoughtscope intervene {quoted}{options} --supernode {shell_quoted(group)} --scale -1"
+            f"thoughtscope intervene {words}{options} --supernode {shell_quoted(group)} --scale -1"
         )
     elif strongest:
-        commands.append(f"thoughtscope intervene {quoted}{options} {strongest} --scale -1")
-    source = quoted if out is None else shell_quoted(str(out))
+        commands.append(f"thoughtscope intervene {words}{options} {strongest} --scale -1")
+    source = words if out is None else shell_quoted(str(out))
     commands.append(f"thoughtscope report {source}{options} --out report.html")
     return commands
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from thoughtscope.cli.console import progress_bar, tell_price, warn
-from thoughtscope.microscope.tracing import EDGE_MASS, NODE_MASS
+from thoughtscope.microscope.tracing import EDGE_MASS, NODE_MASS, Prompt
 
 if TYPE_CHECKING:
     from thoughtscope.graphs import Graph, Price
@@ -25,7 +25,7 @@ class Traced:
 
 def traced(
     opened: Microscope,
-    prompt: str,
+    prompt: Prompt,
     *,
     bos: bool | None,
     as_json: bool,

@@ -171,6 +171,7 @@ def assemble(
         prompt=tokens.texts[0],
         tokens=tuple(tokens.pieces[0]),
         token_ids=tuple(token_ids.tolist()),
+        turns=tokens.turns[0] if tokens.turns else (),
         model_name=model.name,
         dictionary_name=dictionary.name,
         scan=dictionary.scan,

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float32, Int, Int32, UInt8
 from thoughtscope.core.errors import CorruptArtefact, UnknownFeature, describe_choices
 from thoughtscope.core.ids import FeatureId, NodeId, NodeKind
 from thoughtscope.core.store import load_artefact, save_artefact
+from thoughtscope.core.turns import Turn, check_turns, heading
 from thoughtscope.graphs.influence import Scores, influence, score
 
 KINDS = (NodeKind.FEATURE, NodeKind.ERROR, NodeKind.TOKEN, NodeKind.LOGIT)
@@ -109,6 +110,16 @@ class Graph:
     """By node id (`feature:2:9:310`) or, for all positions at once, by feature id (`dictionary/2/310`)."""
     supernodes: tuple[Supernode, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    turns: tuple[Turn, ...] = ()
+    """Of a conversation: who speaks at which tokens. A plain text has none."""
+
+    def __post_init__(self) -> None:
+        check_turns(self.turns, len(self.tokens))
+
+    @property
+    def heading(self) -> str:
+        """What a person reads as the prompt: of a conversation, who says what, without the template."""
+        return heading(self.turns) or self.prompt
 
     def __len__(self) -> int:
         return len(self.kind)
@@ -234,7 +245,7 @@ def _header(graph: Graph) -> dict[str, Any]:
         "certificate": None if graph.certificate is None else asdict(graph.certificate),
         "labels": dict(graph.labels),
         "supernodes": [[node.label, *map(str, node.members)] for node in graph.supernodes],
-    }
+    } | ({"turns": [turn.to_json() for turn in graph.turns]} if graph.turns else {})
 
 
 def _from_header(header: Mapping[str, Any]) -> dict[str, Any]:
@@ -248,6 +259,7 @@ def _from_header(header: Mapping[str, Any]) -> dict[str, Any]:
         Supernode(label=label, members=tuple(map(NodeId.parse, members)))
         for label, *members in header["supernodes"]
     )
+    fields["turns"] = tuple(map(Turn.from_json, header.get("turns", ())))
     return fields
 
 

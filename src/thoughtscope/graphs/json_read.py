@@ -21,10 +21,17 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from thoughtscope.core.errors import CorruptArtefact, InvalidGraph, LimitExceeded, UnknownFeature
+from thoughtscope.core.errors import (
+    CorruptArtefact,
+    InvalidGraph,
+    LimitExceeded,
+    ThoughtscopeError,
+    UnknownFeature,
+)
 from thoughtscope.core.files import read_file
 from thoughtscope.core.ids import NodeId
 from thoughtscope.core.parsing import strict_json
+from thoughtscope.core.turns import Turn, check_turns
 from thoughtscope.graphs.clashes import distinct
 from thoughtscope.graphs.graph import (
     ERROR,
@@ -338,6 +345,7 @@ def _build(
         prompt=metadata["prompt"],
         tokens=tuple(metadata["prompt_tokens"]),
         token_ids=tuple(token_ids),
+        turns=_turns(extras, len(token_ids)),
         model_name=extras["model"] if extras else metadata["scan"],
         dictionary_name=extras["dictionary"] if extras else metadata["scan"],
         scan=extras["scan"] if extras else metadata["scan"],
@@ -410,6 +418,16 @@ def _logit_text(node: Mapping[str, Any]) -> tuple[str, float]:
         except ValueError:
             probability = 0.0
     return text, min(max(float(probability), 0.0), 1.0)
+
+
+def _turns(extras: Mapping[str, Any] | None, length: int) -> tuple[Turn, ...]:
+    """Who speaks at which tokens, if the file says so."""
+    try:
+        turns = tuple(map(Turn.from_json, (extras or {}).get("turns", ())))
+        check_turns(turns, length)
+    except ThoughtscopeError as error:
+        raise InvalidGraph(f"metadata.thoughtscope.turns: {error}") from None
+    return turns
 
 
 def _certificate(extras: Mapping[str, Any] | None) -> Certificate | None:

@@ -146,7 +146,7 @@ def _metadata(
     except PackageNotFoundError:  # run from a checkout
         generator = {"name": "thoughtscope", "version": "0"}
     result: dict[str, Any] = {
-        "slug": slug or plain_name(graph.prompt, 60) or "graph",
+        "slug": slug or plain_name(graph.heading, 60) or "graph",
         "scan": scan or plain_name(graph.model_name, 100) or "model",
         "transcoder_list": [],
         "prompt_tokens": list(graph.tokens),
@@ -183,7 +183,7 @@ def _extras(graph: Graph, ids: list[str]) -> dict[str, Any]:
         "certificate": None if graph.certificate is None else asdict(graph.certificate),
         "labels": dict(graph.labels),
         "provenance": dict(graph.provenance),
-    }
+    } | ({"turns": [turn.to_json() for turn in graph.turns]} if graph.turns else {})
 
 
 def _nodes(graph: Graph, ids: list[str], extras: bool) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from thoughtscope.interventions.prediction import TargetChange as TargetChange
 from thoughtscope.interventions.running import intervene as intervene
 from thoughtscope.interventions.running import intervene_controlled as intervene_controlled
 from thoughtscope.interventions.running import intervene_many as intervene_many
+from thoughtscope.interventions.streaming import stream_under as stream_under
 from thoughtscope.models.edits import Edit as DirectionEdit
 
 __all__ = [
@@ -34,4 +35,5 @@ __all__ = [
     "plan",
     "predict",
     "random_control",
+    "stream_under",
 ]

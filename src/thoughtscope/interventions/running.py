@@ -232,6 +232,7 @@ def _edited(
         texts=tokens.texts * rows,
         pieces=tokens.pieces * rows,
         offsets=tokens.offsets * rows,
+        turns=tokens.turns * rows,
     )
     with hooked(model, reads=patch.reads, writes=patch.writes, norm_scales=patch.norm_scales):
         logits = run(model, many.ids, many.mask)

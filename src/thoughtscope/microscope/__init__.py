@@ -4,6 +4,8 @@ The verbs here are what the command line, a notebook and the server all call. No
 used.
 """
 
+from thoughtscope.microscope.answering import answer as answer
+from thoughtscope.microscope.answering import answered as answered
 from thoughtscope.microscope.features import feature as feature
 from thoughtscope.microscope.features import feature_of_viewer as feature_of_viewer
 from thoughtscope.microscope.features import label as label
@@ -27,6 +29,7 @@ from thoughtscope.microscope.keeping import report as report
 from thoughtscope.microscope.keeping import score_part as score_part
 from thoughtscope.microscope.opening import Microscope as Microscope
 from thoughtscope.microscope.opening import open_microscope as open_microscope
+from thoughtscope.microscope.tracing import Prompt as Prompt
 from thoughtscope.microscope.tracing import heard as heard
 from thoughtscope.microscope.tracing import tokens_of as tokens_of
 from thoughtscope.microscope.tracing import trace as trace

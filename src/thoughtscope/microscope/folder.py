@@ -397,11 +397,17 @@ def _children(value: Any) -> Iterable[Any]:
 def _row(slug: str, folder: Path, metadata: dict[str, Any]) -> dict[str, Any]:
     return {
         "slug": slug,
-        "prompt": str(metadata.get("prompt", "")),
+        "prompt": _heading(metadata),
         "title": str(metadata.get("title") or ""),
         "created": _time(_made_at(metadata, _modified(folder / f"{slug}.json"))),
         "metadata": metadata,
     }
+
+
+def _heading(metadata: Mapping[str, Any]) -> str:
+    from thoughtscope.reports.payload import heading_of
+
+    return heading_of(metadata)
 
 
 def _made_at(metadata: Mapping[str, Any], changed: int) -> float:

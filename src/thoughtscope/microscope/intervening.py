@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING, Any, Literal
@@ -146,8 +146,11 @@ def check_same_model(microscope: Microscope, graph: Graph) -> None:
 def tokens_like(microscope: Microscope, graph: Graph) -> Tokens:
     """The graph's prompt as it was cut when the graph was made, with or without its beginning-of-text token.
 
+    A conversation's tokens are taken as they are, if they mean the same to this tokenizer: no text gives them again.
     Raises `NoModel` where this tokenizer cuts it differently: positions would name other tokens.
     """
+    if graph.turns and (same := _tokens_again(microscope, graph)) is not None:
+        return same
     has_bos = getattr(microscope.model.tokenizer, "bos_token_id", None) is not None
     for bos in (None, True, False) if has_bos else (None,):
         with heard():  # who traced the prompt was told
@@ -155,3 +158,13 @@ def tokens_like(microscope: Microscope, graph: Graph) -> Tokens:
         if not graph.token_ids or tuple(tokens.ids[0].tolist()) == tuple(graph.token_ids):
             return tokens
     raise NoModel("This model's tokenizer cuts the graph's prompt differently, so its positions do not fit.")
+
+
+def _tokens_again(microscope: Microscope, graph: Graph) -> Tokens | None:
+    from thoughtscope.models import tokens_from_ids
+
+    if not all(0 <= token < microscope.model.vocab_size for token in graph.token_ids):
+        return None
+    tokens = tokens_from_ids(microscope.model, list(graph.token_ids))
+    same = tokens.pieces[0] == graph.tokens and tokens.texts[0] == graph.prompt
+    return replace(tokens, turns=(graph.turns,)) if same else None

@@ -27,7 +27,7 @@ def keep(folder: WorkFolder, graph: Graph, slug: str | None = None) -> str:
     from thoughtscope.reports.payload import graph_file
 
     if slug is None:
-        return folder.add_graph(slug_of(graph.prompt), lambda free: graph_file(graph, free))
+        return folder.add_graph(slug_of(graph.heading), lambda free: graph_file(graph, free))
     folder.write_graph(slug, graph_file(graph, slug))
     return slug
 
@@ -35,6 +35,7 @@ def keep(folder: WorkFolder, graph: Graph, slug: str | None = None) -> str:
 def keep_file(folder: WorkFolder, content: bytes | Mapping[str, Any]) -> str:
     """Checks a graph file of any tool and keeps it under its own slug, or a free one like it. Raises `InvalidGraph`."""
     from thoughtscope.graphs import graph_from_json
+    from thoughtscope.reports import payload
     from thoughtscope.reports.payload import PAGE_ONLY, distinct_content
 
     file = _object(content) if isinstance(content, bytes) else dict(content)
@@ -43,7 +44,7 @@ def keep_file(folder: WorkFolder, content: bytes | Mapping[str, Any]) -> str:
     metadata = file["metadata"]
     wanted = str(metadata.get("slug") or "")
     plain = SLUG.fullmatch(wanted) and not wanted.startswith(".")
-    name = wanted if plain else slug_of(str(metadata.get("prompt", "")))
+    name = wanted if plain else slug_of(payload.heading_of(metadata))
     return folder.add_graph(name, lambda slug: {**file, "metadata": {**metadata, "slug": slug}})
 
 

@@ -2,37 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from thoughtscope.core.errors import LimitExceeded
 from thoughtscope.core.memory import memory_told
 from thoughtscope.core.progress import Progress, silent
+from thoughtscope.core.turns import Message, conversation
 from thoughtscope.microscope.opening import Microscope
 
 if TYPE_CHECKING:
     from thoughtscope.graphs import Graph, Price
     from thoughtscope.models import Tokens
 
+Prompt = str | Sequence[Message]
+"""A text, or a conversation: messages with a role and a content."""
 NODE_MASS = 0.8
 EDGE_MASS = 0.98
 FIX = "Use a shorter prompt, fewer nodes (max_nodes, --max-nodes) or lower masses (--node-mass, --edge-mass)."
 
 
-def tokens_of(microscope: Microscope, prompt: str, *, bos: bool | None = None) -> Tokens:
+def tokens_of(microscope: Microscope, prompt: Prompt, *, bos: bool | None = None) -> Tokens:
     """Tokenizes within the microscope's limit; `bos` as in `models.tokenize`, which may warn with `MissingBos`.
 
-    Raises `LimitExceeded` before anything large is allocated.
+    Raises `LimitExceeded` before anything large is allocated, and what `tokenize` raises.
     """
     from thoughtscope.models import tokenize
 
     # No tokenizer makes fewer tokens than this from so many characters; the check spares it absurd inputs.
-    if len(prompt) > 200 * microscope.max_tokens:
+    length = sum(len(message["content"]) for message in conversation(prompt))
+    if length > 200 * microscope.max_tokens:
         raise LimitExceeded(
-            f"The prompt has {len(prompt):,} characters; {microscope.max_tokens} tokens are the limit."
+            f"The prompt has {length:,} characters; {microscope.max_tokens} tokens are the limit."
         )
-    return tokenize(microscope.model, prompt, bos=bos, max_tokens=microscope.max_tokens)
+    limit = microscope.max_tokens
+    if isinstance(prompt, str):
+        return tokenize(microscope.model, prompt, bos=bos, max_tokens=limit)
+    return tokenize(microscope.model, chat=prompt, bos=bos, max_tokens=limit)
 
 
 @contextmanager
@@ -46,7 +53,7 @@ def heard() -> Iterator[list[str]]:
 
 def trace(
     microscope: Microscope,
-    prompt: str | Tokens,
+    prompt: Prompt | Tokens,
     *,
     node_mass: float | None = NODE_MASS,
     edge_mass: float = EDGE_MASS,
@@ -64,9 +71,10 @@ def trace(
     """
     from thoughtscope.graphs import attribute, prune, require_affordable, require_keepable, require_readable
     from thoughtscope.microscope.naming import named
+    from thoughtscope.models import Tokens
     from thoughtscope.reports.payload import labelled
 
-    tokens = tokens_of(microscope, prompt) if isinstance(prompt, str) else prompt
+    tokens = prompt if isinstance(prompt, Tokens) else tokens_of(microscope, prompt)
     device = str(microscope.model.device)
 
     def check(price: Price) -> None:

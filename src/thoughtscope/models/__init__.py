@@ -6,7 +6,9 @@ from thoughtscope.models.edits import Edit as Edit
 from thoughtscope.models.families import BlockFacts as BlockFacts
 from thoughtscope.models.families import Family as Family
 from thoughtscope.models.families import NormFacts as NormFacts
+from thoughtscope.models.generation import NewTokens as NewTokens
 from thoughtscope.models.generation import generate as generate
+from thoughtscope.models.generation import stream as stream
 from thoughtscope.models.hooks import Step as Step
 from thoughtscope.models.hooks import forward as forward
 from thoughtscope.models.hooks import hold as hold
@@ -16,6 +18,7 @@ from thoughtscope.models.loading import load_model as load_model
 from thoughtscope.models.loading import model_from as model_from
 from thoughtscope.models.model import Model as Model
 from thoughtscope.models.random_models import random_model as random_model
+from thoughtscope.models.sampling import Sampling as Sampling
 from thoughtscope.models.sharded import shard_model as shard_model
 from thoughtscope.models.tokens import MissingBos as MissingBos
 from thoughtscope.models.tokens import Tokens as Tokens

@@ -59,6 +59,23 @@ def decode(data: bytes) -> tuple[str, list[int]]:
     return "".join(parts), [*offsets, at]
 
 
+def whole_characters(data: bytes) -> int:
+    """How many bytes are sure: all but the beginning of a character whose other bytes may still come.
+
+    >>> whole_characters("aé".encode()[:-1]), whole_characters("aé".encode()), whole_characters(b"a\xff")
+    (1, 3, 2)
+    """
+    for width in range(1, min(3, len(data)) + 1):
+        tail = data[-width:]
+        if tail[0] >= 0xC0:  # the first byte of a longer character: does it lack the rest?
+            try:
+                tail.decode()
+            except UnicodeDecodeError as error:
+                return len(data) - width if error.reason == "unexpected end of data" else len(data)
+            return len(data)
+    return len(data)
+
+
 def _characters(data: bytes) -> list[tuple[int, str, bool]]:
     """Offset, text and validity of each character; an invalid byte is a U+FFFD of its own."""
     found: list[tuple[int, str, bool]] = []

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from itertools import takewhile
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from thoughtscope.core.errors import LimitExceeded, ThoughtscopeError, UnsupportedModel
+from thoughtscope.core.turns import Message, Turn
+from thoughtscope.models.chat import Rendered, render, turns_over
+from thoughtscope.models.encoding import Row, encode_chat, encode_text
 from thoughtscope.models.model import Model
 from thoughtscope.models.pieces import decode, longest_piece, piece_bytes, show
 
 Offsets = tuple[tuple[int, int], ...]
+Turns = tuple[Turn, ...]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -32,6 +37,8 @@ class Tokens:
     "Each real token as shown to a person; bytes of partial characters as <0xE4>."
     offsets: tuple[Offsets, ...]
     "Byte offsets of each real token in `texts[row].encode()`; (0, 0) for special tokens that the tokenizer added."
+    turns: tuple[Turns, ...] = ()
+    "Of a conversation, by row: who speaks at which tokens. A plain text has none."
 
     @property
     def positions(self) -> Int[Tensor, "batch pos"]:
@@ -50,6 +57,7 @@ class Tokens:
             texts=(self.texts[index],),
             pieces=(self.pieces[index],),
             offsets=(self.offsets[index],),
+            turns=self.turns[index : index + 1],
         )
 
 
@@ -60,34 +68,38 @@ def positions_of(mask: Tensor) -> Int[Tensor, "batch pos"]:
 
 def tokenize(
     model: Model,
-    text: str | Sequence[str] | Sequence[dict[str, Any]],
+    text: str | Sequence[str] | None = None,
     *,
+    chat: str | Sequence[Message] | Sequence[Sequence[Message]] | None = None,
     special_tokens: bool = True,
     bos: bool | None = None,
-    chat: bool = False,
     max_tokens: int | None = None,
 ) -> Tokens:
-    """Token ids for one text, several texts (padded on the left), or one conversation.
+    """Token ids for one text or several, or for one conversation or several (padded on the left).
 
-    With `chat`, each text is one user message put through the model's chat template, ready for the answer; a list of
-    `{"role": ..., "content": ...}` is one conversation. `special_tokens` adds what the tokenizer adds by itself
-    (a template already holds them). `bos=True` puts the tokenizer's beginning-of-text token first where it is not there
-    already, `bos=False` leaves it out; with neither, what the tokenizer does by itself stands, and a text that then
-    begins without the token warns with `MissingBos` (see `wants_bos`). The limit is `max_tokens` or the model's own
-    positions, whichever is less.
+    `chat` is a conversation: a list of `{"role": ..., "content": ...}`, put through the model's own chat template and
+    ready for the answer; a text alone is one message of the user's. Where the last message is the assistant's, the
+    answer goes on from it. `Tokens.turns` says who speaks at each token. What somebody says stays what is said: a
+    message that spells a token of the template gets it as plain text.
+
+    `special_tokens` adds what the tokenizer adds by itself (a template already holds them). `bos=True` puts the
+    tokenizer's beginning-of-text token first where it is not there already, `bos=False` leaves it out; with neither,
+    what the tokenizer does by itself stands, and a text that then begins without the token warns with `MissingBos` (see
+    `wants_bos`). The limit is `max_tokens` or the model's own positions, whichever is less.
     Raises `LimitExceeded` over the limit, `UnsupportedModel` without a fast tokenizer, `ThoughtscopeError` for an
-    empty prompt, a missing chat template, or `bos=True` for a tokenizer that has no such token.
+    empty prompt, a missing chat template or one that refuses the messages, or `bos=True` for a tokenizer that has no
+    such token.
     """
     _require_tokenizer(model)
-    texts, templated = _texts(model, text, chat)
     limit = model.max_positions if max_tokens is None else min(max_tokens, model.max_positions)
-    rows = []
-    for each in texts:
-        _check_text(model, each, limit)
-        rows.append(_with_bos(model, _encode(model, each, special_tokens and not templated), bos))
+    texts, rows, turns = [], [], []
+    for each, row, rendered in _encoded(model, text, chat, special_tokens, limit):
+        texts.append(each)
+        rows.append(_with_bos(model, row, bos))
         _check_length(len(rows[-1].ids), limit, model)
-    tokens = _pad(model, texts, rows)
-    if bos is None and special_tokens and not templated and (why := wants_bos(model, tokens)) is not None:
+        turns.append(() if rendered is None else turns_over(rendered, rows[-1].offsets))
+    tokens = _pad(model, texts, rows, turns)
+    if bos is None and special_tokens and chat is None and (why := wants_bos(model, tokens)) is not None:
         message = f"{why} Ask for it with tokenize(..., bos=True), or say bos=False."
         listener = _LISTENER.get()
         if listener is None:
@@ -160,7 +172,7 @@ def tokens_from_ids(model: Model, ids: Tensor | Sequence[int] | Sequence[Sequenc
             )
     described = [describe(model, row) for row in rows]
     texts = [text for text, _, _ in described]
-    return _pad(model, texts, [_Row(row, p, o) for row, (_, p, o) in zip(rows, described, strict=True)])
+    return _pad(model, texts, [Row(row, p, o) for row, (_, p, o) in zip(rows, described, strict=True)])
 
 
 def pad_left(sequences: Sequence[Sequence[int]], *, filler: int = 0) -> Tokens:
@@ -200,15 +212,26 @@ def describe(model: Model, ids: Sequence[int]) -> tuple[str, list[str], list[tup
     return text, [show(piece) for piece in data], offsets
 
 
-def append(tokens: Tokens, model: Model, new: Int[Tensor, "batch pos"]) -> Tokens:
-    """Tokens with generated columns on the right; texts, pieces and offsets grow with them."""
-    texts, pieces, offsets = [], [], []
+def append(
+    tokens: Tokens, model: Model, new: Int[Tensor, "batch pos"], *, ends: Container[int] = ()
+) -> Tokens:
+    """Tokens with generated columns on the right; texts, pieces, offsets and turns grow with them.
+
+    In a conversation they are the assistant's turn, up to the first of `ends`, which is the template's.
+    """
+    texts, pieces, offsets, turns = [], [], [], []
     for row in range(len(tokens)):
         text, more, spans = describe(model, new[row].tolist())
         shift = len(tokens.texts[row].encode())
         texts.append(tokens.texts[row] + text)
         pieces.append((*tokens.pieces[row], *more))
         offsets.append((*tokens.offsets[row], *((shift + start, shift + end) for start, end in spans)))
+        if tokens.turns and tokens.turns[row]:
+            said = list(takewhile(lambda token: token not in ends, new[row].tolist()))
+            answer = _answer(tokens.turns[row], describe(model, said)[0], len(said), new.shape[1])
+            turns.append(answer)
+        else:
+            turns.append(())
     return Tokens(
         ids=torch.cat([tokens.ids, new.to(tokens.ids)], dim=1),
         mask=torch.cat(
@@ -217,7 +240,18 @@ def append(tokens: Tokens, model: Model, new: Int[Tensor, "batch pos"]) -> Token
         texts=tuple(texts),
         pieces=tuple(pieces),
         offsets=tuple(offsets),
+        turns=tuple(turns) if any(turns) else (),
     )
+
+
+def _answer(turns: Turns, text: str, said: int, new: int) -> Turns:
+    """The turns with the answer's `new` tokens, of which the first `said` hold its text."""
+    last = turns[-1]
+    if last.role == "assistant" and last.content[1] == last.end:  # it has begun, and nothing has ended it
+        grown = (last.content[0], last.end + said)
+        return (*turns[:-1], replace(last, text=last.text + text, end=last.end + new, content=grown))
+    begun = (last.end, last.end + said)
+    return (*turns, Turn(role="assistant", text=text, start=last.end, end=last.end + new, content=begun))
 
 
 def _require_tokenizer(model: Model) -> None:
@@ -232,36 +266,29 @@ def _require_tokenizer(model: Model) -> None:
         )
 
 
-def _texts(model: Model, text: Any, chat: bool) -> tuple[list[str], bool]:
-    """The texts to encode, and whether a chat template (with its own special tokens) wrote them."""
-    several: list[Any] = [text] if isinstance(text, str) else [*text]
-    if not several:
-        raise ThoughtscopeError("The prompt is empty. Give at least one text.")
-    if all(isinstance(each, dict) for each in several):
-        return [_template(model, several)], True
-    if not all(isinstance(each, str) for each in several):
-        raise ThoughtscopeError(
-            "A prompt is a text, a list of texts, or a list of chat messages, not a mixture."
-        )
-    for each in several:
-        if not each:
-            raise ThoughtscopeError("The prompt is empty. Type at least one character.")
-    if chat:
-        return [_template(model, [{"role": "user", "content": each}]) for each in several], True
-    return several, False
-
-
-def _template(model: Model, messages: list[dict[str, Any]]) -> str:
-    if not getattr(model.tokenizer, "chat_template", None):
-        raise ThoughtscopeError(
-            f"{model.name} has no chat template. Call tokenize with chat=False and a plain text."
-        )
-    try:
-        return model.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    except Exception as error:  # a template is a program of the checkpoint: any exception is its refusal
-        raise ThoughtscopeError(
-            f"The chat template of {model.name} refuses these messages: {error}"
-        ) from error
+def _encoded(
+    model: Model, text: Any, chat: Any, special_tokens: bool, limit: int
+) -> list[tuple[str, Row, Rendered | None]]:
+    """Each text to be read with its row, and with its turns if a chat template wrote it."""
+    if (text is None) == (chat is None):
+        raise ThoughtscopeError("Give a text or a conversation (chat=[…]), one of the two.")
+    if chat is not None:
+        several = not isinstance(chat, str) and bool(chat) and not isinstance(chat[0], Mapping)
+        found = [render(model, each) for each in (chat if several else [chat])]
+        for each in found:
+            _check_text(model, each.text, limit)
+        return [(each.text, encode_chat(model, each), each) for each in found]
+    texts: list[Any] = [text] if isinstance(text, str) else [*text]
+    for each in texts:
+        if not isinstance(each, str):
+            raise ThoughtscopeError(
+                "A prompt is a text or a list of texts; messages are given as chat=[…], not in its place."
+            )
+    if not texts or not all(texts):
+        raise ThoughtscopeError("The prompt is empty. Type at least one character.")
+    for each in texts:
+        _check_text(model, each, limit)
+    return [(each, encode_text(model, each, special_tokens), None) for each in texts]
 
 
 def _check_text(model: Model, text: str, limit: int) -> None:
@@ -285,15 +312,7 @@ def _check_length(length: int, limit: int, model: Model) -> None:
         raise LimitExceeded(f"The prompt has {length:,} tokens; {model.name} allows {limit:,}. Shorten it.")
 
 
-class _Row(NamedTuple):
-    """One encoded text, a token each."""
-
-    ids: list[int]
-    pieces: list[str]
-    offsets: list[tuple[int, int]]
-
-
-def _with_bos(model: Model, row: _Row, bos: bool | None) -> _Row:
+def _with_bos(model: Model, row: Row, bos: bool | None) -> Row:
     """The row with or without its beginning-of-text token, as asked."""
     token = getattr(model.tokenizer, "bos_token_id", None)
     if token is None:
@@ -303,74 +322,14 @@ def _with_bos(model: Model, row: _Row, bos: bool | None) -> _Row:
             )
         return row
     if bos and row.ids[0] != token:
-        return _Row([token, *row.ids], [token_text(model, token), *row.pieces], [(0, 0), *row.offsets])
+        return Row([token, *row.ids], [token_text(model, token), *row.pieces], [(0, 0), *row.offsets])
     # only one that the tokenizer added is left out: it has no place in the text
     if bos is False and row.ids[0] == token and row.offsets[0] == (0, 0) and len(row.ids) > 1:
-        return _Row(row.ids[1:], row.pieces[1:], row.offsets[1:])
+        return Row(row.ids[1:], row.pieces[1:], row.offsets[1:])
     return row
 
 
-def _encode(model: Model, text: str, special_tokens: bool) -> _Row:
-    """Ids, pieces and byte offsets of one text."""
-    encoded = model.tokenizer(
-        text,
-        add_special_tokens=special_tokens,
-        return_offsets_mapping=True,
-        return_special_tokens_mask=True,
-        return_token_type_ids=False,
-        verbose=False,
-    )
-    ids = encoded["input_ids"]
-    if not ids:
-        raise ThoughtscopeError(f"The prompt {text!r} has no tokens for {model.name}. Type some text.")
-    bytes_of = piece_bytes(model.tokenizer)
-    data = [bytes_of(token) for token in ids]
-    added = [bool(flag) for flag in encoded["special_tokens_mask"]]
-    offsets = byte_offsets(text, data, encoded["offset_mapping"], added)
-    return _Row(ids, [show(piece) for piece in data], offsets)
-
-
-def byte_offsets(
-    text: str, data: Sequence[bytes], spans: Sequence[tuple[int, int]], added: Sequence[bool]
-) -> list[tuple[int, int]]:
-    """Each token's byte range in `text`; (0, 0) for tokens that the tokenizer added.
-
-    Where the tokens' own bytes spell the text, they are laid along it, which is exact for pieces of characters too.
-    Where the tokenizer rewrote the text (normalisation), a token gets the range of the characters that it came from.
-    """
-    exact = _laid_along(text.encode(), data, added)
-    if exact is not None:
-        return exact
-    starts = [0]
-    for character in text:
-        starts.append(starts[-1] + len(character.encode()))
-    return [
-        (0, 0) if new else (starts[start], starts[end])
-        for (start, end), new in zip(spans, added, strict=True)
-    ]
-
-
-def _laid_along(encoded: bytes, data: Sequence[bytes], added: Sequence[bool]) -> list[tuple[int, int]] | None:
-    """Byte ranges of tokens that spell `encoded` one after another, or None if they do not.
-
-    A space that the tokenizer put before a word (SentencePiece's dummy prefix) takes no place in the text.
-    """
-    ranges: list[tuple[int, int]] = []
-    at = 0
-    for piece, new in zip(data, added, strict=True):
-        if new:
-            ranges.append((0, 0))
-            continue
-        if not encoded.startswith(piece, at) and piece.startswith(b" "):
-            piece = piece[1:]
-        if not encoded.startswith(piece, at):
-            return None
-        ranges.append((at, at + len(piece)))
-        at += len(piece)
-    return ranges if at == len(encoded) else None
-
-
-def _pad(model: Model, texts: Sequence[str], rows: Sequence[_Row]) -> Tokens:
+def _pad(model: Model, texts: Sequence[str], rows: Sequence[Row], turns: Sequence[Turns] = ()) -> Tokens:
     """Rows as one batch on the model's device, with what each token covers of its text."""
     filler = getattr(model.tokenizer, "pad_token_id", None)
     filler = filler if filler is not None and filler < model.vocab_size else 0
@@ -381,4 +340,5 @@ def _pad(model: Model, texts: Sequence[str], rows: Sequence[_Row]) -> Tokens:
         texts=tuple(texts),
         pieces=tuple(tuple(row.pieces) for row in rows),
         offsets=tuple(tuple(row.offsets) for row in rows),
+        turns=tuple(turns) if any(turns) else (),
     )

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from thoughtscope.core.errors import UnknownFeature
+from thoughtscope.core.errors import ThoughtscopeError, UnknownFeature
 from thoughtscope.core.ids import NodeId, NodeKind
+from thoughtscope.core.turns import Turn, heading
 from thoughtscope.graphs.names import feature_file_id, feature_key
 
 if TYPE_CHECKING:
@@ -30,6 +31,17 @@ def source_of(file: Mapping[str, Any]) -> tuple[str, str]:
     own = about if isinstance(about, Mapping) else {}
     scan = str(own.get("scan") or metadata.get("scan") or "")
     return str(own.get("dictionary") or scan), scan
+
+
+def heading_of(metadata: Mapping[str, Any]) -> str:
+    """What a person reads as a graph file's prompt: of a conversation, who says what, without the template."""
+    about = metadata.get("thoughtscope")
+    stated = about.get("turns") if isinstance(about, Mapping) else None
+    try:
+        told = heading([Turn.from_json(turn) for turn in stated or ()])
+    except (ThoughtscopeError, TypeError):
+        told = ""  # of another tool, or damaged: reading the graph says so
+    return told or str(metadata.get("prompt", ""))
 
 
 def relabelled(file: Mapping[str, Any], labels: Mapping[str, str]) -> dict[str, Any]:

@@ -83,7 +83,7 @@ def build_report(
     file = payload.graph_file(shown) if shown is not None else dict(cast("Mapping[str, Any]", graph))
     own = {} if labels is None else labels.of(payload.source_of(file)[0])
     file = payload.relabelled(file, own)
-    heading = title or str(file["metadata"].get("prompt", ""))
+    heading = title or payload.heading_of(file["metadata"])
     data = {
         "version": thoughtscope.__version__,
         "title": heading,

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,11 +21,13 @@ from thoughtscope.core.progress import Progress
 from thoughtscope.microscope import Change, Microscope
 from thoughtscope.server.access import Access
 from thoughtscope.server.bodies import StrictRoute, answered
-from thoughtscope.server.errors import Costly, Stopped, error_event, error_of, error_response
+from thoughtscope.server.errors import Costly, error_of, error_response
 from thoughtscope.server.gate import Gate
 from thoughtscope.server.login import add_login, without_token
 from thoughtscope.server.session import Session
+from thoughtscope.server.streams import answer_events, progress_events, streamed
 from thoughtscope.server.wire import (
+    GenerateRequest,
     GraphRequest,
     InterveneRequest,
     LabelRequest,
@@ -39,7 +40,7 @@ from thoughtscope.server.wire import (
 
 if TYPE_CHECKING:
     from thoughtscope.graphs import Price
-    from thoughtscope.models import Tokens
+    from thoughtscope.models import NewTokens, Tokens
 
 _HTTP_CODES = {
     400: "bad_request",
@@ -90,6 +91,7 @@ def create_app(session: Session, access: Access | None = None, *, page: Path | N
     _add_graph_routes(app, session)
     _add_derived_routes(app, session)
     _add_model_routes(app, session)
+    _add_answer_route(app, session)
     _add_viewer_routes(app, session)
     _add_page(app, page_files, access)
     return app
@@ -179,7 +181,7 @@ def _add_model_routes(app: FastAPI, session: Session) -> None:
     async def trace(body: TraceRequest) -> StreamingResponse:
         def cut(opened: Microscope) -> tuple[Tokens, list[str]]:
             with microscope.heard() as said:
-                return microscope.tokens_of(opened, body.prompt, bos=body.bos), said
+                return microscope.tokens_of(opened, body.asked, bos=body.bos), said
 
         # A prompt that is too long is refused with a status of its own, before the stream starts.
         tokens, said = await session.run(cut)
@@ -200,7 +202,7 @@ def _add_model_routes(app: FastAPI, session: Session) -> None:
             )
             return {"slug": microscope.keep(session.folder, graph), "warnings": said}
 
-        return _stream(session, verb, "graph")
+        return streamed(progress_events(session, verb, "graph"))
 
     @app.post("/api/intervene", response_model=None)
     async def intervene(body: InterveneRequest, request: Request) -> StreamingResponse | dict[str, Any]:
@@ -220,7 +222,7 @@ def _add_model_routes(app: FastAPI, session: Session) -> None:
             )
 
         if "text/event-stream" in request.headers.get("accept", ""):
-            return _stream(session, verb, "outcome")
+            return streamed(progress_events(session, verb, "outcome"))
         return await session.run(lambda opened: verb(opened, lambda *_, **__: session.check_open()))
 
     @app.get("/api/features/{layer}/{index}")
@@ -233,48 +235,30 @@ def _add_model_routes(app: FastAPI, session: Session) -> None:
         return {"label": await asyncio.to_thread(microscope.label, opened, layer, index, body.label)}
 
 
-Verb = Callable[[Microscope, Progress], dict[str, Any]]
+def _add_answer_route(app: FastAPI, session: Session) -> None:
+    @app.post("/api/generate", response_class=StreamingResponse)
+    async def generate(body: GenerateRequest) -> StreamingResponse:
+        """What the model says next, a token at a time, with features changed or not."""
 
+        def begin(opened: Microscope) -> tuple[Tokens, list[str], Iterator[NewTokens]]:
+            from thoughtscope.models import Sampling
 
-def _stream(session: Session, verb: Verb, result: str) -> StreamingResponse:
-    """The events of one verb, as they happen."""
-    return StreamingResponse(
-        _events(session, verb, result), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
-    )
+            with microscope.heard() as said:
+                tokens = microscope.tokens_of(opened, body.asked, bos=body.bos)
+            sampling = None if body.sampling is None else Sampling(**body.sampling.model_dump())
+            steps = microscope.answer(
+                opened,
+                tokens,
+                [edit.model_dump() for edit in body.edits],
+                max_new_tokens=body.max_new_tokens,
+                sampling=sampling,
+                attention=body.attention,
+            )
+            return tokens, said, steps
 
-
-async def _events(session: Session, verb: Verb, result: str) -> AsyncIterator[str]:
-    """Server-sent events: `progress` …, then the event `result`, or `error`. A client that leaves stops the work."""
-    loop = asyncio.get_running_loop()
-    queue: asyncio.Queue[tuple[str, dict[str, Any]]] = asyncio.Queue()
-    gone = False
-
-    def progress(stage: str, done: int, total: int | None, **figures: float) -> None:
-        session.check_open()
-        if gone:
-            raise Stopped("The client went away.")
-        said = {"stage": stage, "done": done, "total": total} | ({"figures": figures} if figures else {})
-        loop.call_soon_threadsafe(queue.put_nowait, ("progress", said))
-
-    async def work() -> None:
-        try:
-            queue.put_nowait((result, await session.run(lambda opened: verb(opened, progress))))
-        except Exception as error:
-            queue.put_nowait(("error", error_event(error)))
-
-    task = asyncio.create_task(work())
-    try:
-        yield _event("progress", {"stage": "queued", "done": 0, "total": 1})
-        kind = ""
-        while kind not in (result, "error"):
-            kind, data = await queue.get()
-            yield _event(kind, data)
-    finally:
-        gone = not task.done()
-
-
-def _event(kind: str, data: dict[str, Any]) -> str:
-    return f"event: {kind}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
+        # What cannot be answered is refused with a status of its own, before the stream starts.
+        tokens, said, steps = await session.run(begin)
+        return streamed(answer_events(session, tokens, steps, said))
 
 
 # --- other viewers, the page, errors ---------------------------------------------------------------------------------

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
 import thoughtscope
 from thoughtscope.core.errors import NoModel, Problem
-from thoughtscope.microscope import Microscope, WorkFolder, heard, keep, tokens_of, trace
+from thoughtscope.microscope import Microscope, Prompt, WorkFolder, heard, keep, tokens_of, trace
 from thoughtscope.server.errors import Busy, Stopped
 
 T = TypeVar("T")
 MAX_WAITING = 32
+MAX_ANSWERS = 8
+"""Answers that are drawn side by side; each keeps the keys and values of its tokens in memory."""
 
 EXAMPLE_PROMPTS = (
     "Fact: the capital of the state containing Dallas is",
@@ -44,6 +47,7 @@ class Session:
         self.example_prompts = tuple(example_prompts)
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
         self._waiting = threading.Semaphore(MAX_WAITING)
+        self._answers = threading.Semaphore(MAX_ANSWERS)
         self._closed = threading.Event()
         self._pending: dict[str, Future[str]] = {}
         self.loading: Future[Microscope] | None = (
@@ -82,11 +86,21 @@ class Session:
         future.add_done_callback(lambda _: self._waiting.release())
         return future
 
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """A place among the answers that are drawn side by side. Raises `Busy` where there is none left."""
+        if not self._answers.acquire(blocking=False):
+            raise Busy(f"{MAX_ANSWERS} answers are being given already. Try again in a moment.")
+        try:
+            yield
+        finally:
+            self._answers.release()
+
     async def run(self, verb: Callable[[Microscope], T]) -> T:
         """`submit`, awaited."""
         return await asyncio.wrap_future(self.submit(verb))
 
-    def trace_at_start(self, prompt: str, slug: str) -> None:
+    def trace_at_start(self, prompt: Prompt, slug: str) -> None:
         """Queues a trace behind the loading; a request for the graph `slug` waits for it."""
 
         def progress(stage: str, done: int, total: int | None, **figures: float) -> None:
@@ -148,6 +162,7 @@ def describe_microscope(microscope: Microscope) -> dict[str, Any]:
             "dtype": str(model.dtype).removeprefix("torch."),
             "device": str(model.device),
             "max_tokens": microscope.max_tokens,
+            "chat": bool(getattr(model.tokenizer, "chat_template", None)),
         },
         "dictionary": {
             "name": dictionary.name,

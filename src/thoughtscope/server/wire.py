@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from thoughtscope.core.labels import MAX_LABEL, is_plain_line
 from thoughtscope.microscope.keeping import MAX_MEMBERS, MAX_PINS, MAX_SUPERNODES
 from thoughtscope.microscope.tracing import EDGE_MASS, NODE_MASS
 
 MAX_PROMPT_CHARACTERS = 20_000
+MAX_MESSAGES = 200
+MAX_NEW_TOKENS = 1000
 
 
 def _well_formed(text: str) -> str:
@@ -36,6 +38,7 @@ Prompt = Annotated[Text, Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS)]
 Label = Annotated[Text, Field(max_length=MAX_LABEL), AfterValidator(_one_line)]
 NodeName = Annotated[str, Field(min_length=1, max_length=100)]
 Coordinate = Annotated[FiniteFloat, Field(ge=-1e6, le=1e6)]
+Place = Annotated[int, Field(ge=0, le=2**31)]
 Share = Annotated[FiniteFloat, Field(gt=0, le=1)]
 
 
@@ -47,8 +50,36 @@ class LoginRequest(Wire):
     token: Annotated[Text, Field(max_length=512)]
 
 
-class TraceRequest(Wire):
-    prompt: Prompt
+class MessageRequest(Wire):
+    """One message of a conversation."""
+
+    role: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,31}$")]
+    content: Annotated[Text, Field(max_length=MAX_PROMPT_CHARACTERS)]
+
+
+class PromptRequest(Wire):
+    """What is asked: a text, or a conversation that is put in the model's chat template."""
+
+    prompt: Prompt | None = None
+    chat: Annotated[list[MessageRequest], Field(min_length=1, max_length=MAX_MESSAGES)] | None = None
+
+    @model_validator(mode="after")
+    def _one_of_the_two(self) -> PromptRequest:
+        if (self.prompt is None) == (self.chat is None):
+            raise ValueError('Send "prompt" or "chat", one of the two.')
+        if sum(len(message.content) for message in self.chat or ()) > MAX_PROMPT_CHARACTERS:
+            raise ValueError(f"A conversation has at most {MAX_PROMPT_CHARACTERS} characters.")
+        return self
+
+    @property
+    def asked(self) -> str | list[dict[str, str]]:
+        """The prompt as the verbs take it."""
+        if self.prompt is not None:
+            return self.prompt
+        return [message.model_dump() for message in self.chat or ()]
+
+
+class TraceRequest(PromptRequest):
     node_mass: Share = NODE_MASS
     edge_mass: Share = EDGE_MASS
     max_nodes: Annotated[int, Field(ge=1, le=100_000)] | None = None
@@ -56,6 +87,35 @@ class TraceRequest(Wire):
     """Whether the prompt begins with the beginning-of-text token; null leaves that to the tokenizer."""
     costly: bool = False
     """Whether to make the graph though it is large; without, the stream of a large one ends in the error `costly`."""
+
+
+class SamplingRequest(Wire):
+    """How tokens are drawn; see `models.Sampling`."""
+
+    temperature: Annotated[FiniteFloat, Field(gt=0, le=100)] = 1.0
+    top_p: Share = 1.0
+    top_k: Annotated[int, Field(ge=1, le=2**31)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**53)] = 0
+
+
+class FeatureEditRequest(Wire):
+    """One change to a feature of the dictionary; see `interventions.FeatureEdit`."""
+
+    part: Annotated[Text, Field(min_length=1, max_length=200)]
+    index: Annotated[int, Field(ge=0, le=2**31)]
+    op: Literal["scale", "set", "add", "ablate"]
+    value: Annotated[FiniteFloat, Field(ge=-1e6, le=1e6)] = 0.0
+    positions: Annotated[tuple[Place, ...], Field(min_length=1, max_length=1000)] | None = None
+    start: Place | None = None
+
+
+class GenerateRequest(PromptRequest):
+    max_new_tokens: Annotated[int, Field(ge=1, le=MAX_NEW_TOKENS)] = 128
+    sampling: SamplingRequest | None = None
+    """Null for the likeliest tokens."""
+    edits: Annotated[list[FeatureEditRequest], Field(max_length=100)] = []
+    attention: Literal["frozen", "free"] = "free"
+    bos: bool | None = None
 
 
 class LabelRequest(Wire):

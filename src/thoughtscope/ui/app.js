@@ -25,7 +25,7 @@ function App() {
     "locked", "theme", "dock", "loading", "dialog");
   useEffect(() => {
     document.documentElement.dataset.theme = theme;
-    document.title = graph ? `${plainText(graph.prompt).slice(0, 60)} · thoughtscope` : "thoughtscope";
+    document.title = graph ? `${plainText(graph.heading).slice(0, 60)} · thoughtscope` : "thoughtscope";
   }, [theme, graph]);
   if (fatal) return html`<${Alone}><h1>The page cannot start</h1><p class="lead" role="alert">${fatal}</p><//>`;
   if (locked) return html`<${Alone}><${Login} /><//>`;
@@ -45,7 +45,7 @@ function Alone({ children }) {
 }
 
 function Work({ graph }) {
-  return html`<h1 class="hidden">Attribution graph of “${plainText(graph.prompt)}”</h1><${Toolbar} />
+  return html`<h1 class="hidden">Attribution graph of “${plainText(graph.heading)}”</h1><${Toolbar} />
     <main class="work"><${GraphView} />
       <${Splitter} name="inspector-width" label="Width of the inspector" axis="x" panel=".inspector" least=${260} />
       <${Inspector} /></main>

@@ -9,6 +9,8 @@ const INPUTS = 20; // row of token nodes
 const LEVEL = 22; // height of the token names: level, slanted, upright
 const SLANTED = 62;
 const UPRIGHT = 68;
+const ROLES = 17; // who speaks, below the names, in a conversation
+const FOLDED = 4; // a column of the template needs no name
 const LINE = 15; // a named output
 const PITCHES = [18, 17, 16, 15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4]; // distance of neighbouring nodes
 const LETTER = 7.2;
@@ -25,7 +27,8 @@ export function layoutGraph(graph, width, height) {
   const listed = Math.min(outputs.length, Math.max(1, Math.floor((height * 0.2) / LINE)));
   const band = { y: TOP, height: outputs.length ? listed * LINE + (listed < outputs.length ? 12 : 0) + 6 : 10 };
   const top = TOP + band.height;
-  const bottom = Math.max(top + 40, height - names - INPUTS);
+  const roles = graph.turns.length ? ROLES : 0;
+  const bottom = Math.max(top + 40, height - names - roles - INPUTS);
   const room = { width: inner, height: bottom - top, last: wanted };
   const fit = PITCHES.map((pitch) => share(graph, cells, room, pitch)).find((tried) => tried !== null)
     ?? crowded(graph);
@@ -34,7 +37,8 @@ export function layoutGraph(graph, width, height) {
   const inputs = { y: bottom, height: INPUTS };
   const layout = {
     width, height, columns, rows, plot: { left: GUTTER, right: GUTTER + inner, top, bottom }, outputs: band, inputs,
-    names: { y: bottom + INPUTS, height: names }, lettering, pitch: fit.pitch, places: new Map(),
+    names: { y: bottom + INPUTS, height: names }, roles: { y: bottom + INPUTS + names, height: roles },
+    turns: graph.turns, lettering, pitch: fit.pitch, places: new Map(),
   };
   placeCells(cells, layout);
   placeOutputs(outputs, layout, listed);
@@ -47,9 +51,11 @@ function byChance(a, b) {
 
 /** Level where most names find room, upright where columns are too narrow even for slanted ones. */
 function letteringOf(graph, width) {
-  const each = width / Math.max(1, graph.tokens.length);
-  const longest = graph.tokens.reduce((sum, token) => sum + Math.min(10, [...token].length), 0) * LETTER;
-  if (longest + graph.tokens.length * 8 <= width) return "level";
+  const named = graph.tokens.filter((_, i) => !graph.folded[i]);
+  const room = width - (graph.tokens.length - named.length) * FOLDED * 3;
+  const each = room / Math.max(1, named.length);
+  const longest = named.reduce((sum, token) => sum + Math.min(10, [...token].length), 0) * LETTER;
+  if (longest + named.length * 8 <= room) return "level";
   return each >= 15 ? "slanted" : "upright";
 }
 
@@ -128,16 +134,20 @@ function placeColumns(graph, fit, inner, last, lettering) {
   const needed = fit.across.map((n, i) => Math.max(n * fit.pitch + 2, i === end ? last : 0));
   const total = needed.reduce((sum, w) => sum + w, 0);
   const squeezed = total > inner ? needed.map((w) => (w * inner) / total) : needed;
-  const names = graph.tokens.map((token) => (lettering === "level" ? [...token].length * LETTER + 8 : 15));
+  const wanted = (token) => (lettering === "level" ? [...token].length * LETTER + 8 : 15);
+  const names = graph.tokens.map((token, i) => (graph.folded[i] ? FOLDED : wanted(token)));
   const lacking = squeezed.map((w, i) => Math.max(0, names[i] - w));
   const lack = lacking.reduce((sum, w) => sum + w, 0);
   let spare = Math.max(0, inner - squeezed.reduce((sum, w) => sum + w, 0));
   const part = lack > 0 ? Math.min(1, spare / lack) : 0;
   spare -= lack * part;
+  const open = graph.folded.filter((folded) => !folded).length;
   let x = GUTTER;
   return graph.tokens.map((token, position) => {
-    const width = squeezed[position] + lacking[position] * part + spare / graph.tokens.length;
-    const column = { x, width, token, position };
+    const folded = graph.folded[position];
+    const extra = open === 0 ? spare / graph.tokens.length : folded ? 0 : spare / open;
+    const width = squeezed[position] + lacking[position] * part + extra;
+    const column = { x, width, token, position, folded };
     x += width;
     return column;
   });

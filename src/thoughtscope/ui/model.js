@@ -1,5 +1,6 @@
 // @ts-check
 // A graph file, as published by this and other tools, made ready to draw: typed nodes, sorted inputs and outputs.
+import { headingOf, readConversation, templateTokens } from "./conversation.js";
 import { readCurve } from "./curve.js";
 import { tokenWord } from "./text.js";
 
@@ -31,13 +32,18 @@ export function buildGraph(json) {
     throw new Error(`A node stands at token ${positions - 1} or layer ${layers - 1}: too far out to draw.`);
   }
   while (tokens.length < positions) tokens.push("");
+  const turns = readConversation(metadata.thoughtscope?.turns, tokens.length);
+  const folded = templateTokens(turns, tokens.length);
+  for (const node of nodes) node.template = folded[node.position];
   for (const node of nodes) node.row = node.kind === "token" ? -1 : node.kind === "logit" ? layers : node.layer;
   const links = readLinks(json.links, json.edge_influence, sameId);
   const connected = connect(links, byId);
   const influenceKnown = links.length > 0 && links.every((link) => link.influence !== null);
+  const prompt = String(metadata.prompt ?? tokens.join(""));
   return {
-    slug: String(metadata.slug ?? ""), prompt: String(metadata.prompt ?? tokens.join("")), scan: metadata.scan,
-    tokens, nodes, byId, layers, links, metadata, json, ours: metadata.thoughtscope ?? null, influenceKnown,
+    slug: String(metadata.slug ?? ""), prompt, heading: headingOf(turns) || prompt, scan: metadata.scan,
+    tokens, turns, folded, nodes, byId, layers, links, metadata, json, ours: metadata.thoughtscope ?? null,
+    influenceKnown,
     ranked: influenceKnown ? [...links].sort((a, b) => Number(b.influence) - Number(a.influence)) : links,
     hasErrors: nodes.some((node) => node.kind === "error"), held: finite(json.score_curve?.influence_held),
     total: most(nodes.map((node) => node.cumulative ?? 0), 0) || 1, curve: readCurve(json.score_curve), ...connected,
@@ -56,7 +62,7 @@ function readNode(raw, tokens, metadata, share) {
     id: String(raw.node_id), fileId: String(raw.node_id), kind, type, position, layer, index: null,
     token: tokens[position] ?? "", clerp: String(raw.clerp ?? "").slice(0, LONGEST), topToken: topToken(raw),
     cumulative: finite(raw.influence), activation: finite(raw.activation), probability: finite(raw.token_prob),
-    isTarget: Boolean(raw.is_target_logit), influence: finite(share), row: 0,
+    isTarget: Boolean(raw.is_target_logit), influence: finite(share), row: 0, template: false,
     absent: Math.max(0, finite(raw.absent) ?? 0), // input that the file's maker left out
   };
   if (kind === "feature") node.index = featureIndex(raw, layer, metadata);

@@ -3,7 +3,8 @@
 /** GET api/session. */
 interface Session {
   version: string;
-  model: { name?: string; n_layers?: number; d_model?: number; dtype?: string; device?: string } | null;
+  model: { name?: string; n_layers?: number; d_model?: number; dtype?: string; device?: string;
+    /** Whether it has a chat template. */ chat?: boolean } | null;
   dictionary: { name?: string; n_features?: number } | null;
   graphs: GraphSummary[];
   example_prompts: string[];
@@ -22,6 +23,12 @@ interface Price {
   file: number;
   seconds: number;
 }
+
+/** What a conversation is made of, as it is sent. */
+interface Message { role: string; content: string }
+
+/** Tokens `start` to `end` of a prompt are one speaker's; of them `from` to `to` hold what is said. */
+interface Turn { role: string; text: string; start: number; end: number; from: number; to: number; added: boolean }
 
 interface GraphSummary {
   slug: string;
@@ -149,6 +156,8 @@ interface GraphNode {
   isTarget: boolean;
   absent: number;
   output?: string;
+  /** It stands at a token that is only the chat template's. */
+  template: boolean;
 }
 
 interface Link {
@@ -162,8 +171,13 @@ interface Link {
 interface Graph {
   slug: string;
   prompt: string;
+  /** What a person reads as the prompt: of a conversation, who says what. */
+  heading: string;
   scan: any;
   tokens: string[];
+  turns: Turn[];
+  /** By token: true where it is only the chat template's. */
+  folded: boolean[];
   nodes: GraphNode[];
   byId: Map<string, GraphNode>;
   layers: number;
@@ -191,12 +205,14 @@ interface Band { y: number; height: number }
 interface Layout {
   width: number;
   height: number;
-  columns: { x: number; width: number; token: string; position: number }[];
+  columns: { x: number; width: number; token: string; position: number; folded: boolean }[];
   rows: { layer: number; y: number; height: number }[];
   plot: { left: number; right: number; top: number; bottom: number };
   outputs: Band;
   inputs: Band;
   names: Band;
+  roles: Band;
+  turns: Turn[];
   /** How the names of tokens stand: "level", "slanted" or "upright". */
   lettering: string;
   pitch: number;

@@ -1,5 +1,6 @@
 // @ts-check
 // Graphs: opening, tracing, files in and out, and the library that keeps them.
+import { lastSaid } from "../conversation.js";
 import { HOME } from "../layout.js";
 import { buildGraph, featureKey } from "../model.js";
 import { getState, setState } from "../store.js";
@@ -95,14 +96,15 @@ function placesOf(layout) {
 
 let tracing = null;
 
-/** @param {string} prompt @param {{ bos?: boolean, costly?: boolean }} options */
+/** @param {string | Message[]} prompt a text or a conversation @param {{ bos?: boolean, costly?: boolean }} options */
 export async function tracePrompt(prompt, options = {}) {
-  if (!prompt.trim() || tracing) return;
+  if (!lastSaid(prompt).trim() || tracing) return;
   tracing = new AbortController();
   setState({ trace: { prompt, stage: "starting", done: 0, total: 0 }, traceError: null, traceWarning: null });
   try {
+    const asked = typeof prompt === "string" ? { prompt } : { chat: prompt };
     const onProgress = (progress) => setState({ trace: { prompt, ...progress } });
-    const { slug, warnings } = await source.trace({ prompt, ...options }, { onProgress, signal: tracing.signal });
+    const { slug, warnings } = await source.trace({ ...asked, ...options }, { onProgress, signal: tracing.signal });
     tracing = null;
     setState({ trace: null, traceWarning: warnings?.length ? { prompt, text: warnings.join(" ") } : null });
     await Promise.all([openGraph(slug), refreshSession()]);

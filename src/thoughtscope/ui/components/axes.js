@@ -28,6 +28,9 @@ export function Axes({ layout }) {
     <text class="row-name" x=${plot.left - 8} y=${inputs.y + inputs.height / 2 + 4}>in</text>
     ${namedColumns(layout).map((column) => html`<${ColumnName} key=${`n${column.position}`} column=${column}
       layout=${layout} />`)}
+    ${layout.columns.filter((c) => c.folded && c.x + c.width / 2 > plot.left && c.x + c.width / 2 < plot.right)
+      .map((column) => html`<${FoldedName} key=${`f${column.position}`} column=${column} layout=${layout} />`)}
+    ${layout.turns.map((turn, i) => html`<${Role} key=${`t${i}`} turn=${turn} layout=${layout} />`)}
   </g>`;
 }
 
@@ -44,7 +47,7 @@ function namedRows({ rows, plot }) {
 }
 
 function namedColumns({ columns, plot }) {
-  const inView = columns.filter((c) => c.x + c.width / 2 > plot.left && c.x + c.width / 2 < plot.right);
+  const inView = columns.filter((c) => !c.folded && c.x + c.width / 2 > plot.left && c.x + c.width / 2 < plot.right);
   const named = [];
   for (const column of inView) {
     const before = named.at(-1);
@@ -63,4 +66,25 @@ function ColumnName({ column, layout }) {
   const turn = { slanted: `rotate(-52 ${x + 4} ${y})`, upright: `rotate(-90 ${x + 4} ${y})` }[lettering];
   return html`<text class=${level ? "column-name" : "column-name slanted"} x=${level ? x : x + 4} y=${y}
     transform=${level ? null : turn}>${clip(text, room)}<title>${`token ${column.position}: ${text}`}</title></text>`;
+}
+
+/** A token of the template: a thin mark in place of its name. */
+function FoldedName({ column, layout }) {
+  const x = column.x + column.width / 2;
+  return html`<line class="folded-name" x1=${x} x2=${x} y1=${layout.names.y + 2} y2=${layout.names.y + 8}><title>${
+    `token ${column.position}, of the template: ${tokenText(column.token)}`}</title></line>`;
+}
+
+/** Who speaks: a line under a turn's tokens, and the role where it finds room. */
+function Role({ turn, layout }) {
+  const { columns, plot, roles } = layout;
+  if (turn.start === turn.end) return null;
+  const left = Math.max(plot.left, columns[turn.start].x);
+  const right = Math.min(plot.right, columns[turn.end - 1].x + columns[turn.end - 1].width);
+  if (right - left < 4) return null;
+  const room = Math.floor((right - left - 2) / 6.4);
+  return html`<g class=${turn.added ? "role added" : "role"}>
+    <line x1=${left + 1} x2=${right - 1} y1=${roles.y + 2} y2=${roles.y + 2}/>
+    ${room >= 3 && html`<text x=${(left + right) / 2} y=${roles.y + 13}>${clip(turn.role, room)}</text>`}
+    <title>${turn.added ? `${turn.role}: the template brings this along` : turn.role}</title></g>`;
 }

@@ -2,6 +2,7 @@
 // What a large trace will take, before it is made.
 import { html } from "../html.js";
 import { tracePrompt } from "../actions/graphs.js";
+import { lastSaid } from "../conversation.js";
 import { setState, useStore } from "../store.js";
 import { plainText } from "../text.js";
 
@@ -16,7 +17,7 @@ export function CostlyTrace() {
     tracePrompt(costly.prompt, { ...costly.options, costly: true });
   };
   return html`<form class="costly" onSubmit=${go}>
-    <p class="quiet"><bdi>${plainText(shortened(costly.prompt))}</bdi></p>
+    <p class="quiet"><bdi>${plainText(shortened(lastSaid(costly.prompt)))}</bdi></p>
     <dl>${rows(costly.price).map(([name, value]) => html`<dt key=${name}>${name}</dt><dd>${value}</dd>`)}</dl>
     <p class="quiet">A shorter prompt costs much less: edges grow with the square of its length.</p>
     <div class="row"><span class="spacer"></span><button type="button" autofocus onClick=${cancel}>Cancel</button>

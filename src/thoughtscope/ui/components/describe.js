@@ -11,7 +11,7 @@ export function kindName(kind) {
 
 /** Where a node is: "L3 #644 at Dallas". */
 export function placeText(node) {
-  const at = `at ${tokenWord(node.token)}`;
+  const at = `at ${node.template ? "the template’s " : ""}${tokenWord(node.token)}`;
   if (node.kind === "feature") return `${featureName(node)} ${at}`;
   if (node.kind === "error") return `layer ${node.layer} ${at}`;
   return node.kind === "token" ? `token ${node.position}` : `after ${tokenWord(node.token)}`;

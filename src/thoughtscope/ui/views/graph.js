@@ -74,7 +74,7 @@ function Stage({ graph, layout }) {
     <${HoverEdges} layout=${scene} graph=${graph} shown=${shown} theme=${theme} />
     <${Drawing} scene=${scene} nodes=${nodes} near=${near} matches=${matches} first=${first} names=${names}
       state=${state}
-      label=${`Attribution graph of “${plainText(graph.prompt)}”: ${nodes.length} nodes. `
+      label=${`Attribution graph of “${plainText(graph.heading)}”: ${nodes.length} nodes. `
         + "Arrow keys move, Enter selects, P pins, plus and minus zoom."} />
     <${HoverTip} graph=${graph} layout=${scene} shown=${shown} near=${near} />
   </div>`;

@@ -2,6 +2,7 @@
 // The two bars above the graph: the prompt, and what is shown of its graph.
 import { html } from "../html.js";
 import { useEffect, useMemo, useRef, useState } from "../vendor/hooks.mjs";
+import { lastSaid, messagesOf, reworded } from "../conversation.js";
 import { setState, useParts, useStore } from "../store.js";
 import { cancelTrace, closeGraph, downloadGraph, openFile, openGraph, tracePrompt } from "../actions/graphs.js";
 import { canTrace, canWrite, source } from "../actions/source.js";
@@ -25,7 +26,7 @@ export function Header() {
     <a class="brand" href="#" onClick=${home}
       title="thoughtscope: to the start"><${Mark} /><span>thoughtscope</span></a>
     ${graph && canTrace() ? html`<${PromptBox} />` : html`<p
-      class="prompt-fixed"><bdi>${plainText(graph?.prompt)}</bdi></p>`}
+      class="prompt-fixed"><bdi>${plainText(graph?.heading)}</bdi></p>`}
     ${source.kind === "server" && session.graphs.length > 0
       && html`<${GraphPicker} session=${session} graph=${graph} />`}
     <${ProblemsButton} />
@@ -62,21 +63,36 @@ function themeGlyph(theme) {
     <circle r="6" fill="none" stroke="currentColor" stroke-width="1.4"/>${fill}</svg>`;
 }
 
+/** The part of a graph's prompt that a person edits. */
+function promptOf(graph) {
+  return graph ? (graph.turns.length ? lastSaid(messagesOf(graph.turns)) : graph.prompt) : "";
+}
+
 /** @param {{ large?: boolean }} props */
 export function PromptBox({ large = false }) {
-  const { graph, trace, traceError, traceWarning } = useParts("graph", "trace", "traceError", "traceWarning");
-  const [text, setText] = useState(graph?.prompt ?? "");
-  useEffect(() => setText(graph?.prompt ?? ""), [graph]);
+  const { session, graph, trace, traceError, traceWarning } = useParts("session", "graph", "trace", "traceError",
+    "traceWarning");
+  const turns = graph?.turns ?? [];
+  const speaks = Boolean(session.model?.chat); // a chat model's prompt is a message, unless somebody says otherwise
+  const [text, setText] = useState(promptOf(graph));
+  const [asChat, setAsChat] = useState(graph ? turns.length > 0 : speaks);
+  useEffect(() => {
+    setText(promptOf(graph));
+    if (graph) setAsChat(turns.length > 0);
+  }, [graph]);
   const submit = (event) => {
     event.preventDefault();
-    tracePrompt(text);
+    tracePrompt(speaks && asChat ? reworded(turns, text) : text);
   };
-  const shown = spellTurns(trace ? trace.prompt : text);
+  const shown = spellTurns(trace ? lastSaid(trace.prompt) : text);
   const type = ({ target }) => setText(spellTurns(text) === text ? target.value : readTurns(target.value));
   return html`<form class=${large ? "prompt large" : "prompt"} onSubmit=${submit}>
     <input id=${large ? "prompt-large" : "prompt"} value=${shown} readonly=${Boolean(trace)} onInput=${type}
       placeholder="Type a prompt that the model should continue"
       aria-label="Prompt" autocomplete="off" spellcheck="false" maxlength="20000" />
+    ${speaks && html`<label class="switch as-chat" title="Put the prompt in the model’s chat template, as a message of
+      the user’s"><input type="checkbox" checked=${asChat} disabled=${Boolean(trace)}
+      onChange=${(event) => setAsChat(event.target.checked)} /><span>chat</span></label>`}
     ${trace ? html`<${Progress} work=${trace} onCancel=${cancelTrace} />`
       : html`<button class="primary" disabled=${!text.trim()}>Trace</button>`}
     ${traceError && html`<p class="prompt-error" role="alert">${traceError}

@@ -12,6 +12,7 @@ import { byInfluence, givenLabel, nodeLabel, ruleOf } from "../model.js";
 import { Connections } from "../components/connections.js";
 import { FeatureDetail, madeWith, useFeature } from "../components/feature.js";
 import { Glyph, Token } from "../components/token.js";
+import { PromptTokens } from "../components/turns.js";
 import { fullPlace, kindName, placeText } from "../components/describe.js";
 import { useShownNodes } from "../shown.js";
 import { percent, plainNumber, plainText } from "../text.js";
@@ -135,7 +136,7 @@ function Overview({ graph }) {
   return html`<div class="overview">
     ${outputs.length > 0 && html`<h2>What leads ${model || "the model"} from this prompt to${" "}
       <${Token} text=${outputs[0].output} /></h2>`}
-    <p class="prompt-text" dir="ltr">${graph.tokens.map((token, i) => html`<${Token} key=${i} text=${token} />`)}</p>
+    <${PromptTokens} graph=${graph} />
     <section><h3>The model continues with</h3>
       <ol class="bars">${outputs.map((node) => html`<${OutputRow} key=${node.id} node=${node} />`)}</ol>
     </section>
