@@ -26,6 +26,7 @@ from thoughtscope.models import (
     wants_bos,
 )
 from thoughtscope.models.pieces import decode, show
+from thoughtscope.models.tokens import _encoded
 
 TEXTS = [
     "Fact: the capital of Texas is Austin.",
@@ -280,7 +281,7 @@ def test_bad_prompts_are_refused_with_the_reason() -> None:
     with pytest.raises(ThoughtscopeError, match=r"surrogate pair at character 1"):
         tokenize(model, "a\ud83d")
     with pytest.raises(ThoughtscopeError, match=r"messages are given as chat="):
-        tokenize(model, ["a", {"role": "user", "content": "b"}])
+        _encoded(model, ["a", {"role": "user", "content": "b"}], None, True, 99)
     with pytest.raises(ThoughtscopeError, match=r"no token ids"):
         tokens_from_ids(model, [])
     with pytest.raises(ThoughtscopeError, match=r"260 is outside the vocabulary: allowed 0 to 259"):
