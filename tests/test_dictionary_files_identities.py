@@ -113,7 +113,7 @@ def test_what_is_fetched_and_when(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     for name in ("./a/b", "/a/b", "~/a/b", "a"):
         with pytest.raises(DictionaryMismatch, match="There is no folder"):
             loading._find(name)
-    with pytest.raises(DictionaryMismatch, match="Shipped: specimen/clt, specimen/plt"):
+    with pytest.raises(DictionaryMismatch, match=r"There are: specimen/clt, specimen/plt\."):
         loading._find("specimen/x")
     monkeypatch.setattr(hub, "download", lambda name: Path(name))
     assert loading._find("a/b") == Path("a/b") and loading._find("hf://a/b") == Path("hf:/a/b")

@@ -14,9 +14,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from tests.chat_templates import CHATML, chat_model
 from tests.tiny_models import tiny_model
 from thoughtscope.core.errors import CorruptArtefact, LimitExceeded, ThoughtscopeError
+from thoughtscope.models import tokenize
 from thoughtscope.training.data import parse_source, source_of
+from thoughtscope.training.data.questions import questions
 from thoughtscope.training.data.samples import TOGETHER
 from thoughtscope.training.data.sources import IN_TURNS, PIECE, SOURCES, Documents
 
@@ -213,7 +216,7 @@ def test_samples_are_what_the_model_writes():
     assert first == list(islice(parse_source("samples:tokens=9", model).documents(), 3 * TOGETHER))
     assert first != list(islice(parse_source("samples:tokens=9,seed=1", model).documents(), 3 * TOGETHER))
     assert all(len(ids) == 9 and ids[0] == model.tokenizer.bos_token_id for ids in first)
-    assert len({tuple(ids) for ids in first}) > 2 * IN_TURNS
+    assert len({tuple(ids) for ids in first}) > 2 * TOGETHER
     assert read("samples:tokens=9,n=40", model=model) == first[:40]
     greedy = read("samples:tokens=12,n=1,temperature=0.0001", model=model)[0]
     logits = model.module(torch.tensor([greedy])).logits[0]
@@ -230,6 +233,24 @@ def test_samples_end_with_the_end_token():
         read("samples:tokens=257,n=1", model=model)
     with pytest.raises(ThoughtscopeError, match="temperature above 0"):
         read("samples:temperature=-1", model=model)
+
+
+def test_conversations_are_questions_in_the_models_template_and_its_answers():
+    """Each as if it had been asked alone: what stands left of it as padding is no part of it."""
+    model = chat_model(CHATML)
+    asked = list(islice(questions(3), 40))
+    found = read("samples:chat=1,tokens=120,n=40,seed=3,temperature=0.0001", model=model)
+    assert len({len(ids) for ids in found}) > 5 and len(set(asked)) > 35
+    for question, ids in zip(asked, found, strict=True):
+        prompt = tokenize(model, chat=[{"role": "user", "content": question}]).ids[0].tolist()
+        assert ids[: len(prompt)] == prompt and len(prompt) < len(ids) <= 120
+    shortest = min(found, key=len)
+    logits = model.module(torch.tensor([shortest])).logits[0]
+    n = len(tokenize(model, chat=[{"role": "user", "content": asked[found.index(shortest)]}]).ids[0])
+    assert logits.argmax(-1)[n - 1 : -1].tolist() == shortest[n:]
+    with pytest.raises(LimitExceeded, match="no room for an answer"):
+        read("samples:chat=1,tokens=20,n=1", model=model)
+    assert list(islice(questions(3), 40)) == asked != list(islice(questions(4), 40))
 
 
 def test_the_table_names_what_there_is():

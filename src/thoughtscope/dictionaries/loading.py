@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from thoughtscope.core.files import exclusive
 from thoughtscope.dictionaries.conversion import check_store, stored_as
 from thoughtscope.dictionaries.dictionary import Dictionary, check_finite, check_fits
 from thoughtscope.dictionaries.formats import FORMATS, detect, native
+from thoughtscope.dictionaries.named import named
 
 if TYPE_CHECKING:
     from thoughtscope.models import Model
@@ -25,7 +25,7 @@ def load_dictionary(
     format: str | None = None,
     preflight: bool = True,
 ) -> Dictionary:
-    """Opens a dictionary: a folder, a shipped one (`specimen/clt`, `specimen/plt`), or `hf://org/repo[/folder][@revision]`.
+    """Opens a dictionary: a folder, a short name (`specimen/clt`; see `named`), or `hf://org/repo[/folder][@revision]`.
 
     The layout is recognised, or named by `format`. With a `model`, sites and widths are checked against it and,
     unless `preflight=False`, a few hundred tokens are encoded to see that the reconstruction is plausible.
@@ -109,25 +109,13 @@ def _find(path_or_name: str | os.PathLike[str]) -> Path:
     if os.path.isdir(folder):  # False also for a name too long to be a path, where `Path.is_dir` raises
         return folder
     name = os.fspath(path_or_name)
-    if name.startswith("specimen/"):
-        return _shipped(name)
+    known = named(name)
+    if known is not None:
+        return known
     if name.startswith("hf://") or (name.count("/") >= 1 and not name.startswith((".", "/", "~"))):
         from thoughtscope.dictionaries.hub import download
 
         return download(name)
     raise DictionaryMismatch(
-        f'There is no folder "{name}". Give a folder, specimen/clt, specimen/plt, or hf://org/repo.'
+        f'There is no folder "{name}". Give a folder, a short name such as specimen/clt, or hf://org/repo.'
     )
-
-
-def _shipped(name: str) -> Path:
-    assets = Path(str(resources.files("thoughtscope"))) / "assets" / "specimen"
-    folder = assets / name.removeprefix("specimen/")
-    shipped = sorted(
-        f"specimen/{entry.name}" for entry in assets.glob("*") if FORMATS["native"].matches(entry)
-    )
-    if name not in shipped:
-        raise DictionaryMismatch(
-            f'"{name}" is not a shipped dictionary. Shipped: {", ".join(shipped) or "none"}.'
-        )
-    return folder

@@ -47,24 +47,27 @@ def open_microscope(
     labels: LabelStore | None = None,
     progress: Progress = silent,
 ) -> Microscope:
-    """Loads a model and a dictionary by name or path; the specimen brings its own dictionary.
+    """Loads a model and a dictionary by name or path; models with a short name have a usual dictionary.
 
     `labels` are the user's own unless given. A damaged file of examples, concepts or labels is left out, with an
     `UnusedFile` warning, and is among `problems`. Raises what `load_model` and `load_dictionary` raise, and
     `DictionaryMismatch` when no dictionary is named.
     """
-    if dictionary is None and model != "specimen":
+    from thoughtscope.dictionaries.named import usual
+
+    dictionary = usual(model) if dictionary is None else dictionary
+    if dictionary is None:
         raise DictionaryMismatch(
             f'No dictionary was named for the model "{model}". Name one that was trained on it, for example '
-            f"--model {model} --dictionary ./transcoders or --dictionary hf://org/transcoders-for-it; only the "
-            "specimen brings its own."
+            f"--model {model} --dictionary ./transcoders or --dictionary hf://org/transcoders-for-it; the specimen "
+            "brings its own."
         )
     from thoughtscope.atlas import bank_of, concepts_of
     from thoughtscope.dictionaries import load_dictionary
     from thoughtscope.models import load_model
 
     loaded = load_model(model, device=device, dtype=dtype, progress=progress)
-    fitting = load_dictionary(dictionary or "specimen/clt", loaded)
+    fitting = load_dictionary(dictionary, loaded)
     own = user_labels() if labels is None else labels
     nothing: tuple[Any, ...] = ()
     bank, no_bank = _unless_damaged(lambda: bank_of(fitting), None, f"{fitting.card.folder}/features")

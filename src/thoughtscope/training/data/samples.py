@@ -1,17 +1,19 @@
-"""The model's own samples as documents: what it writes after its beginning-of-text token."""
+"""The model's own samples as documents: what it writes after its beginning-of-text token, or answers to questions."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from thoughtscope.core.errors import LimitExceeded, ThoughtscopeError
 from thoughtscope.training.data.order import generator
+from thoughtscope.training.data.questions import questions
 
 if TYPE_CHECKING:
     from thoughtscope.models import Model
@@ -30,11 +32,13 @@ class Sampling:
     seed: int = 0
     n: int = 0
     """Documents before the source ends; 0 for one that never does."""
+    chat: int = 0
+    """1 for conversations: a question of `questions` in the model's chat template, and what the model answers."""
 
     def __post_init__(self) -> None:
-        if self.tokens < 2 or self.temperature <= 0 or self.n < 0:
+        if self.tokens < 2 or self.temperature <= 0 or self.n < 0 or self.chat not in (0, 1):
             raise ThoughtscopeError(
-                f"Samples have 2 tokens or more, a temperature above 0 and n of 0 or more; got {self}."
+                f"Samples have 2 tokens or more, a temperature above 0, n of 0 or more and chat of 0 or 1; got {self}."
             )
 
 
@@ -68,23 +72,50 @@ def _written(model: Model, sampling: Sampling, group: int) -> list[list[int]]:
     ends = end_tokens(model)
     ends_at = torch.tensor(sorted(ends), dtype=torch.long)
     random = generator("samples", sampling.seed, group)
-    ids = torch.full((TOGETHER, 1), _first_token(model, ends))
-    cache, fed = DynamicCache(), ids
+    ids, mask = _asked(model, sampling, group) if sampling.chat else _begun(model, ends)
+    begun, cache, fed = ids.shape[1], DynamicCache(), ids
     over = torch.zeros(TOGETHER, dtype=torch.bool)
     while ids.shape[1] < sampling.tokens and not bool(over.all()):
-        logits = run(model, fed, torch.ones_like(ids, dtype=torch.bool), cache=cache)
+        logits = run(model, fed, mask, cache=cache)
         assert logits is not None
         odds = (logits[:, -1].float().cpu() / sampling.temperature).softmax(-1)
         fed = torch.multinomial(odds, 1, generator=random)
         ids = torch.cat([ids, fed], dim=1)
+        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
         over |= torch.isin(fed[:, 0], ends_at)
-    return [_until_end(row, ends_at) for row in ids]
+    return [_until_end(row, kept, begun, ends_at) for row, kept in zip(ids, mask, strict=True)]
 
 
-def _until_end(row: Int[Tensor, " pos"], ends: Int[Tensor, " end"]) -> list[int]:
-    """A document up to its end token, which stays. The first token may be the same one."""
-    at = torch.isin(row[1:], ends).nonzero()
-    return row[: int(at[0]) + 2 if len(at) else None].tolist()
+def _begun(model: Model, ends: set[int]) -> tuple[Int[Tensor, "doc 1"], Bool[Tensor, "doc 1"]]:
+    """The first token of each document."""
+    ids = torch.full((TOGETHER, 1), _first_token(model, ends))
+    return ids, torch.ones_like(ids, dtype=torch.bool)
+
+
+def _asked(
+    model: Model, sampling: Sampling, group: int
+) -> tuple[Int[Tensor, "doc pos"], Bool[Tensor, "doc pos"]]:
+    """A question in each row, ready for the answer. Raises `LimitExceeded` where no room is left for one."""
+    from thoughtscope.models import tokenize
+
+    first = group * TOGETHER
+    asked = islice(questions(sampling.seed), first, first + TOGETHER)
+    tokens = tokenize(model, chat=[[{"role": "user", "content": question}] for question in asked])
+    if tokens.ids.shape[1] >= sampling.tokens:
+        raise LimitExceeded(
+            f"Conversations of {sampling.tokens} tokens leave no room for an answer: a question takes up to "
+            f"{tokens.ids.shape[1]} in the chat template of {model.name}. Ask for longer ones: chat=1,tokens=256."
+        )
+    return tokens.ids, tokens.mask
+
+
+def _until_end(
+    row: Int[Tensor, " pos"], kept: Bool[Tensor, " pos"], begun: int, ends: Int[Tensor, " end"]
+) -> list[int]:
+    """A document without its padding, up to the end token that was drawn, which stays."""
+    at = torch.isin(row[begun:], ends).nonzero()
+    stop = begun + int(at[0]) + 1 if len(at) else len(row)
+    return row[:stop][kept[:stop]].tolist()
 
 
 def _first_token(model: Model, ends: set[int]) -> int:

@@ -5,7 +5,7 @@
     text:FILE#lines                each line a document; #paragraphs: what blank lines separate
     jsonl:FILE#FIELD               a field of each line: a text or a list of token ids; also a folder, also *.jsonl.gz
     hf:NAME:CONFIG@SPLIT#FIELD     a data set of the Hugging Face hub, streamed; all but NAME can be left out
-    samples:tokens=128,seed=0      what the model itself writes
+    samples:tokens=128,seed=0      what the model itself writes; with chat=1, what it answers to questions
     MODULE:FUNCTION?seed=1&n=400   whatever an importable function returns
 
 Installed packages add spellings through entry points of the group `thoughtscope.sources`.
@@ -403,7 +403,7 @@ def _samples(rest: str, model: Model | None) -> Source:
 
     chosen = options(
         rest.removeprefix("default"),
-        {"tokens": 128, "temperature": 1.0, "seed": 0, "n": 0},
+        {"tokens": 128, "temperature": 1.0, "seed": 0, "n": 0, "chat": 0},
         where="samples",
     )
     if model is None:
