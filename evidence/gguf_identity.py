@@ -14,7 +14,7 @@ from _claim import Measured, Unavailable, main
 
 KINDS = ("Q4_1", "Q8_0", "BF16")
 TOKENS = 48
-OVERRIDES = {"gpt2": {"intermediate_size": 256}, "qwen3": {"head_dim": 128}}
+OVERRIDES = {"gpt2": {"n_inner": 256, "n_positions": 1024}, "qwen3": {"head_dim": 128}}
 """Sizes that transformers' reader takes for granted: with others it reads no such file, where this package does."""
 
 
