@@ -14,6 +14,8 @@ from _claim import Measured, Unavailable, main
 
 KINDS = ("Q4_1", "Q8_0", "BF16")
 TOKENS = 48
+OVERRIDES = {"gpt2": {"n_inner": 256, "n_positions": 1024}, "qwen3": {"head_dim": 128}}
+"""Sizes that transformers' reader takes for granted: with others it reads no such file, where this package does."""
 
 
 def measure(seed: int) -> Measured:
@@ -52,7 +54,7 @@ def logits_of(family: str, kind: str, folder: Path, seed: int) -> tuple[Any, Any
     from thoughtscope import load_model
     from thoughtscope.models.quiet import quiet
 
-    file = write_gguf(tiny(family, seed=seed), folder / f"{family}.gguf", kind)
+    file = write_gguf(tiny(family, seed=seed, **OVERRIDES.get(family, {})), folder / f"{family}.gguf", kind)
     ids = torch.randint(256, (1, TOKENS), generator=torch.Generator().manual_seed(seed))
     with quiet(), torch.no_grad():
         load_model(str(file))  # makes the copy

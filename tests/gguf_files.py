@@ -21,7 +21,7 @@ SIZES: dict[str, Any] = {
 """A tiny model whose rows are whole blocks of 32."""
 _OWN: dict[str, dict[str, Any]] = {
     "llama": {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}},
-    "gpt2": {"max_position_embeddings": 1024, "num_key_value_heads": 2},
+    "gpt2": {"num_key_value_heads": 2},
     "qwen3": {"head_dim": 32, "attention_bias": False},
     "gemma2": {"head_dim": 256, "query_pre_attn_scalar": 256, "sliding_window": 6, "tie_word_embeddings": True,
                "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
