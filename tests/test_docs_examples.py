@@ -97,11 +97,15 @@ COMMANDS = list(
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what the examples name: models and dictionaries of a user's own, and graphs that were traced."""
+    from tests.chat_templates import CHATML, chat_model
     from tests.tiny_microscope import random_dictionary
     from tests.tiny_models import tiny_model
     from thoughtscope.dictionaries import save_dictionary
 
     folder = tmp_path_factory.mktemp("workplace")
+    chatting = chat_model(CHATML, layers=3)
+    chatting.module.save_pretrained(folder / "chat-model")
+    chatting.tokenizer.save_pretrained(folder / "chat-model")
     model = tiny_model("llama", layers=3)
     for name in ("gpt2", "llama", "my-model"):
         model.module.save_pretrained(folder / name)
@@ -177,6 +181,10 @@ def test_a_command_of_the_pages_runs(
         lambda name, **more: specimen.model if name == "specimen" else load(name, **more),
     )
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.setattr("thoughtscope.models.downloads.fetch", lambda name, **_: tmp_path / f"{name}.gguf")
+    monkeypatch.setattr(
+        "thoughtscope.models.gguf.gguf_model", lambda path, **_: (path.with_suffix(".float32"), "0")
+    )
     for path in workplace.iterdir():
         if path.name != "activations" or " --store" in command:
             (tmp_path / path.name).symlink_to(path)

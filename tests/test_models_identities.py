@@ -44,7 +44,7 @@ from thoughtscope.models import (
 )
 from thoughtscope.models import tokens as tokens_module
 from thoughtscope.models.edits import writes_of
-from thoughtscope.models.encoding import byte_offsets
+from thoughtscope.models.encoding import Row, byte_offsets
 from thoughtscope.models.generation import end_tokens
 from thoughtscope.models.proofs import prove
 from thoughtscope.models.tokens import append, describe, positions_of
@@ -353,11 +353,9 @@ def test_the_beginning_token_of_each_row(model: Model) -> None:
         ("a", "b"),
         ((0, 1), (1, 2)),
     )
-    row = tokens_module._Row(
-        [256, 97], ["<|begin|>", "a"], [(0, 9), (9, 10)]
-    )  # written out in the text: it stays
+    row = Row([256, 97], ["<|begin|>", "a"], [(0, 9), (9, 10)])  # written out in the text: it stays
     assert tokens_module._with_bos(model, row, False) is row
-    alone = tokens_module._Row([256], ["<|begin|>"], [(0, 0)])
+    alone = Row([256], ["<|begin|>"], [(0, 0)])
     assert tokens_module._with_bos(model, alone, False) is alone
 
 

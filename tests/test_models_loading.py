@@ -310,9 +310,9 @@ def test_an_unknown_name_says_so_at_once(name: str) -> None:
 def test_a_folder_or_file_that_is_no_model_says_so(tmp_path: Path) -> None:
     with pytest.raises(UnknownModel, match=r"no config\.json"):
         load_model(str(tmp_path))
-    (tmp_path / "weights.gguf").write_bytes(b"x")
+    (tmp_path / "weights.bin").write_bytes(b"x")
     with pytest.raises(UnknownModel, match=r"is a file"):
-        load_model(str(tmp_path / "weights.gguf"))
+        load_model(str(tmp_path / "weights.bin"))
 
 
 @pytest.fixture

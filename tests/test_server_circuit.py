@@ -19,9 +19,9 @@ from tests.tiny_models import tiny_model
 from thoughtscope.core.errors import LimitExceeded
 from thoughtscope.graphs import graph_from_json, influence_share, score
 from thoughtscope.microscope import Microscope, WorkFolder
-from thoughtscope.server import app as application
 from thoughtscope.server.errors import Stopped
 from thoughtscope.server.session import Session
+from thoughtscope.server.streams import progress_events
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +164,7 @@ def test_a_client_that_leaves_stops_the_work(session: Session, result: str) -> N
         return {}
 
     async def leave() -> None:
-        stream = application._events(session, verb, result)
+        stream = progress_events(session, verb, result)
         for _ in range(3):
             await anext(stream)
         await stream.aclose()

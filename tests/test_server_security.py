@@ -74,6 +74,7 @@ ROUTES = [
     ("PUT", "/api/graphs/a/supernodes"),
     ("POST", "/api/trace"),
     ("POST", "/api/intervene"),
+    ("POST", "/api/generate"),
     ("GET", "/api/features/0/0"),
     ("PUT", "/api/labels/0/0"),
     ("GET", "/api/reports/a"),

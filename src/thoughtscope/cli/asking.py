@@ -39,9 +39,9 @@ class Asked:
 
 
 def asked(text: str | None, chat: str | None, system: str | None = None, answer: str | None = None) -> Asked:
-    """The prompt that was given, in one of the two ways. Raises `ThoughtscopeError` for none or both."""
+    """The prompt that was given, in one of the two ways. Raises `typer.BadParameter` for none or both."""
     if (text is None) == (chat is None):
-        raise ThoughtscopeError("Give a prompt or --chat, one of the two.")
+        raise typer.BadParameter("give a prompt or --chat, one of the two.")
     if text is not None:
         if system is not None or answer is not None:
             raise ThoughtscopeError("--system and --answer go with --chat; a plain prompt has no speakers.")

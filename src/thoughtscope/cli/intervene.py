@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from thoughtscope.cli.asking import Answer, Asked, Chat, System, asked
+from thoughtscope.cli.asking import Answer, Chat, System, asked
 from thoughtscope.cli.console import emit, printable, progress_bar, quoted
 from thoughtscope.cli.options import Bos, Device, DictionaryName, DType, Json, ModelName
 from thoughtscope.cli.tracing import traced
@@ -70,12 +70,8 @@ def intervene(
         for name in given or ()
     ]
     changes = changes_of(names, scale=scale or (), set_value=set_value or (), add=add or (), ablate=ablate)
-    request = (
-        None
-        if graph_file is not None and prompt is None and chat is None
-        else asked(prompt, chat, system, answer)
-    )
-    check_request(request, names, graph_file)
+    check_request([prompt, chat, graph_file], names)
+    request = None if graph_file is not None else asked(prompt, chat, system, answer)
     way(attention)
 
     from thoughtscope import microscope
@@ -104,13 +100,9 @@ def intervene(
         print(outcome_text(graph.heading, data))
 
 
-def check_request(
-    prompt: Asked | None,
-    names: Sequence[Name],
-    graph_file: Path | None,
-) -> None:
+def check_request(of: Sequence[str | Path | None], names: Sequence[Name]) -> None:
     """Refuses what cannot work before a model is loaded."""
-    if (prompt is None) == (graph_file is None):
+    if sum(each is not None for each in of) != 1:
         raise InvalidPlan("Give a prompt, --chat or --graph FILE, one of them.")
     if not names:
         raise InvalidPlan(

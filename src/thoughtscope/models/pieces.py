@@ -60,7 +60,7 @@ def decode(data: bytes) -> tuple[str, list[int]]:
 
 
 def whole_characters(data: bytes) -> int:
-    """How many bytes are sure: all but the beginning of a character whose other bytes may still come.
+    r"""How many bytes are sure: all but the beginning of a character whose other bytes may still come.
 
     >>> whole_characters("aé".encode()[:-1]), whole_characters("aé".encode()), whole_characters(b"a\xff")
     (1, 3, 2)

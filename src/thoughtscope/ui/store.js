@@ -25,8 +25,10 @@ let current = {
   /** @type {Layout | null} */ layout: null, // the layout on screen
   trace: null, // { prompt, stage, done, total } while a prompt is traced
   traceError: null,
-  /** @type {{ prompt: string | Message[], text: string } | null} */ traceWarning: null, // said of the last prompt that was traced
-  /** @type {{ prompt: string | Message[], options: object, price: Price } | null} */ costly: null, // what waits for a yes
+  // said of the last prompt that was traced
+  /** @type {{ prompt: string | Message[], text: string } | null} */ traceWarning: null,
+  // what waits for a yes
+  /** @type {{ prompt: string | Message[], options: object, price: Price } | null} */ costly: null,
   outcomes: [], // interventions on this graph, newest first
   outcomeShown: 0,
   running: null, // { stage, done, total } while an intervention is under way

@@ -20,7 +20,8 @@ export function PromptTokens({ graph }) {
 function Fold({ graph, start, end }) {
   if (start === end) return null;
   const text = range(start, end).map((i) => tokenText(graph.tokens[i])).join("");
-  return html`<i class="fold" role="img" title=${`template: ${text}`} aria-label=${`${end - start} tokens of the template`}
+  const count = `${end - start} tokens of the template`;
+  return html`<i class="fold" role="img" title=${`template: ${text}`} aria-label=${count}
     >${"·".repeat(Math.min(3, end - start))}</i>`;
 }
 
