@@ -29,7 +29,7 @@ def test_a_conversation_is_asked_and_shown_by_turns(page: Any, chatting: Server)
     assert page.get_by_label("chat").is_checked()
     page.get_by_role("button", name="Trace", exact=True).click()
     page.wait_for_selector(".stage g.node", timeout=60000)
-    agree(lambda: page.locator(".role text").all_inner_texts(), ["system", "user", "assistant"])
+    agree(lambda: page.locator(".role text").all_text_contents(), ["system", "user", "assistant"])
     agree(lambda: page.locator(".overview .turn dt").all_inner_texts(), ["system", "user", "assistant"])
     words = page.locator(".overview .turn:nth-child(2) .token").all_inner_texts()
     assert "".join(words).replace("·", " ") == "Hi <|im_end|>"
