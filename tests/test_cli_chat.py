@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
 from tests.chat_templates import CHATML, chat_model
 from tests.test_cli import Ran, run  # noqa: F401 (a fixture)
@@ -36,9 +37,10 @@ def test_what_is_asked(tmp_path: Path) -> None:
     given = asked(None, "a", system="s", answer="b")
     assert given.prompt == [{"role": "system", "content": "s"}, *talk]
     assert given.words == "--chat a --system s --answer b"
+    for neither_or_both in ((None, None), ("a", "b")):
+        with pytest.raises(typer.BadParameter, match="one of the two"):
+            asked(*neither_or_both)
     for arguments, why in (
-        ((None, None), "one of the two"),
-        (("a", "b"), "one of the two"),
         (("a", None, "s"), "go with --chat"),
         ((None, str(tmp_path / "none.json")), "There is no file"),
     ):
