@@ -13,13 +13,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from _claim import ROOT, Measured, Unavailable, main
+from _rows import RowStream
 
 PEER = ROOT / "runs" / "bench" / "sae-lens" / "bin" / "python"
 SITE = "resid_post.0"
@@ -130,47 +129,21 @@ def _ours(folder: Path, name: str, changes: Mapping[str, Any], to: str, rate: fl
 
     schedule = {"schedule.n_tokens": ROWS, "schedule.batch": BATCH, "schedule.learning_rate": rate}
     recipe = RECIPES[name](SITE, n_features=LATENTS, **changes, **schedule).replaced({"seed": seed})
-    dictionary = finished(train(RowStream(folder), recipe), name=f"synthetic/{name}", model_name="synthetic")
+    dictionary = finished(train(rows_of(folder), recipe), name=f"synthetic/{name}", model_name="synthetic")
     save_dictionary(dictionary, folder / to, format="sae-lens")
 
 
-@dataclass(frozen=True)
-class RowStream:
-    """The stored rows in their order, as the trainer takes them."""
+def rows_of(folder: Path) -> RowStream:
+    """The stored rows in their order."""
+    import numpy as np
+    import torch
 
-    folder: Path
+    stored = np.memmap(folder / "rows.f16", np.float16, "r", shape=(ROWS, WIDTH))
 
-    @property
-    def sites(self) -> Any:
-        from thoughtscope import Site
+    def taken(first: int, count: int) -> Any:
+        return torch.from_numpy(np.array(stored[first : first + count])).float()
 
-        return (Site.parse(SITE),)
-
-    @property
-    def widths(self) -> Any:
-        return dict.fromkeys(self.sites, WIDTH)
-
-    @cached_property
-    def _rows(self) -> Any:
-        import numpy as np
-
-        return np.memmap(self.folder / "rows.f16", np.float16, "r", shape=(ROWS, WIDTH))
-
-    @cached_property
-    def moments(self) -> Any:
-        from thoughtscope.training.data.moments import Moments
-
-        return dict.fromkeys(self.sites, Moments.of(self._taken(0, 32 * BATCH)))
-
-    def batches(self, start: int = 0) -> Iterator[Any]:
-        for step in range(start, ROWS // BATCH):
-            yield dict.fromkeys(self.sites, self._taken(step * BATCH, BATCH))
-
-    def _taken(self, first: int, count: int) -> Any:
-        import numpy as np
-        import torch
-
-        return torch.from_numpy(np.array(self._rows[first : first + count])).float()
+    return RowStream(site=SITE, first=taken(0, 32 * BATCH), batch=lambda step: taken(step * BATCH, BATCH))
 
 
 def disagreement(folder: Path, name: str, theirs: Mapping[str, float]) -> float:

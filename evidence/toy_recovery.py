@@ -8,12 +8,12 @@ dictionaries before their first step.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from _claim import Measured, main
+from _rows import RowStream
 
 SITE = "resid_post.0"
 FEATURES, WIDTH, LATENTS, L0 = 192, 96, 256, 7
@@ -29,35 +29,6 @@ SETTINGS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "Matryoshka": ("matryoshka-sae", {"k": L0}),
 }
 """By kind: the recipe, and what is changed in it beside `SCHEDULE`."""
-
-
-@dataclass(frozen=True)
-class ToyStream:
-    """The synthetic model's batches, as the trainer takes them."""
-
-    model: Any
-
-    @property
-    def sites(self) -> Any:
-        from thoughtscope import Site
-
-        return (Site.parse(SITE),)
-
-    @property
-    def widths(self) -> Any:
-        return dict.fromkeys(self.sites, WIDTH)
-
-    @cached_property
-    def moments(self) -> Any:
-        from thoughtscope.training.data.moments import Moments
-
-        return dict.fromkeys(self.sites, Moments.of(self.model.batch(2**30, 20_000)[0]))
-
-    def batches(self, start: int = 0) -> Iterator[Any]:
-        step = start
-        while True:
-            yield dict.fromkeys(self.sites, self.model.batch(step, BATCH)[0])
-            step += 1
 
 
 def measure(seed: int) -> Measured:
@@ -96,7 +67,10 @@ def trained(toy: Any, kind: str, n_tokens: int, seed: int) -> dict[str, float]:
 
     name, changes = SETTINGS[kind]
     recipe = RECIPES[name](SITE, n_features=LATENTS, **changes, **SCHEDULE | {"schedule.n_tokens": n_tokens})
-    state = train(ToyStream(toy), recipe.replaced({"seed": seed}))
+    rows = RowStream(
+        site=SITE, first=toy.batch(2**30, 20_000)[0], batch=lambda step: toy.batch(step, BATCH)[0]
+    )
+    state = train(rows, recipe.replaced({"seed": seed}))
     dictionary = finished(state, name=f"toy/{name}", model_name="synthetic")
     figures = score_recovery(toy, dictionary, n_rows=20_000).to_json()
     return {name: round(value, 4) for name, value in figures.items()}

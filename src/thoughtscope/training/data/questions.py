@@ -55,7 +55,7 @@ FORMS = {
         "What is the capital of {}?", "Tell me about {}.", "What language do people speak in {}?",
         "Which countries share a border with {}?", "What food is {} known for?", "Write a short travel guide to {}.",
         "Name three cities in {}.", "What is the weather like in {}?", "Describe the flag of {}.",
-        "Who is a famous person from {}?", "What currency is used in {}?", 
+        "Who is a famous person from {}?", "What currency is used in {}?",
         "I am going to {} next week. What should I pack?",
     ),
     "animal": (
