@@ -254,7 +254,7 @@ def test_a_dictionary_without_active_features_gives_errors_and_tokens() -> None:
 def test_progress_is_told() -> None:
     model, dictionary, tokens, _ = traced()
     heard: list[tuple[str, int, int]] = []
-    attribute(model, dictionary, tokens, progress=lambda *event: heard.append(event))
+    attribute(model, dictionary, tokens, progress=lambda *event, **_: heard.append(event))
     assert [stage for stage in dict.fromkeys(stage for stage, _, _ in heard)] == [
         "forward",
         "attribute",

@@ -488,7 +488,7 @@ def test_limits_at_their_ends(traced: tuple) -> None:
                              ({"influence_bound": 0.999}, 0), ({"edge_floor": 0.0}, n)):  # fmt: skip
         told: list[tuple] = []
         graph = attribute(
-            model, dictionary, tokens, **limits, progress=lambda *one, told=told: told.append(one)
+            model, dictionary, tokens, **limits, progress=lambda *one, told=told, **_: told.append(one)
         )
         book = graph.certificate
         assert (

@@ -89,7 +89,8 @@ def test_a_trace_streams_its_progress_and_ends_with_the_graph(client: TestClient
     )
     assert [kind for kind, _ in seen[:-1]] == ["progress"] * (len(seen) - 1) and len(seen) > 3
     assert all(
-        set(data) == {"stage", "done", "total"} and 0 <= data["done"] <= data["total"]
+        {"stage", "done", "total"} <= set(data) <= {"stage", "done", "total", "figures"}
+        and 0 <= data["done"] <= data["total"]
         for _, data in seen[:-1]
     )
     kept = folder.read_graph(seen[-1][1]["slug"])

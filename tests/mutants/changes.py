@@ -9,7 +9,8 @@ from pathlib import Path
 
 EXEMPT = {
     "_TINY": "only keeps a division by zero from raising",
-    "BATCHES": "how often an order is renewed; more or less often costs time alone",
+    "BATCH": "how often an order is renewed; more or less often costs time alone",
+    "GROWTH": "how often an order is renewed; more or less often costs time alone",
     "CHUNK_BYTES": "how much is held at once; the result is the same",
     "SMALL_CHUNK": "how much is held at once; the result is the same",
     "_AT_ONCE": "how much is held at once; the result is the same",

@@ -1,6 +1,8 @@
 """Attribution graphs: attribute, prune, score, group, read and write the JSON that the published viewers take."""
 
+from thoughtscope.graphs.attribute import Attribution as Attribution
 from thoughtscope.graphs.attribute import attribute as attribute
+from thoughtscope.graphs.attribute import begin_attribution as begin_attribution
 from thoughtscope.graphs.curve import ScoreCurve as ScoreCurve
 from thoughtscope.graphs.curve import score_curve as score_curve
 from thoughtscope.graphs.formats import GRAPH_FORMATS as GRAPH_FORMATS

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 import torch
-from jaxtyping import Float
 
 from thoughtscope.core.errors import ThoughtscopeError, UnknownFeature
 from thoughtscope.core.ids import NodeId
@@ -18,7 +18,7 @@ from thoughtscope.core.provenance import provenance
 from thoughtscope.dictionaries.dictionary import Dictionary, check_fits
 from thoughtscope.dictionaries.features import Features, encode
 from thoughtscope.dictionaries.transcoders import MlpReplacement, replace_mlps
-from thoughtscope.graphs.graph import ERROR, FEATURE, LOGIT, TOKEN, Graph, Target
+from thoughtscope.graphs.graph import ERROR, FEATURE, LOGIT, TOKEN, Certificate, Graph, Target
 from thoughtscope.graphs.linear import linearise
 from thoughtscope.graphs.price import (
     Price,
@@ -27,7 +27,6 @@ from thoughtscope.graphs.price import (
     price,
     require_affordable,
 )
-from thoughtscope.graphs.sweep import gather_sources
 from thoughtscope.graphs.targets import FeatureTarget, ReadTarget, TargetLike, resolve_targets
 from thoughtscope.graphs.tracer import Tracer, best_first
 from thoughtscope.models.model import Model
@@ -71,13 +70,133 @@ def attribute(
     - `edge_floor`: leave out edges below that share of their target's absolute input.
     - `approve(price)` is called once the prompt is encoded and the graph's size known, before any edge is computed;
       what it raises ends the run.
-    - `progress(stage, done, total)` is called as work gets done.
+    - `progress(stage, done, total)` is called as work gets done; see `Attribution.expand` for the figures beside it.
 
     Raises `DictionaryMismatch` for a dictionary that does not fit, `UnknownFeature` for a target feature that is not
     active, `LimitExceeded` for a graph whose price is over the free memory, `OutOfMemory` where memory runs out all the
     same, `ThoughtscopeError` for targets or bounds out of range.
     """
-    _check_bounds(max_nodes, influence_bound, edge_floor)
+    check_limits(max_nodes, influence_bound)
+    begun = begin_attribution(
+        model,
+        dictionary,
+        tokens,
+        targets=targets,
+        position=position,
+        max_targets=max_targets,
+        target_mass=target_mass,
+        max_nodes=max_nodes,
+        edge_floor=edge_floor,
+        progress=progress,
+    )
+    known = begun.price(max_nodes)
+    require_affordable(known, str(model.device))
+    if approve is not None:
+        approve(known)
+    for _ in begun.expand(max_nodes=max_nodes, influence_bound=influence_bound, progress=progress):
+        pass
+    progress("graph", 0, 1)
+    graph = begun.graph()
+    progress("graph", 1, 1)
+    return graph
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attribution:
+    """Attribution in progress: a prompt whose price is known, and the graph of what has been expanded so far.
+
+    `expand` is a generator; whenever it stops, `certificate` says what is left out at most, and `graph` gives a whole
+    graph, the one that `attribute` makes with as many nodes.
+    """
+
+    model: Model
+    tokens: Tokens
+    reads: Sequence[ReadTarget]
+    rows: Sequence[int]
+    """The active features that are targets."""
+    tracer: Tracer
+
+    @property
+    def certificate(self) -> Certificate:
+        """What a graph made now would leave out."""
+        return self.tracer.certificate()
+
+    def price(self, max_nodes: int | None = None) -> Price:
+        """What the graph will take, now that its features are counted and its targets known."""
+        positions = [read.position for read in self.reads] + self.tracer.position[list(self.rows)].tolist()
+        return price(
+            self.model,
+            self.tracer.replacement,
+            count_active(self.tracer.replacement, self.tracer.features),
+            n_targets=len(self.reads) + len(self.rows),
+            position=max(positions),
+            max_nodes=max_nodes,
+        )
+
+    def expand(
+        self,
+        *,
+        max_nodes: int | None = None,
+        influence_bound: float | None = None,
+        progress: Progress = silent,
+    ) -> Iterator[Certificate]:
+        """Finds the edges into the targets, then into features, best first by influence, until a limit holds.
+
+        Gives the certificate after each batch; its bound only falls. `progress("attribute", …)` comes several times a
+        batch, with the figures `bound` and `waiting`, the features that can reach a target and have no row yet. Limits
+        as in `attribute`.
+        """
+        check_limits(max_nodes, influence_bound)
+        tracer = self.tracer
+        if not tracer.rows:
+            with torch.no_grad(), memory_told("This trace", FIX):
+                tracer.expand_targets(self.reads, self.rows)
+        known = self.certificate
+        total = known.active if max_nodes is None else max(min(max_nodes, known.active), known.expanded)
+
+        def said(done: int = 0) -> None:
+            expanded = known.expanded + done
+            waiting = float(known.active - expanded)
+            progress("attribute", expanded, total, bound=known.bound, waiting=waiting)
+
+        said()
+        steps = best_first(tracer, max_nodes=max_nodes, influence_bound=influence_bound, done=said)
+        while True:
+            with torch.no_grad(), memory_told("This trace", FIX):
+                try:
+                    next(steps)
+                except StopIteration:
+                    return
+            known = self.certificate
+            said()
+            yield known
+
+    @torch.no_grad()
+    def graph(self) -> Graph:
+        """The graph of what has been expanded; edges from other features are `absent` in it."""
+        with memory_told("This trace", FIX):
+            return assemble(self.tracer, self.model, self.tokens, self.reads, self.rows)
+
+
+@torch.no_grad()
+def begin_attribution(
+    model: Model,
+    dictionary: Dictionary,
+    tokens: Tokens,
+    *,
+    targets: Sequence[TargetLike] | None = None,
+    position: int = -1,
+    max_targets: int = 10,
+    target_mass: float = 0.95,
+    max_nodes: int | None = None,
+    edge_floor: float = 0.0,
+    progress: Progress = silent,
+) -> Attribution:
+    """Runs the model, encodes the prompt and resolves the targets; no edge is computed yet.
+
+    Options as in `attribute`; `max_nodes` is the most that anybody will ask to be expanded. Raises what it raises.
+    """
+    check_limits(max_nodes, None, edge_floor)
     check_fits(dictionary, model)
     replacement = replace_mlps(dictionary, model)
     foreign = [item for item in targets or () if isinstance(item, FeatureTarget)]
@@ -104,43 +223,11 @@ def attribute(
             target_mass=target_mass,
         )
         rows = [_active_row(features, replacement, node) for node in nodes]
-        known = _priced(model, replacement, features, reads, nodes, max_nodes)
-        require_affordable(known, device)
-        if approve is not None:
-            approve(known)
         errors = replacement.errors(features, activations)
         tracer = Tracer(
-            frozen=frozen,
-            replacement=replacement,
-            features=features,
-            sources=gather_sources(frozen, replacement, features, errors),
-            edge_floor=edge_floor,
+            frozen=frozen, replacement=replacement, features=features, errors=errors, edge_floor=edge_floor
         )
-        tracer.expand_targets(reads, rows)
-        best_first(tracer, max_nodes=max_nodes, influence_bound=influence_bound, progress=progress)
-        progress("graph", 0, 1)
-        graph = assemble(tracer, errors, model, tokens, reads, rows)
-        progress("graph", 1, 1)
-        return graph
-
-
-def _priced(
-    model: Model,
-    replacement: MlpReplacement,
-    features: Features,
-    reads: Sequence[ReadTarget],
-    nodes: Sequence[NodeId],
-    max_nodes: int | None,
-) -> Price:
-    """What the graph will take, now that its features are counted and the last of its targets' positions is known."""
-    return price(
-        model,
-        replacement,
-        count_active(replacement, features),
-        n_targets=len(reads) + len(nodes),
-        position=max((*(read.position for read in reads), *(node.position for node in nodes))),
-        max_nodes=max_nodes,
-    )
+    return Attribution(model=model, tokens=tokens, reads=reads, rows=rows, tracer=tracer)
 
 
 def _warned(dictionary: Dictionary) -> dict[str, Any]:
@@ -150,7 +237,6 @@ def _warned(dictionary: Dictionary) -> dict[str, Any]:
 
 def assemble(
     tracer: Tracer,
-    errors: Sequence[Float[torch.Tensor, "pos d_out"]],
     model: Model,
     tokens: Tokens,
     reads: Sequence[ReadTarget],
@@ -187,7 +273,7 @@ def assemble(
         value=_join(
             np.float32,
             features.value.cpu()[active],
-            np.concatenate([error.float().norm(dim=-1).cpu() for error in errors]),
+            np.concatenate([error.float().norm(dim=-1).cpu() for error in tracer.errors]),
             tracer.frozen.embed.norm(dim=-1).cpu(),
             [t.value for t in reads],
         ),
@@ -270,7 +356,8 @@ def _absolute(position: int, length: int) -> int:
     return position % length
 
 
-def _check_bounds(max_nodes: int | None, influence_bound: float | None, edge_floor: float) -> None:
+def check_limits(max_nodes: int | None, influence_bound: float | None, edge_floor: float = 0.0) -> None:
+    """Raises `ThoughtscopeError` for a limit out of range."""
     if max_nodes is not None and max_nodes < 1:
         raise ThoughtscopeError(f"max_nodes must be 1 or more, or None for all; got {max_nodes}.")
     if influence_bound is not None and not 0 <= influence_bound < 1:

@@ -24,7 +24,8 @@ from thoughtscope.dictionaries.transcoders import MlpReplacement
 from thoughtscope.graphs.graph import Graph
 from thoughtscope.graphs.json_read import MAX_BYTES, MAX_LINKS, MAX_NODES
 from thoughtscope.graphs.names import file_ids
-from thoughtscope.graphs.sweep import BATCHES, CHUNK_BYTES, SMALL_CHUNK
+from thoughtscope.graphs.sweep import CHUNK_BYTES, SMALL_CHUNK
+from thoughtscope.graphs.tracer import BATCH, GROWTH
 from thoughtscope.models.model import Model
 
 LARGE_MEMORY = 2 * 2**30
@@ -132,7 +133,7 @@ def price(
     work = (typical * _work(model, replacement, active)[:, : last + 1]).sum()
     frozen = forward_memory(model, replacement.dictionary, length)
     sources = 2 * 4 * model.d_model * _writers(replacement, active)
-    at_once = expanded.sum() if max_nodes is None else min(expanded.sum(), max(max_nodes / BATCHES, BATCHES))
+    at_once = min(expanded.sum(), max(expanded.sum() / (GROWTH + 1), BATCH))
     at_once = min(at_once + n_targets, SMALL_CHUNK + expanded.sum(0).max())
     sweep = frozen + sources + _chunk_memory(model, active, float(at_once))
     rest = max(_ROW_BYTES * computed, _PRUNE_BYTES * n_edges)

@@ -24,7 +24,6 @@ from thoughtscope.graphs.linear import Linearised
 from thoughtscope.graphs.targets import ReadTarget
 
 CHUNK_BYTES = 192 * 2**20
-BATCHES = 16  # how many times best-first order is renewed within a node budget
 SMALL_CHUNK = 96  # targets; fewer make products too thin to be worth a sweep of their own
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -20,17 +21,16 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from thoughtscope.core.memory import in_halves
-from thoughtscope.core.progress import Progress
 from thoughtscope.dictionaries.features import Features
 from thoughtscope.dictionaries.transcoders import MlpReplacement
 from thoughtscope.graphs.graph import Certificate
 from thoughtscope.graphs.linear import Linearised
 from thoughtscope.graphs.sweep import (
-    BATCHES,
     Effects,
     Injections,
     Sources,
     chunks,
+    gather_sources,
     inject_features,
     inject_reads,
     sweep,
@@ -38,6 +38,8 @@ from thoughtscope.graphs.sweep import (
 from thoughtscope.graphs.targets import ReadTarget
 
 _TINY = 1e-10
+BATCH, GROWTH = 16, 3
+"""Features that are expanded before the best-first order is renewed: so many, later this part of what is known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +73,8 @@ class Tracer:
     frozen: Linearised
     replacement: MlpReplacement
     features: Features
-    sources: Sources
+    errors: Sequence[Float[Tensor, "pos d_out"]]
+    """What the dictionary misses at each block's MLP."""
     edge_floor: float = 0.0
     rows: dict[int, list[EdgeRows]] = field(default_factory=dict)
 
@@ -83,6 +86,12 @@ class Tracer:
         self.start: Float[np.ndarray, " column"] = np.zeros(self.n_columns)
         """The influence that starts at each column: 1 at a feature that is a target."""
         self.read_start: Float[np.ndarray, " read"] = np.zeros(0)
+        self._arrived: Float[np.ndarray, " column"] | None = None
+
+    @cached_property
+    def sources(self) -> Sources:
+        """Gathered when the first edges are asked for: until then somebody may find the trace too large."""
+        return gather_sources(self.frozen, self.replacement, self.features, self.errors)
 
     @property
     def n_columns(self) -> int:
@@ -122,7 +131,6 @@ class Tracer:
         if len(which):
             targets = inject_features(self.frozen, self.replacement, self.features, torch.from_numpy(which))
             self._run(targets, which, done)
-            self.expanded[which] = True
 
     def influence(self) -> Float[np.ndarray, " column"]:
         """Influence on the targets so far, of every column: `I = w + I Â` over the rows that are known.
@@ -130,6 +138,15 @@ class Tracer:
         Edges only lead down, so one pass from the top layer is enough: when a layer's turn comes, all that its rows
         will ever get has arrived.
         """
+        if self._arrived is None:
+            self._arrived = self._spread()
+        return self._arrived
+
+    def waiting(self) -> Float[np.ndarray, " active"]:
+        """The influence that has arrived at each feature without a row, and goes no further: the frontier."""
+        return self.influence()[: len(self.features)] * ~self.expanded
+
+    def _spread(self) -> Float[np.ndarray, " column"]:
         arrived = np.zeros(self.n_columns)
         for layer in sorted(self.rows, reverse=True):
             for block in self.rows[layer]:
@@ -146,22 +163,18 @@ class Tracer:
 
     def certificate(self) -> Certificate:
         """What is left out. See `Certificate`; the argument for the bound is at `best_first`."""
-        arrived = self.influence()
-        # What has arrived at a feature without a row goes no further: it is the frontier.
-        waiting = arrived[: len(self.features)] * ~self.expanded
+        arrived, frontier = self.influence(), float(self.waiting().sum()) / self.total
         # What a row lost under the floor took its share of the row's influence with it.
         dropped = 0.0
         for block in (block for blocks in self.rows.values() for block in blocks):
             share = block.absent / np.maximum(block.incoming, _TINY)
             dropped += float((self.reached(block, arrived) * share).sum()) / self.total
-        frontier = float(waiting.sum()) / self.total
         nothing_left = self.expanded[self.reachable].all()
-        highest = 0.0 if nothing_left else float(waiting.max()) / self.total
         return Certificate(
             expanded=int(self.expanded.sum()),
             active=int(self.reachable.sum()),
             frontier_mass=frontier,
-            bound=0.0 if nothing_left else min(highest + frontier + dropped, 1.0),
+            bound=0.0 if nothing_left else min(frontier + dropped, 1.0),
             dropped_mass=dropped,
         )
 
@@ -177,6 +190,7 @@ class Tracer:
 
         for chosen, rows in self._sweeps(targets, rows_of):
             self._file(rows)
+            self.expanded[number[chosen.numpy()]] = True
             count += len(chosen)
             if done is not None:
                 done(count)
@@ -218,6 +232,7 @@ class Tracer:
             yield from in_halves(chosen, swept)
 
     def _file(self, rows: list[Filed]) -> None:
+        self._arrived = None
         for layer, block in rows:
             self.rows.setdefault(layer, []).append(block)
 
@@ -277,30 +292,31 @@ class Tracer:
 
 
 def best_first(
-    tracer: Tracer, *, max_nodes: int | None, influence_bound: float | None, progress: Progress
-) -> None:
-    """Expands features: all that can reach a target, or best first by influence until a limit holds.
+    tracer: Tracer,
+    *,
+    max_nodes: int | None,
+    influence_bound: float | None,
+    done: Callable[[int], None] | None = None,
+) -> Iterator[None]:
+    """Expands features best first by influence, until a limit holds or none is left that can reach a target.
+
+    Stops after each batch for whoever wants to look. What is expanded when depends on nothing but the graph: who stops
+    at N features has what `max_nodes=N` gives. `done(n)` is called within a batch when n of it are computed.
 
     Why that can stop with a proof: the graph has no cycles and the rows of shares add up to at most one, so influence
     that waits at unexpanded features, F in all, can bring at most F to any node, however it is continued. With I_S the
-    influence over the rows known so far, `I_S(v) <= I(v) <= I_S(v) + F` for every node v.
+    influence over the rows known so far, `I_S(v) <= I(v) <= I_S(v) + F` for every node v. What waits at v itself only
+    leads away from it, so a feature that waits has `I(v) <= I_S(v) + (F - I_S(v)) = F`. And F never rises: a row hands
+    on at most what it got.
     """
-    open_rows = tracer.reachable & ~tracer.expanded
-    everything = int(open_rows.sum())
-    budget = everything
-    if max_nodes is not None:
-        budget = max(min(max_nodes - int(tracer.expanded.sum()), everything), 0)
-    if influence_bound is None and budget == everything:
-        tracer.expand(np.flatnonzero(open_rows), lambda done: progress("attribute", done, everything))
-        return
-    batch, spent = max(budget // BATCHES, BATCHES), 0
-    while spent < budget:
+    everything = int(tracer.reachable.sum())
+    most = everything if max_nodes is None else min(max_nodes, everything)
+    least = (influence_bound or 0.0) * tracer.total
+    while (known := int(tracer.expanded.sum())) < most and (waiting := tracer.waiting()).sum() > least:
         # The order is renewed after each batch: what the new rows send down may wait at features not seen before.
-        waiting = tracer.influence()[: len(tracer.features)] * ~tracer.expanded
-        if waiting.sum() <= (influence_bound or 0.0) * tracer.total:
-            break
-        best = np.argsort(-waiting, kind="stable")[: min(batch, budget - spent)]
-        best = best[waiting[best] > 0]
-        tracer.expand(best)
-        spent += len(best)
-        progress("attribute", spent, budget)
+        best = np.argsort(-waiting, kind="stable")[: min(max(BATCH, known // GROWTH), most - known)]
+        tracer.expand(best[waiting[best] > 0], done)
+        yield
+    if influence_bound is None and most == everything:
+        # Nothing arrives at what is left, for want of a single edge that is not zero; it is part of a whole graph.
+        tracer.expand(np.flatnonzero(tracer.reachable & ~tracer.expanded), done)
