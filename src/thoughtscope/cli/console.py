@@ -109,10 +109,17 @@ def warn(said: Sequence[str], *, as_json: bool) -> None:
             print(f"thoughtscope: warning: {printable(' '.join(text.split()))}", file=sys.stderr)
 
 
-def tell_price(price: Price, *, as_json: bool) -> None:
-    """Says on stderr what a large trace will take; asks nothing. With `--json` the price stands in the object."""
-    if price.is_large and not as_json:
-        print(f"thoughtscope: a large trace: {price}", file=sys.stderr)
+LONG_SECONDS = 5.0
+
+
+def tell_price(price: Price, *, as_json: bool, device: str = "cpu") -> None:
+    """Says on stderr what a trace that takes a while will take, and of what is free; asks nothing. With `--json` the
+    price stands in the object."""
+    if as_json or not (price.is_large or price.seconds > LONG_SECONDS):
+        return
+    share, kind = price.share_of_free(device), "a large trace" if price.is_large else "this trace"
+    free = "" if share is None else f" ({share:.0%} of the memory that is free)"
+    print(f"thoughtscope: {kind}: {price}{free}", file=sys.stderr)
 
 
 def make_folder(path: Path) -> Path | None:
@@ -189,6 +196,7 @@ def message_of(error: BaseException) -> str:
 
 _FIGURES = {
     "loss": ("loss", ".4g"),
+    "bound": ("still to come, at most", ".1%"),
     "fvu": ("FVU", ".4f"),
     "l0": ("L0", ".1f"),
     "dead": ("dead", ".1%"),

@@ -31,6 +31,17 @@ MaxNodes = Annotated[
     int | None,
     typer.Option(min=1, help="Expand at most this many features; the rest is counted as left out."),
 ]
+InfluenceBound = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0,
+        max=0.999,
+        help="End where at most this share of the influence is still to come; 0 for everything, however large.",
+    ),
+]
+KeepPartial = Annotated[
+    bool, typer.Option("--keep-partial", help="On Ctrl-C go on with the graph as far as it is.")
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, errors too.")]
 Folder = Annotated[
     Path | None, typer.Option(help="Where graphs and labels are kept (default: your data folder).")

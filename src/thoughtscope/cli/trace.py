@@ -17,7 +17,9 @@ from thoughtscope.cli.options import (
     DType,
     EdgeMass,
     Folder,
+    InfluenceBound,
     Json,
+    KeepPartial,
     MaxNodes,
     ModelName,
     NodeMass,
@@ -48,6 +50,8 @@ def trace(
     node_mass: NodeMass = 0.8,
     edge_mass: EdgeMass = 0.98,
     max_nodes: MaxNodes = None,
+    influence_bound: InfluenceBound = None,
+    keep_partial: KeepPartial = False,
     device: Device = None,
     dtype: DType = None,
     port: Port = 8321,
@@ -77,6 +81,8 @@ def trace(
         node_mass=node_mass,
         edge_mass=edge_mass,
         max_nodes=max_nodes,
+        influence_bound=influence_bound,
+        keep_partial=keep_partial,
     )
     graph = done.graph
     seconds = time.perf_counter() - started

@@ -32,8 +32,13 @@ def traced(
     node_mass: float | None = NODE_MASS,
     edge_mass: float = EDGE_MASS,
     max_nodes: int | None = None,
+    influence_bound: float | None = None,
+    keep_partial: bool = False,
 ) -> Traced:
-    """`microscope.trace` with everything that a person at a terminal is told. Raises what it raises."""
+    """`microscope.trace` with everything that a person at a terminal is told. Raises what it raises.
+
+    With `keep_partial` an interrupt ends it with the last picture of the graph, if there has been one.
+    """
     from thoughtscope import microscope
 
     with microscope.heard() as said:
@@ -43,16 +48,33 @@ def traced(
 
     def approve(price: Price) -> None:
         prices.append(price)
-        tell_price(price, as_json=as_json)
+        tell_price(price, as_json=as_json, device=str(opened.model.device))
 
-    with progress_bar(quiet=as_json) as progress:
-        graph = microscope.trace(
-            opened,
-            tokens,
-            node_mass=node_mass,
-            edge_mass=edge_mass,
-            max_nodes=max_nodes,
-            approve=approve,
-            progress=progress,
-        )
+    pictures: list[Graph] = []
+
+    def keep(picture: Graph) -> None:
+        pictures[:] = [picture]
+
+    with progress_bar(quiet=as_json) as bar:
+
+        def progress(stage: str, done: int, total: int | None, **figures: float) -> None:
+            shown = {"bound": figures["bound"]} if "bound" in figures else {}
+            bar(stage, done, total, **shown)
+
+        try:
+            graph = microscope.trace(
+                opened,
+                tokens,
+                node_mass=node_mass,
+                edge_mass=edge_mass,
+                max_nodes=max_nodes,
+                influence_bound=influence_bound,
+                approve=approve,
+                on_snapshot=keep if keep_partial else None,
+                progress=progress,
+            )
+        except KeyboardInterrupt:
+            if not pictures:
+                raise
+            graph = pictures[0]
     return Traced(graph=graph, price=prices[0], warnings=said)

@@ -74,6 +74,17 @@ class Price:
         """Whether somebody should be told before it is made."""
         return self.memory > LARGE_MEMORY or self.file > LARGE_FILE or self.seconds > LARGE_SECONDS
 
+    def share_of_free(self, device: str = "cpu") -> float | None:
+        """How much of the memory that is free it takes, where less is free; None where nothing tells."""
+        wanted = [(self.memory, "cpu"), *([(self.device_memory, device)] if self.device_memory else [])]
+        shares = [needed / free for needed, where in wanted if (free := free_memory(where))]
+        return max(shares, default=None)
+
+    def within(self, seconds: float, memory: int) -> int:
+        """How many features can be expanded in so many seconds and bytes; both grow at most with their square."""
+        fraction = min(1.0, seconds / max(self.seconds, 1e-9), (memory / max(self.memory, 1)) ** 0.5)
+        return max(int(self.n_nodes * fraction) // 100 * 100, 100)
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         return asdict(self) | {"seconds": round(self.seconds, 1)}

@@ -24,6 +24,7 @@ from thoughtscope.microscope.keeping import kept_file as kept_file
 from thoughtscope.microscope.keeping import kept_graph as kept_graph
 from thoughtscope.microscope.keeping import lay_out as lay_out
 from thoughtscope.microscope.keeping import page_graph as page_graph
+from thoughtscope.microscope.keeping import page_snapshot as page_snapshot
 from thoughtscope.microscope.keeping import pin as pin
 from thoughtscope.microscope.keeping import report as report
 from thoughtscope.microscope.keeping import score_part as score_part

@@ -56,6 +56,13 @@ def kept_file(folder: WorkFolder, slug: str) -> dict[str, Any]:
     return payload.relabelled(file, folder.labels_of(*payload.source_of(file)))
 
 
+def page_snapshot(graph: Graph) -> dict[str, Any]:
+    """A graph that is not kept, or not yet, as the page gets it; see `reports.payload.for_page`."""
+    from thoughtscope.reports import payload
+
+    return {**payload.for_page(payload.graph_file(graph)), "outcomes": []}
+
+
 def page_graph(folder: WorkFolder, slug: str) -> dict[str, Any]:
     """A kept graph as the page gets it: see `reports.payload.for_page`; with `outcomes`, what was tried on it."""
     from thoughtscope.reports import payload

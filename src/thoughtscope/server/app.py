@@ -17,7 +17,6 @@ from starlette.exceptions import HTTPException
 import thoughtscope
 from thoughtscope import microscope
 from thoughtscope.core.errors import ThoughtscopeError
-from thoughtscope.core.progress import Progress
 from thoughtscope.microscope import Change, Microscope
 from thoughtscope.server.access import Access
 from thoughtscope.server.bodies import StrictRoute, answered
@@ -25,7 +24,7 @@ from thoughtscope.server.errors import Costly, error_of, error_response
 from thoughtscope.server.gate import Gate
 from thoughtscope.server.login import add_login, without_token
 from thoughtscope.server.session import Session
-from thoughtscope.server.streams import answer_events, progress_events, streamed
+from thoughtscope.server.streams import Send, answer_events, progress_events, progress_of, streamed
 from thoughtscope.server.wire import (
     GenerateRequest,
     GraphRequest,
@@ -39,7 +38,7 @@ from thoughtscope.server.wire import (
 )
 
 if TYPE_CHECKING:
-    from thoughtscope.graphs import Price
+    from thoughtscope.graphs import Graph, Price
     from thoughtscope.models import NewTokens, Tokens
 
 _HTTP_CODES = {
@@ -190,15 +189,20 @@ def _add_model_routes(app: FastAPI, session: Session) -> None:
             if price.is_large and not body.costly:
                 raise Costly(price)
 
-        def verb(opened: Microscope, progress: Progress) -> dict[str, Any]:
+        def verb(opened: Microscope, send: Send) -> dict[str, Any]:
+            def snapshot(graph: Graph) -> None:
+                send("snapshot", microscope.page_snapshot(graph))
+
             graph = microscope.trace(
                 opened,
                 tokens,
                 node_mass=body.node_mass,
                 edge_mass=body.edge_mass,
                 max_nodes=body.max_nodes,
+                influence_bound=body.influence_bound,
                 approve=approve,
-                progress=progress,
+                on_snapshot=snapshot if body.snapshots else None,
+                progress=progress_of(send),
             )
             return {"slug": microscope.keep(session.folder, graph), "warnings": said}
 
@@ -209,7 +213,7 @@ def _add_model_routes(app: FastAPI, session: Session) -> None:
         """A stream of progress for who accepts one, else one answer."""
         changes = [Change(nodes=edit.nodes, op=edit.op, value=edit.value) for edit in body.edits]
 
-        def verb(opened: Microscope, progress: Progress) -> dict[str, Any]:
+        def verb(opened: Microscope, send: Send) -> dict[str, Any]:
             return microscope.intervene_kept(
                 opened,
                 session.folder,
@@ -218,12 +222,12 @@ def _add_model_routes(app: FastAPI, session: Session) -> None:
                 attention=body.attention,
                 max_new_tokens=body.max_new_tokens,
                 keep=body.keep,
-                progress=progress,
+                progress=progress_of(send),
             )
 
         if "text/event-stream" in request.headers.get("accept", ""):
             return streamed(progress_events(session, verb, "outcome"))
-        return await session.run(lambda opened: verb(opened, lambda *_, **__: session.check_open()))
+        return await session.run(lambda opened: verb(opened, lambda *_: session.check_open()))
 
     @app.get("/api/features/{layer}/{index}")
     async def feature(layer: Number, index: Number) -> Response:

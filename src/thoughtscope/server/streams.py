@@ -18,7 +18,9 @@ from thoughtscope.server.session import Session
 if TYPE_CHECKING:
     from thoughtscope.models import NewTokens, Tokens
 
-Verb = Callable[[Microscope, Progress], dict[str, Any]]
+Send = Callable[[str, dict[str, Any]], None]
+"""Sends an event by its kind; raises `Stopped` once nobody listens."""
+Verb = Callable[[Microscope, Send], dict[str, Any]]
 
 
 def streamed(events: AsyncIterator[str]) -> StreamingResponse:
@@ -27,33 +29,44 @@ def streamed(events: AsyncIterator[str]) -> StreamingResponse:
 
 
 async def progress_events(session: Session, verb: Verb, result: str) -> AsyncIterator[str]:
-    """`progress` …, then the event `result`, or `error`. A client that leaves stops the work."""
+    """What the verb sends, `progress` …, then the event `result`, or `error`. A client that leaves stops the work."""
     loop = asyncio.get_running_loop()
-    queue: asyncio.Queue[tuple[str, dict[str, Any]]] = asyncio.Queue()
+    queue: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
     gone = False
 
-    def progress(stage: str, done: int, total: int | None, **figures: float) -> None:
+    def send(kind: str, data: dict[str, Any]) -> None:
         session.check_open()
         if gone:
             raise Stopped("The client went away.")
-        said = {"stage": stage, "done": done, "total": total} | ({"figures": figures} if figures else {})
-        loop.call_soon_threadsafe(queue.put_nowait, ("progress", said))
+        # Written out here, in the verb's thread: a graph takes its time.
+        loop.call_soon_threadsafe(queue.put_nowait, (kind, event(kind, data)))
 
     async def work() -> None:
         try:
-            queue.put_nowait((result, await session.run(lambda opened: verb(opened, progress))))
+            kind, data = result, await session.run(lambda opened: verb(opened, send))
         except Exception as error:
-            queue.put_nowait(("error", error_event(error)))
+            kind, data = "error", error_event(error)
+        queue.put_nowait((kind, event(kind, data)))
 
     task = asyncio.create_task(work())
     try:
         yield event("progress", {"stage": "queued", "done": 0, "total": 1})
         kind = ""
         while kind not in (result, "error"):
-            kind, data = await queue.get()
-            yield event(kind, data)
+            kind, text = await queue.get()
+            yield text
     finally:
         gone = not task.done()
+
+
+def progress_of(send: Send) -> Progress:
+    """The progress of a verb as events."""
+
+    def progress(stage: str, done: int, total: int | None, **figures: float) -> None:
+        said = {"stage": stage, "done": done, "total": total} | ({"figures": figures} if figures else {})
+        send("progress", said)
+
+    return progress
 
 
 async def answer_events(

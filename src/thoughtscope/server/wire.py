@@ -83,6 +83,10 @@ class TraceRequest(PromptRequest):
     node_mass: Share = NODE_MASS
     edge_mass: Share = EDGE_MASS
     max_nodes: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    influence_bound: Annotated[FiniteFloat, Field(ge=0, lt=1)] | None = None
+    """End where at most that share of the influence is still to come; null, without `max_nodes`, for our choice."""
+    snapshots: bool = False
+    """Whether the stream brings the graph as it is so far, in events `snapshot`."""
     bos: bool | None = None
     """Whether the prompt begins with the beginning-of-text token; null leaves that to the tokenizer."""
     costly: bool = False

@@ -45,14 +45,16 @@ async function readAnswer(answer) {
   return value;
 }
 
-/** Sends work and calls `onProgress` for each step; resolves to the event called `wanted`, or to a plain answer. */
-async function work(path, body, wanted, { onProgress, signal }) {
+/** Sends work and calls `onProgress` for each step, `onSnapshot` for what is there so far; resolves to the event called
+ * `wanted`, or to a plain answer. */
+async function work(path, body, wanted, { onProgress, onSnapshot = (_) => {}, signal }) {
   const answer = await ask(`api/${path}`, { method: "POST", body, signal, stream: true });
   const streams = answer.headers.get("Content-Type")?.startsWith("text/event-stream");
   if (!answer.ok || !streams) return readAnswer(answer);
   try {
     for await (const { event, data } of serverEvents(answer.body)) {
       if (event === "progress") onProgress(data);
+      else if (event === "snapshot") onSnapshot(data);
       else if (event === wanted) return data;
       else if (event === "error") throw failure(data.error);
     }

@@ -15,10 +15,12 @@ const LINE = 15; // a named output
 const PITCHES = [18, 17, 16, 15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4]; // distance of neighbouring nodes
 const LETTER = 7.2;
 
-/** Positions of all nodes, columns and rows for a panel of this size, in pixels of the panel.
- * @param {Graph} graph @returns {Layout} */
-export function layoutGraph(graph, width, height) {
+/** Positions of all nodes, columns and rows for a panel of this size, in pixels of the panel. After `before`, the layout
+ * of an earlier picture of the same graph, what was there keeps its place.
+ * @param {Graph} graph @param {Layout | null} [before] @returns {Layout} */
+export function layoutGraph(graph, width, height, before = null) {
   const cells = fillCells(graph);
+  if (before && before.width === width && Math.abs(before.height - height) < 3 * LINE) return grown(cells, graph, before);
   const outputs = graph.nodes.filter((node) => node.kind === "logit").sort(byChance);
   const inner = Math.max(80, width - GUTTER - RIGHT);
   const wanted = outputs.length ? Math.min(Math.max(inner * 0.13, 76), 128, inner / 2) : 0;
@@ -185,6 +187,38 @@ function placeCells(cells, layout) {
       const y = band.y + band.height / 2 + (line - (lines - 1) / 2) * stepY;
       places.set(node.id, { x, y, r: nodeRadius(node, Math.min(pitch, Math.max(3, stepX, stepY))) });
     });
+  }
+}
+
+/** The layout with the nodes of a newer picture: those that stay do not move, others take what is free beside them. */
+function grown(cells, graph, before) {
+  const places = new Map();
+  for (const { id } of graph.nodes) if (before.places.has(id)) places.set(id, before.places.get(id));
+  for (const { position, row, nodes } of cells) {
+    const fresh = nodes.filter((node) => !places.has(node.id));
+    if (!fresh.length) continue;
+    const band = row < 0 ? before.inputs : before.rows[row];
+    const taken = nodes.filter((node) => places.has(node.id)).map((node) => places.get(node.id));
+    const { free, step } = freePlaces(before.columns[position], band, taken, before.pitch, fresh.length);
+    fresh.forEach((node, i) => places.set(node.id, { ...free[i % free.length], r: nodeRadius(node, Math.max(3, step)) }));
+  }
+  return { ...before, places };
+}
+
+/** Places in a cell that nobody has, from its middle outwards; closer together until there are enough. */
+function freePlaces(column, band, taken, pitch, wanted) {
+  const middle = { x: column.x + column.width / 2, y: band.y + band.height / 2 };
+  const away = ({ x, y }) => (x - middle.x) ** 2 + (y - middle.y) ** 2;
+  for (let step = pitch; ; step /= 1.4) {
+    const across = Math.max(1, Math.floor((column.width - 1) / step));
+    const down = Math.max(1, Math.floor((band.height - 1) / step));
+    const grid = Array.from({ length: across * down }, (_, i) => ({
+      x: middle.x + ((i % across) - (across - 1) / 2) * step,
+      y: middle.y + (Math.floor(i / across) - (down - 1) / 2) * step,
+    }));
+    const isFree = (place) => taken.every(({ x, y }) => (x - place.x) ** 2 + (y - place.y) ** 2 > (0.7 * step) ** 2);
+    const free = grid.filter(isFree).sort((a, b) => away(a) - away(b));
+    if (free.length >= wanted || step < 3) return { free: free.length ? free : [middle], step };
   }
 }
 

@@ -170,6 +170,10 @@ interface Link {
 
 interface Graph {
   slug: string;
+  /** Whether it is a picture of a graph in the making, which is kept nowhere yet. */
+  partial?: boolean;
+  /** Whether it takes the place of an earlier picture, whose nodes keep their places. */
+  follows?: boolean;
   prompt: string;
   /** What a person reads as the prompt: of a conversation, who says what. */
   heading: string;

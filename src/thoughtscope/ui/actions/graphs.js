@@ -7,7 +7,7 @@ import { getState, setState } from "../store.js";
 import { readHash } from "../url.js";
 import { hearLabel } from "./features.js";
 import { notify, notifyProblems } from "./notice.js";
-import { listenToTabs, tell } from "./saving.js";
+import { keep, listenToTabs, tell } from "./saving.js";
 import { source } from "./source.js";
 import { savedTheme } from "./theme.js";
 import { forgetSteps, writeAddress } from "./view.js";
@@ -100,26 +100,87 @@ let tracing = null;
 export async function tracePrompt(prompt, options = {}) {
   if (!lastSaid(prompt).trim() || tracing) return;
   tracing = new AbortController();
-  setState({ trace: { prompt, stage: "starting", done: 0, total: 0 }, traceError: null, traceWarning: null });
+  const began = opening; // a graph that somebody opens meanwhile stays on screen
+  const work = { prompt, since: Date.now() };
+  setState({ trace: { ...work, stage: "starting", done: 0, total: 0 }, traceError: null, traceWarning: null });
   try {
-    const asked = typeof prompt === "string" ? { prompt } : { chat: prompt };
-    const onProgress = (progress) => setState({ trace: { prompt, ...progress } });
-    const { slug, warnings } = await source.trace({ ...asked, ...options }, { onProgress, signal: tracing.signal });
+    const asked = { ...(typeof prompt === "string" ? { prompt } : { chat: prompt }), ...options, snapshots: true };
+    const onProgress = (progress) => setState({ trace: { ...work, ...progress } });
+    const onSnapshot = (json) => { if (opening === began) showSnapshot(json); };
+    const { slug, warnings } = await source.trace(asked, { onProgress, onSnapshot, signal: tracing.signal });
     tracing = null;
     setState({ trace: null, traceWarning: warnings?.length ? { prompt, text: warnings.join(" ") } : null });
-    await Promise.all([openGraph(slug), refreshSession()]);
+    await Promise.all([getState().graph?.partial ? settleGraph(slug) : openGraph(slug), refreshSession()]);
     tell({ library: true });
   } catch (error) {
     tracing = null;
     const { code, message, price } = /** @type {any} */ (error);
     if (code === "costly") return setState({ trace: null, costly: { prompt, options, price }, dialog: "costly" });
     setState({ trace: null, traceError: code === "cancelled" ? null : message });
-    if (code === "cancelled") notify("Tracing was cancelled.");
+    const stopped = await keepSnapshot();
+    if (code === "cancelled" && !stopped) notify("Tracing was cancelled.");
   }
 }
 
+/** Ends a trace; a picture that is there already stays, and is kept as the graph. */
 export function cancelTrace() {
   tracing?.abort();
+}
+
+/** Shows a graph in the making: the first one as a graph that is opened, later ones in its place. */
+function showSnapshot(json) {
+  const { graph: before } = getState();
+  const graph = { ...buildGraph(json), slug: "", partial: true };
+  if (before?.partial) return replaceGraph(graph, json);
+  forgetSteps();
+  setState({ ...EMPTY, graph, loading: null, query: "", labels: {}, outcomeShown: 0, ...knownView(graph, readHash("")) });
+}
+
+/** Puts a newer picture of the same graph on screen: selection, zoom and what was arranged stay, nodes keep places. */
+function replaceGraph(graph, json) {
+  const { selected, hovered, pins, marked, supernodes, prune, showErrors, edgeCount } = getState();
+  const arranged = supernodes.some((g) => !json.named_by_rule?.some((named) => named.label === g.label));
+  const view = { selected, pins, prune, showErrors, edgeCount, ...(arranged ? { supernodes } : {}) };
+  const known = (ids) => ids.filter((id) => graph.byId.has(id));
+  setState({
+    graph: { ...graph, follows: true }, ...knownView(graph, { ...view, supernodes: view.supernodes ?? null }),
+    marked: known(marked), hovered: hovered && graph.byId.has(hovered.id) ? hovered : null,
+  });
+}
+
+/** The finished graph takes the place of its last picture. */
+async function settleGraph(slug) {
+  const ticket = (opening += 1);
+  const json = await source.graph(slug);
+  if (ticket !== opening) return;
+  replaceGraph({ ...buildGraph(json), slug }, json);
+  keepArrangement();
+}
+
+/** Keeps the last picture of a trace that came to no end; whether there was one. */
+async function keepSnapshot() {
+  const { graph } = getState();
+  if (!graph?.partial) return false;
+  try {
+    const { slug } = await source.upload(graph.json);
+    if (getState().graph === graph) {
+      setState({ graph: { ...graph, slug, partial: false, follows: true } });
+      keepArrangement();
+    }
+    await refreshSession();
+    tell({ library: true });
+    notify("Stopped: the graph as it was is kept, and says what is left out.");
+  } catch (error) {
+    notify(/** @type {Error} */ (error).message, "error");
+  }
+  return true;
+}
+
+/** What was arranged while the graph had no place to be kept at. */
+function keepArrangement() {
+  writeAddress("push");
+  const { pins, supernodes, cards } = getState();
+  keep({ pins, supernodes, ...(Object.keys(cards).length ? { cards } : {}) });
 }
 
 export async function openFile(file) {

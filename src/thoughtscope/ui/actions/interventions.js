@@ -9,6 +9,7 @@ let running = null;
 export async function runIntervention({ edits, attention, maxNewTokens, title }) {
   const { graph } = getState();
   if (running || !graph) return;
+  if (graph.partial) return notify("The graph is still being refined: wait, or stop it, and try again.");
   running = new AbortController();
   setState({ running: { stage: "running the model", done: 0, total: 0 } });
   try {

@@ -14,7 +14,7 @@ let waiting = new Map();
 export function keep(patch) {
   const { graph } = getState();
   const parts = KEPT.filter((part) => part in patch);
-  if (!graph || !parts.length || !canWrite()) return;
+  if (!graph?.slug || !parts.length || !canWrite()) return;
   tell({ slug: graph.slug, ...Object.fromEntries(parts.map((part) => [part, getState()[part]])) });
   for (const part of parts) waiting.set(`${graph.slug} ${part}`, { slug: graph.slug, part, value: getState()[part] });
   clearTimeout(timer);

@@ -12,6 +12,7 @@ let done = [];
 export function writeAddress(how) {
   if (how === "none") return;
   const state = getState();
+  if (state.graph?.partial) return; // it has no address yet
   const fromAddress = readHash(location.hash).theme;
   const filed = state.graph?.json.qParams;
   const hash = writeHash({

@@ -46,7 +46,7 @@ function CircuitScore({ graph }) {
   const nodes = [...new Set([...pins, ...supernodes.flatMap((g) => g.members)])];
   useEffect(() => {
     setScores(null);
-    if (!nodes.length || (source.kind === "server" && !canWrite())) return undefined;
+    if (!nodes.length || graph.partial || (source.kind === "server" && !canWrite())) return undefined;
     let wanted = true;
     const ask = () => source.score(graph.slug, nodes.map((id) => graph.byId.get(id).fileId))
       .then((found) => wanted && setScores(found), () => wanted && setScores(null));

@@ -3,6 +3,7 @@
 import { html } from "../html.js";
 import { useEffect, useLayoutEffect, useMemo, useRef } from "../vendor/hooks.mjs";
 import { getState, setState, useParts, useStore } from "../store.js";
+import { cancelTrace } from "../actions/graphs.js";
 import { fitView, hover, zoom } from "../actions/view.js";
 import { connectionsOf, selectedMembers } from "../circuit.js";
 import { MOST, heldView, layoutGraph, seen, viewShowing } from "../layout.js";
@@ -14,6 +15,7 @@ import { Axes, Grid } from "../components/axes.js";
 import { EdgeCanvas, focusLinks, restingLinks } from "../components/edges.js";
 import { Nodes } from "../components/nodes.js";
 import { usePointer, useWheel } from "../components/pointer.js";
+import { Refining } from "../components/progress.js";
 import { Tooltip } from "../components/tooltip.js";
 import { TrustLine } from "../components/scores.js";
 import { clip, plainText } from "../text.js";
@@ -22,17 +24,24 @@ export function GraphView() {
   const graph = useStore((s) => s.graph);
   const box = useRef();
   const size = useSize(box);
-  const layout = useMemo(() => size && layoutGraph(graph, size.width, size.height), [graph, size]);
+  const layout = useMemo(() => size && layoutGraph(graph, size.width, size.height,
+    graph.follows ? getState().layout : null), [graph, size]);
   useLayoutEffect(() => {
     if (layout) setState({ layout, view: heldView(layout, getState().view) });
   }, [layout]);
   return html`<section class="graph panel" aria-label="Attribution graph">
     <div class="graph-scroll" ref=${box}>${layout && html`<${Stage} graph=${graph} layout=${layout} />`}</div>
-    <${Legend} graph=${graph} />
+    ${graph.partial ? html`<${RefiningGraph} />` : html`<${Legend} graph=${graph} />`}
     <${ZoomButtons} />
     <${TrustLine} graph=${graph} />
     <${Warnings} graph=${graph} />
   </section>`;
+}
+
+/** Where the legend stands once the graph is made, so that nothing moves. */
+function RefiningGraph() {
+  const trace = useStore((s) => s.trace);
+  return trace && html`<${Refining} work=${trace} onStop=${cancelTrace} />`;
 }
 
 /** What spoke against the dictionary when it was loaded: the graph is no better than that. */

@@ -34,7 +34,7 @@ export function Header() {
       ${canWrite() && html`<${OpenButton} />`}
       ${graph && html`<button class="plain" onClick=${downloadGraph}
         title="Save this graph as JSON, with pins, supernodes and labels">Save JSON</button>`}
-      ${graph && source.reportAddress(graph.slug)
+      ${graph && !graph.partial && source.reportAddress(graph.slug)
         && html`<a class="button plain" href=${source.reportAddress(graph.slug)} download=${`${graph.slug}.html`}
           title="One HTML file that opens from disk">Report</a>`}
     </nav>
@@ -111,7 +111,7 @@ function GraphPicker({ session, graph }) {
   const names = graphNames(session.graphs);
   return html`<span class="picker-pair"><select class="picker" aria-label="Graphs" value=${graph?.slug ?? ""}
     onChange=${(event) => event.target.value && openGraph(event.target.value)}>
-    ${!known && html`<option value="">${graph ? graph.slug : `Open a graph (${session.graphs.length})`}</option>`}
+    ${!known && html`<option value="">${graph ? graph.slug || "being traced" : `Open a graph (${session.graphs.length})`}</option>`}
     ${session.graphs.map((g) => html`<option key=${g.slug} value=${g.slug}>${names.get(g.slug)}</option>`)}
   </select>
   <button class="plain" onClick=${() => setState({ dialog: "library" })}
