@@ -18,7 +18,7 @@ PLACES = """Object.fromEntries([...document.querySelectorAll('.stage g.node')].m
 def gate(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Lets one picture out for each time that it is opened."""
     opened = threading.Semaphore(0)
-    monkeypatch.setattr(tracing.Pace, "is_due", lambda self: opened.acquire(timeout=20))
+    monkeypatch.setattr(tracing.Pace, "is_due", lambda self: opened.acquire(timeout=60))
     yield opened
     opened.release(1000)
 
@@ -38,7 +38,7 @@ def begin(page: Any, server: Any, gate: Any, prompt: str) -> None:
     page.get_by_label("Prompt").fill(prompt)
     page.get_by_role("button", name="Trace", exact=True).click()
     gate.release()
-    page.locator(".refining").wait_for()
+    page.locator(".refining").wait_for(timeout=60_000)
 
 
 def test_later_pictures_take_the_place_of_the_first(page: Any, server: Any, gate: Any) -> None:

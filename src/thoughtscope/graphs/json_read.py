@@ -434,7 +434,11 @@ def _certificate(extras: Mapping[str, Any] | None) -> Certificate | None:
     stated = (extras or {}).get("certificate")
     if stated is None:
         return None
-    return Certificate(**{name: stated[name] for name in Certificate.__dataclass_fields__})
+    # A program without whole numbers of its own may have written 0 for 0.0.
+    kinds = {
+        name: int if name in ("expanded", "active") else float for name in Certificate.__dataclass_fields__
+    }
+    return Certificate(**{name: kind(stated[name]) for name, kind in kinds.items()})
 
 
 def _provenance(
