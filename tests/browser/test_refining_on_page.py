@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser.gestures import agree, becomes, wait_for
+from tests.browser.gestures import agree, becomes, click, wait_for
 from thoughtscope.microscope import tracing
 
 PLACES = """Object.fromEntries([...document.querySelectorAll('.stage g.node')].map((node) =>
@@ -47,11 +47,8 @@ def test_later_pictures_take_the_place_of_the_first(page: Any, server: Any, gate
     assert "influence still to come" in page.locator(".refining").inner_text()
     first = middles(page)
     chosen = page.locator(".stage g.node.feature").first.get_attribute("data-id")
-    page.locator(f'.stage g.node[data-id="{chosen}"]').focus()
-    page.keyboard.press("Enter")
-    page.keyboard.press("+")
-    page.keyboard.press("0")
-    agree(lambda: page.locator(".stage g.node.selected").get_attribute("data-id"), chosen)
+    click(page, chosen)
+    becomes(page, f"document.querySelector('.stage g.node.selected')?.dataset.id === '{chosen}'")
     gate.release()
     wait_for(lambda: len(middles(page)) > len(first))
     second = middles(page)

@@ -435,10 +435,8 @@ def _certificate(extras: Mapping[str, Any] | None) -> Certificate | None:
     if stated is None:
         return None
     # A program without whole numbers of its own may have written 0 for 0.0.
-    kinds = {
-        name: int if name in ("expanded", "active") else float for name in Certificate.__dataclass_fields__
-    }
-    return Certificate(**{name: kind(stated[name]) for name, kind in kinds.items()})
+    shares = {name: float(stated[name]) for name in ("frontier_mass", "bound", "dropped_mass")}
+    return Certificate(expanded=stated["expanded"], active=stated["active"], **shares)
 
 
 def _provenance(
