@@ -169,7 +169,7 @@ def test_the_limits_of_a_large_graph_follow_from_its_price() -> None:
     assert tracing.limits_of(large, 7, None) == {"max_nodes": 7, "influence_bound": None}
     assert tracing.limits_of(large, None, 0.0) == {"max_nodes": None, "influence_bound": 0.0}
     crowded = replace(large, memory=8 * tracing.WORTH_MEMORY, seconds=26.0)
-    assert crowded.within(25.0, tracing.WORTH_MEMORY) == 7_000
+    assert crowded.within(25.0, tracing.WORTH_MEMORY) == 2_500
 
 
 def test_the_stream_brings_pictures_to_who_asks_for_them(eager: None, tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 """How long a graph takes at the size of a real model: seconds to its first picture, to those after it, and to the end.
 
 No sides: `python bench/size/trace.py` makes a random-weight Llama of SmolLM2-135M's shape with random skip transcoders
-for all of its layers, 38 features active a token a layer, and traces a prompt of 16 tokens as the page does. `--model` and `--dictionary` take real ones. How fast influence runs out depends on the weights; what a row costs does
-not. `--all` traces everything, `--profile` says where the time goes.
+for all of its layers, 38 features active a token a layer, and traces a prompt of 16 tokens as the page does. `--model`
+and `--dictionary` take real ones. How fast influence runs out depends on the weights; what a row costs does not.
+`--all` traces everything, `--profile` says where the time goes.
 """
 
 from __future__ import annotations

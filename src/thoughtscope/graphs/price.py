@@ -81,8 +81,8 @@ class Price:
         return max(shares, default=None)
 
     def within(self, seconds: float, memory: int) -> int:
-        """How many features can be expanded in so many seconds and bytes; both grow at most with their square."""
-        fraction = min(1.0, seconds / max(self.seconds, 1e-9), (memory / max(self.memory, 1)) ** 0.5)
+        """How many features can be expanded in so many seconds and bytes: rows cost alike, so both grow with them."""
+        fraction = min(1.0, seconds / max(self.seconds, 1e-9), memory / max(self.memory, 1))
         return max(int(self.n_nodes * fraction) // 100 * 100, 100)
 
     def to_json(self) -> dict[str, Any]:

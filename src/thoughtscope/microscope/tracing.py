@@ -24,10 +24,10 @@ NODE_MASS = 0.8
 EDGE_MASS = 0.98
 INFLUENCE_BOUND = 0.02
 WORTH_SECONDS = 25.0
-WORTH_MEMORY = 2 * 2**30
+WORTH_MEMORY = 3 * 2**29
 MOST_NODES = 20_000
 """Where a graph that is large ends, unless somebody says otherwise; see `limits_of`."""
-FIRST_PICTURE, NEXT_PICTURE = 1.0, 1.5
+FIRST_PICTURE, NEXT_PICTURE = 2.0, 1.5
 """Seconds until the first picture of a graph in the making, and at least between two; see `Pace`."""
 FIX = "Use a shorter prompt, fewer nodes (max_nodes, --max-nodes) or lower masses (--node-mass, --edge-mass)."
 
