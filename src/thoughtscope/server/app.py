@@ -75,7 +75,8 @@ def files_of(folder: Path) -> dict[str, Path]:
     root = folder.resolve()
     found = (path for path in sorted(root.rglob("*")) if path.suffix in _MEDIA_TYPES and path.is_file())
     listed = {f"/{path.relative_to(root).as_posix()}": path for path in found if path.resolve() == path}
-    return {"/": listed["/index.html"], **listed}
+    pages = {"/": "/index.html", "/chat": "/chat.html"}
+    return {path: listed[name] for path, name in pages.items() if name in listed} | listed
 
 
 def create_app(session: Session, access: Access | None = None, *, page: Path | None = None) -> FastAPI:
@@ -293,8 +294,9 @@ def _add_viewer_routes(app: FastAPI, session: Session) -> None:
 
 def _add_page(app: FastAPI, page: Mapping[str, Path], access: Access) -> None:
     @app.get("/", include_in_schema=False, response_model=None)
+    @app.get("/chat", include_in_schema=False, response_model=None)
     async def start(request: Request) -> Response:
-        return await without_token(request, access) or await page_file("")
+        return await without_token(request, access) or await page_file(request.url.path.removeprefix("/"))
 
     @app.get("/{path:path}", include_in_schema=False)
     async def page_file(path: str) -> FileResponse:
