@@ -77,7 +77,11 @@ interface Answer {
 interface Exchange { user: string; plain: Answer | null; turned: Answer | null }
 
 /** A feature that is set to a multiple of its largest activation. */
-interface Turning { id: string; part: string; index: number; multiple: number }
+interface Turning {
+  id: string; part: string; index: number; multiple: number;
+  /** The largest activation that was met here when it was turned; null where examples say it. */
+  unit: number | null;
+}
 
 /** A token of the conversation on the page: exchange, side, and number in that side's reading. */
 interface TokenPlace { exchange: number; side: "plain" | "turned"; token: number }

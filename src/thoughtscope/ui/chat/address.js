@@ -12,10 +12,10 @@ export function readAddress(hash) {
     return Number.isFinite(value) && value >= least && value <= most ? value : usual;
   };
   return {
-    turned: (values.get("f") ?? "").split(",").flatMap(readTurning),
+    turned: onlyFirst((values.get("f") ?? "").split(",").flatMap(readTurning)),
     system: (values.get("s") ?? "").slice(0, 4000),
     sampling: {
-      drawn: values.has("t"), temperature: number("t", 0.01, 100, 0.7), topP: number("p", 0.01, 1, 0.9),
+      drawn: number("t", 0.01, 100, 0) > 0, temperature: number("t", 0.01, 100, 0.7), topP: number("p", 0.01, 1, 0.9),
       seed: Math.trunc(number("seed", 0, 2 ** 53 - 1, 1)),
     },
     length: Math.trunc(number("n", 1, 1000, 200)),
@@ -24,11 +24,17 @@ export function readAddress(hash) {
   };
 }
 
+/** Each feature once. */
+function onlyFirst(turned) {
+  return turned.filter((one, n) => turned.findIndex(({ id }) => id === one.id) === n);
+}
+
 function readTurning(text) {
-  const found = /^(.+)\/(\d{1,9}):(-?\d+(?:\.\d+)?)$/.exec(text.replaceAll("%2C", ","));
+  const found = /^(.+)\/(\d{1,9}):(-?\d+(?:\.\d+)?)(?:@(\d+(?:\.\d+)?))?$/.exec(text.replaceAll("%2C", ","));
   if (!found) return [];
   const [part, index, multiple] = [found[1], Number(found[2]), Number(found[3])];
-  return Math.abs(multiple) <= MOST ? [{ id: `${part}/${index}`, part, index, multiple }] : [];
+  const unit = Number(found[4]) || null;
+  return Math.abs(multiple) <= MOST ? [{ id: `${part}/${index}`, part, index, multiple, unit }] : [];
 }
 
 /** Messages and answers of a shared conversation; none where the address holds something else. */
@@ -45,7 +51,8 @@ function readSaid(text) {
 
 function hashOf({ turned, system, sampling, length, theme, fixedTheme, exchanges }, withTalk) {
   const values = new URLSearchParams();
-  const name = ({ id, multiple }) => `${id.replaceAll(",", "%2C")}:${Number(multiple.toFixed(3))}`;
+  const name = ({ id, multiple, unit }) => `${id.replaceAll(",", "%2C")}:${Number(multiple.toFixed(3))}${
+    unit ? `@${Number(unit.toPrecision(6))}` : ""}`;
   if (turned.length) values.set("f", turned.map(name).join(","));
   if (system) values.set("s", system);
   if (sampling.drawn) {

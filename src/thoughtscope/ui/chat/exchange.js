@@ -50,8 +50,7 @@ function useWritten(answer, user, before) {
  *   name: string, what?: string }} props */
 function AnswerView({ side, answer, part, number, name, what = "" }) {
   if (!answer) return html`<div class="answer"></div>`;
-  return html`<div class=${`answer by-${side} ${answer.state}`}
-    aria-busy=${answer.state === "running" ? "true" : "false"}>
+  return html`<div class=${`answer by-${side} ${answer.state}`} aria-busy=${isBusy(answer) ? "true" : "false"}>
     <h3 title=${what || null}><span>${name}</span>${what && html`<em>${what}</em>`}
       <small>${statusOf(answer)}</small></h3>
     <${Pointed} part=${part} text=${answer.text} side=${side} answer=${answer} number=${number} />
@@ -69,11 +68,16 @@ function Pointed({ part, text, side, answer, number }) {
     place=${`${number}.${side}`} feature=${feature} most=${most} chosen=${mine} />`;
 }
 
+/** Whether its tokens or their features are still to come. */
+function isBusy({ state, text, reading, unread }) {
+  return state === "running" || (state !== "error" && text !== "" && !reading && unread === null);
+}
+
 function statusOf(answer) {
-  const { state, ended, unread, reading } = answer;
+  const { state, ended, unread } = answer;
   const tokens = answer.count ? count(answer.count, "token") : "";
-  const how = { running: answer.count ? "" : "waiting…", stopped: "stopped", error: "broke off",
-    done: ended || !answer.count ? "" : "at its limit" }[state];
-  const read = unread ? "not read" : state !== "running" && !reading && answer.text ? "reading…" : "";
+  const how = { running: answer.count ? "" : "waiting…", stopped: "stopped",
+    error: answer.count ? "broke off" : "refused", done: ended || !answer.count ? "" : "at its limit" }[state];
+  const read = unread ? "not read" : state !== "running" && isBusy(answer) ? "reading…" : "";
   return [tokens, how, read].filter(Boolean).join(" · ");
 }

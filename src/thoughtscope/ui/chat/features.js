@@ -38,11 +38,12 @@ export function learnReading(reading) {
   learn(Object.values(reading.features));
 }
 
-/** The largest activation that is known of a feature, and whether it was only met in this conversation. */
+/** The largest activation that is known of a feature: of its examples, or what was met in this conversation. */
 export function largestOf({ known, seen }, id) {
-  const told = known[id]?.largest;
-  if (typeof told === "number" && told > 0) return { value: told, here: known[id].measured === "here" };
-  return seen[id] > 0 ? { value: seen[id], here: true } : null;
+  const { largest, measured } = known[id] ?? {};
+  if (measured !== "here" && typeof largest === "number" && largest > 0) return { value: largest, here: false };
+  const met = Math.max(seen[id] ?? 0, largest ?? 0);
+  return met > 0 ? { value: met, here: true } : null;
 }
 
 /** A feature's name for a person: where it is, and its number. */
@@ -84,15 +85,22 @@ export async function meet(ids) {
 
 // --- turned -------------------------------------------------------------------------------------------------------
 
+/** What a turned feature is a multiple of. What was met here stays the unit, however much more is met later. */
+export function unitOf(state, { id, unit }) {
+  const largest = largestOf(state, id);
+  return largest?.here && unit ? { value: unit, here: true } : largest ?? (unit ? { value: unit, here: true } : null);
+}
+
 /** Sets a feature to a multiple of its largest activation; without one, to where a turned feature begins. */
 export function turn(id, multiple = TURNED_FIRST) {
   const { turned } = getChat();
+  const largest = largestOf(getChat(), id);
   if (!Number.isFinite(multiple)) return;
   const wanted = Math.max(-MOST, Math.min(MOST, multiple));
   const { part, index } = /** @type {any} */ (partsOfId(id));
   const there = turned.some((one) => one.id === id);
   setChat({ turned: there ? turned.map((one) => (one.id === id ? { ...one, multiple: wanted } : one))
-    : [...turned, { id, part, index, multiple: wanted }] });
+    : [...turned, { id, part, index, multiple: wanted, unit: largest?.here ? largest.value : null }] });
   writeAddress();
 }
 
@@ -103,9 +111,10 @@ export function letGo(id) {
 
 /** The edits of what is turned, as the server takes them. A feature of which no activation is known is left out. */
 export function editsOf(state) {
-  return state.turned.flatMap(({ id, part, index, multiple }) => {
-    const largest = largestOf(state, id);
-    if (!largest && multiple !== 0) return [];
-    return [{ part, index, op: "set", value: multiple * (largest?.value ?? 0), start: 0 }];
+  return state.turned.flatMap((one) => {
+    const { part, index, multiple } = one;
+    const unit = unitOf(state, one);
+    if (!unit && multiple !== 0) return [];
+    return [{ part, index, op: "set", value: multiple * (unit?.value ?? 0), start: 0 }];
   });
 }

@@ -7,8 +7,8 @@ import { Choice } from "../components/choice.js";
 import { Examples, Histogram, Logits } from "../components/examples.js";
 import { Token } from "../components/token.js";
 import { useParts } from "../store.js";
-import { percent, plainNumber, plainText, tokenWord } from "../text.js";
-import { detailOf, idOf, labelOf, largestOf, learn, letGo, placeOf, turn } from "./features.js";
+import { percent, plainNumber, plainText } from "../text.js";
+import { detailOf, idOf, labelOf, largestOf, learn, letGo, placeOf, turn, unitOf } from "./features.js";
 import { MOST, getChat, setChat } from "./state.js";
 
 const FOUND = 20;
@@ -26,17 +26,17 @@ function Turned() {
   const { turned, known, seen } = useParts("turned", "known", "seen");
   return html`<section class="turned-list"><h2>Turned</h2>
     ${turned.length ? html`<ul>${turned.map((one) => html`<${Turning} key=${one.id} turning=${one}
-      feature=${known[one.id]} largest=${largestOf({ known, seen }, one.id)} />`)}</ul>`
+      feature=${known[one.id]} unit=${unitOf({ known, seen }, one)} />`)}</ul>`
       : html`<p class="quiet">Nothing is turned: there is one answer. Choose a feature and turn it up or down.</p>`}
   </section>`;
 }
 
-function Turning({ turning, feature, largest }) {
+function Turning({ turning, feature, unit }) {
   const { id, multiple } = turning;
   const name = labelOf(feature) || placeOf(id);
   const set = (event) => event.target.value !== "" && turn(id, Number(event.target.value));
-  const told = multiple === 0 ? "switched off" : largest ? `× ${plainNumber(largest.value)} = ${
-    plainNumber(multiple * largest.value)}` : "its largest activation is not known";
+  const told = multiple === 0 ? "switched off" : unit ? `× ${plainNumber(unit.value)} = ${
+    plainNumber(multiple * unit.value)}` : "its largest activation is not known";
   return html`<li class="turning"><div class="row"><button class="turning-name" title=${`${name}, ${placeOf(id)}`}
       onClick=${() => setChat({ feature: id })}>${name}</button><small>${placeOf(id)}</small>
       <button class="icon" aria-label=${`Let go of ${name}`} title="Let it go" onClick=${() => letGo(id)}>×</button>
@@ -46,8 +46,8 @@ function Turning({ turning, feature, largest }) {
       aria-label=${`${name}, multiples of its largest activation`} /></span>
       <input type="number" class="strength-number" min=${-MOST} max=${MOST} step="0.5" value=${multiple}
         aria-label=${`${name}, as a number`} onChange=${set} />
-      <small class="turning-value" title=${largest?.here ? "The largest that was met in this conversation"
-        : "The largest on the text that its examples come from"}>${told}${largest?.here ? "*" : ""}</small></div></li>`;
+      <small class="turning-value" title=${unit?.here ? "The largest that was met in this conversation"
+        : "The largest on the text that its examples come from"}>${told}${unit?.here ? "*" : ""}</small></div></li>`;
 }
 
 // --- looked for ---------------------------------------------------------------------------------------------------
@@ -82,7 +82,8 @@ function Find() {
   };
   const close = () => setChat({ found: null, findError: null, find: { ...find, text: "" } });
   return html`<section class="find"><form class="row" role="search" onSubmit=${submit}>
-      <input id="find" type="search" value=${find.text} maxlength="2000" spellcheck="false" dir="auto"
+      <input id="find" type="search" value=${find.text} maxlength=${find.mode === "words" ? 200 : 2000}
+        spellcheck="false" dir="auto"
         aria-label="Look for features"
         placeholder=${find.mode === "words" ? "Features by words" : "Features of a text"}
         onInput=${(event) => set({ text: event.target.value })} />
@@ -98,7 +99,7 @@ function Find() {
 }
 
 function noteOf({ matched, what }) {
-  return matched === "token" ? `token ${tokenWord(what)}` : null;
+  return matched === "token" ? plainText(what) : null;
 }
 
 function foundTitle({ features, words }) {
@@ -115,9 +116,8 @@ function AtToken() {
   const answer = place ? exchanges[place.exchange]?.[place.side] : null;
   const reading = answer?.reading;
   if (!reading) {
-    const last = exchanges.at(-1)?.plain;
-    const why = last?.unread ? plainText(last.unread) : exchanges.length && last?.state !== "running" && last?.text
-      ? "Reading…" : "Point at a token, or go over them with the arrow keys.";
+    const why = answer?.unread ? plainText(answer.unread) : answer ? "Its features are read once the answer is there."
+      : "Point at a token, or go over them with the arrow keys.";
     return html`<section class="at-token"><h2>At a token</h2><p class="quiet">${why}</p></section>`;
   }
   const strongest = reading.at[place.token] ?? [];
