@@ -209,7 +209,7 @@ def test_the_address_brings_back_what_is_turned_and_a_shared_conversation(chat: 
 
 
 def test_what_the_address_cannot_mean_is_passed_over(chat: Chat) -> None:
-    page = chat.open("#f=9/1:3,1/99999:3,nothing,1/2:NaN,1/2:99&t=-1&n=0&c=[1,2]&theme=pink")
+    page = chat.open("#f=9/1:3,1/99999:3,nothing,1/2:NaN,1/2:999&t=-1&n=0&c=[1,2]&theme=pink")
     page.wait_for_selector(".notice.error")
     agree(lambda: page.locator(".turning").count(), 0)
     assert page.get_by_role("spinbutton", name="tokens").input_value() == "200"

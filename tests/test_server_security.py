@@ -65,6 +65,7 @@ def error_code(answer) -> str:
 ROUTES = [
     ("GET", "/health"),
     ("GET", "/"),
+    ("GET", "/chat"),
     ("GET", "/vendor/lib.mjs"),
     ("GET", "/nothing.js"),
     ("GET", "/api/session"),

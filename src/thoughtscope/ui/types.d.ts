@@ -74,6 +74,12 @@ interface Answer {
   /** Why there is no reading. */ unread: string | null;
 }
 
+/** One speaker's tokens: those of the template before and after, and what is said in spans of whole characters. */
+interface SpokenPart {
+  role: string; added: boolean;
+  before: number[]; spans: { text: string, from: number, to: number }[]; after: number[];
+}
+
 interface Exchange { user: string; plain: Answer | null; turned: Answer | null }
 
 /** A feature that is set to a multiple of its largest activation. */

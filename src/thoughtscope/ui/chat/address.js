@@ -1,6 +1,6 @@
 // @ts-check
 // The address holds what is turned, how answers are drawn and the system line; the conversation only when it is shared.
-import { MOST, getChat } from "./state.js";
+import { LIMIT, getChat } from "./state.js";
 
 const LONGEST = 6000; // characters of an address that programs still pass on whole
 
@@ -30,11 +30,11 @@ function onlyFirst(turned) {
 }
 
 function readTurning(text) {
-  const found = /^(.+)\/(\d{1,9}):(-?\d+(?:\.\d+)?)(?:@(\d+(?:\.\d+)?))?$/.exec(text.replaceAll("%2C", ","));
+  const found = /^(.+)\/(\d{1,9}):(-?\d+(?:\.\d+)?(?:e-?\d+)?)(?:@(\d+(?:\.\d+)?))?$/.exec(text.replaceAll("%2C", ","));
   if (!found) return [];
   const [part, index, multiple] = [found[1], Number(found[2]), Number(found[3])];
   const unit = Number(found[4]) || null;
-  return Math.abs(multiple) <= MOST ? [{ id: `${part}/${index}`, part, index, multiple, unit }] : [];
+  return Math.abs(multiple) <= LIMIT ? [{ id: `${part}/${index}`, part, index, multiple, unit }] : [];
 }
 
 /** Messages and answers of a shared conversation; none where the address holds something else. */

@@ -69,7 +69,8 @@ function Options({ chat }) {
       system <input value=${system} maxlength="4000" placeholder="the template’s own" dir="auto"
       onInput=${(event) => setChat({ system: event.target.value })} onChange=${() => writeAddress()} /></label>`}
     <span class="composer-acts"><button type="button" class=${stale ? "small on" : "small"}
-      disabled=${talking || !stale} onClick=${answerLast} title="Answer the last message with what is set now">Answer again</button>
+      disabled=${talking || !stale} onClick=${answerLast} title="Answer the last message with what is set now">
+      Answer again</button>
     <button type="button" class="small" disabled=${!exchanges.length} onClick=${clear}
       title="Forget the conversation; what is turned stays">New</button></span>
   </div>`;

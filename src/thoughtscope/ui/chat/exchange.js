@@ -46,7 +46,7 @@ function useWritten(answer, user, before) {
     [written, user, before]);
 }
 
-/** @param {{ side: "plain" | "turned", answer: Answer | null, part: import("./spans.js").Part | null, number: number,
+/** @param {{ side: "plain" | "turned", answer: Answer | null, part: SpokenPart | null, number: number,
  *   name: string, what?: string }} props */
 function AnswerView({ side, answer, part, number, name, what = "" }) {
   if (!answer) return html`<div class="answer"></div>`;

@@ -4,7 +4,7 @@ import { source } from "../actions/source.js";
 import { notify } from "../actions/notice.js";
 import { plainText } from "../text.js";
 import { writeAddress } from "./address.js";
-import { MOST, TURNED_FIRST, getChat, setChat } from "./state.js";
+import { LIMIT, TURNED_FIRST, getChat, setChat } from "./state.js";
 
 const details = new Map(); // id -> promise of the detail
 
@@ -96,7 +96,7 @@ export function turn(id, multiple = TURNED_FIRST) {
   const { turned } = getChat();
   const largest = largestOf(getChat(), id);
   if (!Number.isFinite(multiple)) return;
-  const wanted = Math.max(-MOST, Math.min(MOST, multiple));
+  const wanted = Math.max(-LIMIT, Math.min(LIMIT, multiple));
   const { part, index } = /** @type {any} */ (partsOfId(id));
   const there = turned.some((one) => one.id === id);
   setChat({ turned: there ? turned.map((one) => (one.id === id ? { ...one, multiple: wanted } : one))

@@ -9,7 +9,7 @@ import { Token } from "../components/token.js";
 import { useParts } from "../store.js";
 import { percent, plainNumber, plainText } from "../text.js";
 import { detailOf, idOf, labelOf, largestOf, learn, letGo, placeOf, turn, unitOf } from "./features.js";
-import { MOST, getChat, setChat } from "./state.js";
+import { LIMIT, MOST, getChat, setChat } from "./state.js";
 
 const FOUND = 20;
 const MODES = [{ value: "words", name: "words", title: "Features whose label or tokens hold these words" },
@@ -42,9 +42,9 @@ function Turning({ turning, feature, unit }) {
       <button class="icon" aria-label=${`Let go of ${name}`} title="Let it go" onClick=${() => letGo(id)}>×</button>
       </div>
     <div class="row"><span class="turning-slider"><input type="range" min=${-MOST} max=${MOST} step="0.5"
-      value=${multiple} style=${{ "--multiple": multiple }} onInput=${set}
+      value=${multiple} style=${{ "--multiple": Math.max(-MOST, Math.min(MOST, multiple)) }} onInput=${set}
       aria-label=${`${name}, multiples of its largest activation`} /></span>
-      <input type="number" class="strength-number" min=${-MOST} max=${MOST} step="0.5" value=${multiple}
+      <input type="number" class="strength-number" min=${-LIMIT} max=${LIMIT} step="0.5" value=${multiple}
         aria-label=${`${name}, as a number`} onChange=${set} />
       <small class="turning-value" title=${unit?.here ? "The largest that was met in this conversation"
         : "The largest on the text that its examples come from"}>${told}${unit?.here ? "*" : ""}</small></div></li>`;
@@ -143,7 +143,8 @@ function FeatureRow({ id, share = null, value = null, note = null }) {
       ${part !== null && html`<b>${percent(part, 0)}</b>`}
       <i style=${{ width: `${Math.round(100 * Math.min(1, part ?? 0))}%` }}></i></button>
     <button class="icon" disabled=${on || !largest} aria-label=${`Turn up ${label || placeOf(id)}`}
-      title=${on ? "It is turned already" : "Turn it up"} onClick=${() => turn(id)}>+</button></li>`;
+      title=${on ? "It is turned already" : largest ? "Turn it up" : "How strong it can be is not known"}
+      onClick=${() => turn(id)}>+</button></li>`;
 }
 
 // --- one up close -------------------------------------------------------------------------------------------------

@@ -48,13 +48,10 @@ function decoded(bytes) {
   }
 }
 
-/** @typedef {{ role: string, added: boolean, before: number[], spans: { text: string, from: number, to: number }[],
- *   after: number[] }} Part */
-
 /** The parts of a conversation's tokens that belong to its last exchange, and what stands before the first one.
  * @param {{ tokens: string[], turns: any[], growing?: boolean }} written
  * @param {{ user: string, answer: string, before: string }} said
- * @returns {{ first: Part[], user: Part | null, answer: Part | null }} */
+ * @returns {{ first: SpokenPart[], user: SpokenPart | null, answer: SpokenPart | null }} */
 export function partsOf({ tokens, turns: stated, growing = false }, said) {
   const turns = readConversation(stated, tokens.length);
   if (!turns.length) return plainParts(tokens, said, growing);

@@ -2,7 +2,8 @@
 // What the chat page knows beside what every page does: the conversation, the features turned, and what is looked at.
 import { getState, setState } from "../store.js";
 
-export const MOST = 10; // multiples of a feature's largest activation: beyond, the model only stammers
+export const MOST = 10; // the slider's end, in multiples of a feature's largest activation: beyond, models stammer
+export const LIMIT = 100; // the number's
 export const TURNED_FIRST = 2; // a feature that is turned up begins here
 export const SIDES = /** @type {const} */ (["plain", "turned"]);
 

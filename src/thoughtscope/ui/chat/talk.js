@@ -82,8 +82,9 @@ function Legend() {
   }
   const largest = largestOf({ known, seen }, feature);
   return html`<p class="tint-legend"><span class="tint-scale" aria-hidden="true"></span>
-    <span>activation of <b>${labelOf(known[feature]) || placeOf(feature)}</b>, from 0 to
-    ${largest?.here ? " the largest met here" : " the largest known"}; read by the model as it is</span>
+    <span title="On other tokens it is weaker than ten others, or silent"><b>${labelOf(known[feature])
+      || placeOf(feature)}</b>, where it is among a token’s ten strongest: from 0 to ${largest?.here
+      ? "the largest met here" : "the largest known"}</span>
     <button class="plain small" onClick=${() => setChat({ feature: null })}>Clear</button></p>`;
 }
 

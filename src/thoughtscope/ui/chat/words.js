@@ -16,7 +16,7 @@ export function valueAt(reading, token, id) {
 
 /** One speaker's words: plain text before there are tokens, then tokens, then tokens that were read. All three take the
  * same room.
- * @param {{ part: import("./spans.js").Part | null, text: string, tokens: string[], reading: Reading | null,
+ * @param {{ part: SpokenPart | null, text: string, tokens: string[], reading: Reading | null,
  *   place: string, feature: string | null, most: number, chosen: number | null }} props */
 export function Words({ part, text, tokens, reading, place, feature, most, chosen }) {
   return useMemo(() => {
