@@ -80,6 +80,7 @@ ROUTES = [
     ("GET", "/api/search"),
     ("POST", "/api/like"),
     ("POST", "/api/readings"),
+    ("POST", "/api/activations"),
     ("PUT", "/api/labels/0/0"),
     ("GET", "/api/reports/a"),
     ("GET", "/data/graph-metadata.json"),

@@ -34,6 +34,7 @@ REQUESTS: tuple[tuple[str, str, Any], ...] = (
     ("POST", "/api/intervene", {"slug": "kept", "edits": [{"nodes": [NODE], "op": "scale", "value": -1}], "attention": "frozen",
                                 "max_new_tokens": 1, "keep": False}),
     ("POST", "/api/readings", {"prompt": "Hi", "n": 2, "bos": None}),
+    ("POST", "/api/activations", {"prompt": "Hi", "features": ["1/3"], "bos": None}),
     ("POST", "/api/like", {"prompt": "Hi", "n": 3}),
     ("GET", "/api/search?text=Hi&n=2", None),
     ("GET", "/api/features/0/1", None),

@@ -18,6 +18,7 @@ from thoughtscope.microscope.folder import UnusedFile as UnusedFile
 from thoughtscope.microscope.folder import WorkFolder as WorkFolder
 from thoughtscope.microscope.folder import slug_of as slug_of
 from thoughtscope.microscope.folder import user_labels as user_labels
+from thoughtscope.microscope.following import activations as activations
 from thoughtscope.microscope.intervening import Change as Change
 from thoughtscope.microscope.intervening import intervene as intervene
 from thoughtscope.microscope.keeping import arrange as arrange

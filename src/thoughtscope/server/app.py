@@ -29,6 +29,7 @@ from thoughtscope.server.session import Session
 from thoughtscope.server.streams import answer_events, progress_events, streamed
 from thoughtscope.server.wire import (
     MAX_FOUND,
+    ActivationsRequest,
     GenerateRequest,
     GraphRequest,
     InterveneRequest,
@@ -267,6 +268,15 @@ def _add_feature_routes(app: FastAPI, session: Session) -> None:
             return microscope.readings(opened, tokens, n=body.n)
 
         return await answered(readings_json, await session.run(verb))
+
+    @app.post("/api/activations")
+    async def activations(body: ActivationsRequest) -> Response:
+        def verb(opened: Microscope) -> dict[str, list[float]]:
+            with microscope.heard():
+                tokens = microscope.tokens_of(opened, body.asked, bos=body.bos)
+            return microscope.activations(opened, tokens, body.features)
+
+        return await answered(lambda values: {"values": values}, await session.run(verb))
 
 
 def _add_answer_route(app: FastAPI, session: Session) -> None:

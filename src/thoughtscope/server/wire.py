@@ -129,6 +129,14 @@ class ReadingsRequest(PromptRequest):
     bos: bool | None = None
 
 
+class ActivationsRequest(PromptRequest):
+    features: Annotated[
+        list[Annotated[Text, Field(min_length=3, max_length=220)]], Field(min_length=1, max_length=20)
+    ]
+    """By `PART/INDEX`."""
+    bos: bool | None = None
+
+
 class LikeRequest(PromptRequest):
     n: Annotated[int, Field(ge=1, le=MAX_FOUND)] = 20
     bos: bool | None = None

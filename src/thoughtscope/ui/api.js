@@ -117,6 +117,8 @@ const server = {
   search: (text, n) => request(`search?${new URLSearchParams({ text, n })}`),
   /** @returns {Promise<{ features: FoundFeature[] }>} */
   like: (asked, n) => request("like", { method: "POST", body: { ...asked, n } }),
+  /** @returns {Promise<{ values: Record<string, number[]> }>} */
+  activations: (asked, ids) => request("activations", { method: "POST", body: { ...asked, features: ids } }),
   /** @returns {Promise<Reading>} */
   readings: (asked, n) => request("readings", { method: "POST", body: { ...asked, n } }),
   /** @returns {Promise<{ slug: string, warnings?: string[] }>} */
@@ -159,7 +161,7 @@ function embedded(data) {
     },
     login: nothing,
     answer: missing("run the model"), search: missing("run the model"), like: missing("run the model"),
-    readings: missing("run the model"),
+    readings: missing("run the model"), activations: missing("run the model"),
     trace: missing("trace a prompt"), upload: missing("take a file"), intervene: missing("run the model"),
     rename: nothing, remove: nothing, restore: nothing,
     score: async (slug, nodes) => (isSame(nodes, data.circuit?.nodes ?? []) ? data.circuit : null),

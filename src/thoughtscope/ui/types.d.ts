@@ -55,7 +55,7 @@ interface Reading {
   turns: any[];
   features: Record<string, TalkFeature>;
   at: { id: string; value: number; share: number | null }[][];
-  /** Of the features that were asked for by name, the activation at each token. */
+  /** Of features that were chosen, the activation at each token, from POST api/activations. */
   followed?: Record<string, number[]>;
 }
 

@@ -9,8 +9,9 @@ import { partsOf } from "./spans.js";
 import { editLast } from "./talking.js";
 import { Words } from "./words.js";
 
-/** @param {{ exchange: Exchange, number: number, before: string, isLast: boolean }} props */
-export function ExchangeView({ exchange, number, before, isLast }) {
+/** @param {{ exchange: Exchange, number: number, before: string, beforeTurned: string, isLast: boolean }} props what
+ *   was said before, on each side: a model without a template reads all of it as one text */
+export function ExchangeView({ exchange, number, before, beforeTurned, isLast }) {
   const { user, plain, turned } = exchange;
   const { editing, talking, session } = useParts("editing", "talking", "session");
   const parts = useWritten(plain, user, before);
@@ -28,7 +29,8 @@ export function ExchangeView({ exchange, number, before, isLast }) {
     <div class=${turned ? "answers two" : "answers"}>
       <${AnswerView} side="plain" answer=${plain} part=${parts?.answer ?? null} number=${number}
         name=${turned ? "as it is" : "answer"} />
-      ${turned && html`<${TurnedView} answer=${turned} number=${number} user=${user} before=${before} />`}</div>
+      ${turned && html`<${TurnedView} answer=${turned} number=${number} user=${user}
+        before=${beforeTurned} />`}</div>
   </section>`;
 }
 

@@ -10,6 +10,7 @@ import { useParts } from "../store.js";
 import { percent, plainNumber, plainText } from "../text.js";
 import { detailOf, idOf, labelOf, largestOf, learn, letGo, placeOf, turn, unitOf } from "./features.js";
 import { LIMIT, MOST, getChat, setChat } from "./state.js";
+import { choose } from "./talking.js";
 
 const FOUND = 20;
 const MODES = [{ value: "words", name: "words", title: "Features whose label or tokens hold these words" },
@@ -38,7 +39,7 @@ function Turning({ turning, feature, unit }) {
   const told = multiple === 0 ? "switched off" : unit ? `× ${plainNumber(unit.value)} = ${
     plainNumber(multiple * unit.value)}` : "its largest activation is not known";
   return html`<li class="turning"><div class="row"><button class="turning-name" title=${`${name}, ${placeOf(id)}`}
-      onClick=${() => setChat({ feature: id })}>${name}</button><small>${placeOf(id)}</small>
+      onClick=${() => choose(id)}>${name}</button><small>${placeOf(id)}</small>
       <button class="icon" aria-label=${`Let go of ${name}`} title="Let it go" onClick=${() => letGo(id)}>×</button>
       </div>
     <div class="row"><span class="turning-slider"><input type="range" min=${-MOST} max=${MOST} step="0.5"
@@ -136,7 +137,7 @@ function FeatureRow({ id, share = null, value = null, note = null }) {
   const on = turned.some((one) => one.id === id);
   return html`<li class=${feature === id ? "feature-row on" : "feature-row"}>
     <button class="pick" aria-pressed=${feature === id ? "true" : "false"}
-      onClick=${() => setChat({ feature: feature === id ? null : id })}
+      onClick=${() => choose(feature === id ? null : id)}
       title=${[label, placeOf(id), value !== null && `activation ${plainNumber(value)}`].filter(Boolean).join(", ")}>
       <span class=${label ? "name" : "name unknown"}>${label || "no label"}</span>
       <small>${note ? `${note} · ` : ""}${placeOf(id)}</small>

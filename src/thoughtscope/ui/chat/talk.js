@@ -8,7 +8,7 @@ import { percent, plainText, tokenWord } from "../text.js";
 import { ExchangeView } from "./exchange.js";
 import { labelOf, largestOf, placeOf, turn, idOf } from "./features.js";
 import { setChat } from "./state.js";
-import { say } from "./talking.js";
+import { choose, heardBefore, say } from "./talking.js";
 import { pointing } from "./words.js";
 
 const SHOWN = [{ value: "both", name: "both" }, { value: "plain", name: "as it is" },
@@ -36,14 +36,16 @@ export function Talk() {
   const onScroll = ({ target }) => {
     atEnd.current = target.scrollHeight - target.scrollTop - target.clientHeight < NEAR;
   };
+  const before = (n, side) => heardBefore(exchanges, n, side).map(({ content }) => content).join("");
   const twoSides = exchanges.some(({ turned }) => turned);
   return html`<section class=${`talk show-${shown}`} aria-label="Conversation">
     ${twoSides && html`<div class="shown-choice"><${Choice} label="Which answers to show" options=${SHOWN}
       value=${shown} onChange=${(value) => setChat({ shown: value })} /></div>`}
-    <div class="talk-scroll" ref=${area} onScroll=${onScroll} ...${pointing} tabindex="-1">
+    <div class="talk-scroll" ref=${area} onScroll=${onScroll} ...${pointing} tabindex="0"
+      aria-label="Conversation: → goes to its tokens, the arrow keys over them" role="group">
       ${exchanges.length ? html`<div class="exchanges">${exchanges.map((exchange, n) => html`<${ExchangeView} key=${n}
-        exchange=${exchange} number=${n} isLast=${n === exchanges.length - 1}
-        before=${exchanges.slice(0, n).map(({ user, plain }) => user + (plain?.text ?? "")).join("")} />`)}</div>`
+        exchange=${exchange} number=${n} isLast=${n === exchanges.length - 1} before=${before(n, "plain")}
+        beforeTurned=${before(n, "turned")} />`)}</div>`
         : html`<${Empty} />`}
     </div><${Legend} />
   </section>`;
@@ -66,7 +68,7 @@ function Empty() {
         const on = turned.some((one) => one.id === id);
         return html`<li key=${id}><button disabled=${on || !largestOf({ known, seen }, id)} onClick=${() => {
           turn(id);
-          setChat({ feature: id });
+          choose(id);
         }}><span>${labelOf(feature)}</span><small>${on ? "turned up" : placeOf(id)}</small></button></li>`;
       })}</ul></section>`}
   </div>`;
@@ -81,11 +83,12 @@ function Legend() {
     return html`<p class="tint-legend">Point at a token to see its features; choose one to tint the text by it.</p>`;
   }
   const largest = largestOf({ known, seen }, feature);
+  const answers = exchanges.flatMap(({ plain, turned }) => [plain, turned]);
+  const followed = answers.every((answer) => !answer?.reading || answer.reading.followed?.[feature]);
   return html`<p class="tint-legend"><span class="tint-scale" aria-hidden="true"></span>
-    <span title="On other tokens it is weaker than ten others, or silent"><b>${labelOf(known[feature])
-      || placeOf(feature)}</b>, where it is among a token’s ten strongest: from 0 to ${largest?.here
-      ? "the largest met here" : "the largest known"}</span>
-    <button class="plain small" onClick=${() => setChat({ feature: null })}>Clear</button></p>`;
+    <span>activation of <b>${labelOf(known[feature]) || placeOf(feature)}</b>, from 0 to the largest ${largest?.here
+      ? "met here" : "known"}${followed ? "" : "; only where it is among a token’s ten strongest"}</span>
+    <button class="plain small" onClick=${() => choose(null)}>Clear</button></p>`;
 }
 
 /** The chosen token and its strongest feature, said aloud to a screen reader. */

@@ -62,15 +62,24 @@ function question(number, side, edits) {
     sampling: drawn ? { temperature, top_p: topP, seed } : null };
 }
 
+/** The messages and answers before an exchange, as one side has them. Where it has no answer of its own, it goes on
+ * from the other’s; a message without any answer is passed over.
+ * @param {Exchange[]} exchanges @returns {Message[]} */
+export function heardBefore(exchanges, number, side) {
+  return exchanges.slice(0, number).flatMap((exchange) => {
+    const answer = (exchange[side] ?? exchange.plain)?.text;
+    return answer ? [{ role: "user", content: exchange.user }, { role: "assistant", content: answer }] : [];
+  });
+}
+
 /** What one side has heard and said so far, up to a message or with its answer: `{ chat }`, or `{ prompt }` for a model
- * without a template. Where a side has no answer of its own, it goes on from the other's. */
+ * without a template. */
 export function asked(number, side, withAnswer = false) {
   const { exchanges, session, system } = getChat();
-  const said = exchanges.slice(0, number + 1).flatMap((exchange, n) => {
-    const answer = (exchange[side] ?? exchange.plain)?.text ?? "";
-    const both = [{ role: "user", content: exchange.user }, { role: "assistant", content: answer }];
-    return n < number || (withAnswer && answer) ? both : both.slice(0, 1);
-  });
+  const { user } = exchanges[number];
+  const answer = withAnswer ? exchanges[number][side]?.text : "";
+  const said = [...heardBefore(exchanges, number, side), { role: "user", content: user },
+    ...(answer ? [{ role: "assistant", content: answer }] : [])];
   if (!session?.model?.chat) return { prompt: said.map(({ content }) => content).join("") };
   return { chat: system.trim() ? [{ role: "system", content: system }, ...said] : said };
 }
@@ -130,8 +139,35 @@ export async function read({ exchange, side }) {
     const reading = await source.readings(asked(exchange, side, true), STRONGEST);
     learnReading(reading);
     setAnswer(place, { reading, unread: null });
+    await follow();
   } catch (error) {
     setAnswer(place, { unread: /** @type {Error} */ (error).message });
+  }
+}
+
+/** Chooses a feature, by which the text is tinted, or none. */
+export async function choose(id) {
+  setChat({ feature: id });
+  await follow();
+}
+
+/** Asks how strong the chosen feature is at every token, also where it is not among the strongest. */
+async function follow() {
+  const { exchanges, feature } = getChat();
+  for (const exchange of exchanges.keys()) {
+    for (const side of SIDES) {
+      const answer = getChat().exchanges[exchange]?.[side];
+      if (!feature || !answer?.reading || answer.reading.followed?.[feature]) continue;
+      try {
+        const { values } = await source.activations(asked(exchange, side, true), [feature]);
+        const { reading } = getChat().exchanges[exchange]?.[side] ?? {};
+        if (!reading || values[feature].length !== reading.tokens.length) continue;
+        setAnswer({ exchange, side, asked: answer.asked },
+          { reading: { ...reading, followed: { ...reading.followed, ...values } } });
+      } catch {
+        return; // the tint is then of the strongest features alone, and the legend says so
+      }
+    }
   }
 }
 

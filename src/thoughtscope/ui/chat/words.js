@@ -78,10 +78,12 @@ export const pointing = {
   },
   onKeyDown: (event) => {
     const here = event.target.closest?.("[data-place]");
-    const next = here && neighbour(here, event.key);
+    const isArea = event.target === event.currentTarget && event.key === "ArrowRight";
+    const next = isArea ? document.querySelector(".exchange:last-child .answer [data-place]")
+      : here && neighbour(here, event.key);
     if (!next) return;
     event.preventDefault();
-    next.focus();
+    /** @type {HTMLElement} */ (next).focus();
   },
 };
 
