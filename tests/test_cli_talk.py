@@ -150,6 +150,23 @@ def test_again_draws_with_the_next_seed(piped: Any) -> None:
     assert told[1]["chat"] == told[0]["chat"] == TALK
 
 
+class Typed(io.StringIO):
+    """What somebody types, until Ctrl-D."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_somebody_types(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", Typed("Hello\n\n/turn 1/3=0\n/search went\n"))
+    done = run("chat", "--plain-only", *SHORT)
+    assert done.code == 0 and done.err == ""
+    assert done.out.startswith("Talking with tiny-chat.") and "/again" in done.out
+    assert (
+        spoken("Hello").strip()[:1] in done.out and "Turned: 1/3" in done.out and "Features with" in done.out
+    )
+
+
 def test_a_mistake_does_not_end_a_conversation(piped: Any) -> None:
     lines = (
         "/features",

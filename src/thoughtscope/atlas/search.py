@@ -47,7 +47,8 @@ def find_text(bank: FeatureBank, text: str, *, n: int) -> list[Found]:
     """The `n` features nearest to a text, the nearest first: to the whole of it, or to each of its words.
 
     A text is looked for in what was scanned, whatever tokens it is cut into, without regard to case. It begins where a
-    word begins, so that "paris" does not find "comparison". A character that is itself cut is not found. Raises `LimitExceeded` for more than `MAX_WORDS` words.
+    word begins, so that "paris" does not find "comparison". A character that is itself cut is not found.
+    Raises `LimitExceeded` for more than `MAX_WORDS` words.
     """
     words = text.split()
     if len(words) > MAX_WORDS:

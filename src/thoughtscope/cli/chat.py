@@ -44,7 +44,7 @@ def chat(
             "--feature",
             "-f",
             metavar="PART/INDEX=MULTIPLE",
-            help="Hold a feature at this multiple of its largest activation: 4 turns it up, -2 against itself, 0 off. "
+            help="Hold a feature at this multiple of its largest activation: 4 turns it up, 0 off. "
             "May be repeated.",
         ),
     ] = None,

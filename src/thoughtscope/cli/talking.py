@@ -168,12 +168,11 @@ def _tell(voice: Voice, error: ThoughtscopeError) -> None:
 def _typed() -> Iterator[str]:
     """Lines as somebody types them, until Ctrl-D or Ctrl-C."""
     from rich.console import Console
-    from rich.prompt import Prompt
 
     console = Console()
     while True:
         try:
-            line = Prompt.ask("[bold]›[/bold]", console=console)
+            line = console.input("[bold]›[/bold] ")
         except (EOFError, KeyboardInterrupt):
             print()
             return
