@@ -88,7 +88,7 @@ def test_answers_are_drawn_with_one_seed_and_with_a_system_prompt(run: Any) -> N
     options = ("--sample", "--temperature", "3", "--top-p", "0.9", "--seed", "4", "--system", "Be brief.")
     told = run("chat", "Hello", "-f", "1/3=1", "--json", *options, *SHORT).json
     talk = [{"role": "system", "content": "Be brief."}, *TALK]
-    sampling = Sampling(temperature=3, top_p=0.9, seed=4)
+    sampling = Sampling(temperature=3.0, top_p=0.9, seed=4)
     assert told["chat"] == talk and told["sampling"] == {"temperature": 3, "top_p": 0.9, "seed": 4}
     assert told["plain"]["text"] == spoken(talk, sampling=sampling)
     assert told["turned"]["text"] == spoken(talk, {"1/3": 1.0}, sampling=sampling)
@@ -124,8 +124,9 @@ def test_a_conversation_keeps_each_sides_own_answers(piped: Any) -> None:
     assert again == two and four == one
     said = [*talk, {"role": "assistant", "content": two["plain"]["text"]}]
     tokens = tokens_of(OPENED, said)
-    assert [row["token"] for row in features["last_tokens"]] == list(
-        tokens.pieces[0][-len(features["last_tokens"]) :]
+    own = [place for turn in tokens.turns[0] if not turn.added for place in range(*turn.content)]
+    assert [row["position"] for row in features["last_tokens"]] == sorted(
+        {*own[-5:], len(tokens.pieces[0]) - 1}
     )
     assert three["chat"] == [*said, {"role": "user", "content": "Well"}] and three["turned"] is None
 
@@ -227,7 +228,7 @@ def test_mistakes_are_told_before_any_work(run: Any, monkeypatch: pytest.MonkeyP
         ("a", "--seed", "1"),
         ("a", "--temperature", "1"),
         ("a", "--sample", "--temperature", "0"),
-        ("a", "--page"),
+        ("a", "--page", "--plain-only"),
         ("--page", "--search", "a"),
         ("--search", " "),
         ("",),
@@ -274,4 +275,5 @@ def test_the_page_is_opened_as_it_was_asked_for(
     link = address("127.0.0.1", 8321, token="a b", path="chat", view=options["view"])
     assert link.startswith("http://127.0.0.1:8321/chat?token=a%20b#n=5&f=1%2F3%3A20")
     assert address("127.0.0.1", 1, path="chat") == "http://127.0.0.1:1/chat"
-    assert view_of({}, None, None, 128) == "n=128"
+    assert view_of(None, {}, None, None, 128) == "n=128"
+    assert json.loads(parse_qs(view_of('a "b" &', {}, None, None, 1))["c"][0]) == [['a "b" &', ""]]

@@ -262,10 +262,9 @@ def test_without_examples_the_prompt_is_the_measure() -> None:
     (edit,) = turned(microscope, {name: 3.0}, prompt=TEXT)
     assert edit.value == pytest.approx(3 * max(at.values()))
     assert turned(microscope, {name: 0.0})[0].value == 0.0
-    assert readings(microscope, "T").at == ((),) and like(microscope, "T") == [], (
-        "one token, which says nothing"
-    )
-    for prompt in ("T", None):
+    alone = tokens_of(microscope, "T", bos=False)
+    assert readings(microscope, alone).at == ((),) and like(microscope, alone) == []
+    for prompt in (alone, None):
         with pytest.raises(InvalidPlan, match="no examples, and is silent"):
             turned(microscope, {name: 1.0}, prompt=prompt)
 
