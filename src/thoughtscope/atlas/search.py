@@ -47,7 +47,8 @@ def find_text(bank: FeatureBank, text: str, *, n: int) -> list[Found]:
     """The `n` features nearest to a text, the nearest first: to the whole of it, or to each of its words.
 
     A text is looked for in what was scanned, whatever tokens it is cut into, without regard to case. It begins where a
-    word begins, so that "paris" does not find "comparison". Raises `LimitExceeded` for more than `MAX_WORDS` words.
+    word begins, so that "paris" does not find "comparison". A character that is itself cut is not found.
+    Raises `LimitExceeded` for more than `MAX_WORDS` words.
     """
     words = text.split()
     if len(words) > MAX_WORDS:
@@ -79,7 +80,8 @@ def _near(bank: FeatureBank, phrase: str) -> _Near:
     behind[bank.starts.numpy()[:-1]] = False  # another document's end stands before these
     behind &= ~inside
     pattern = _pattern(phrase)
-    matching = np.array([token for token, piece in bank.pieces.items() if pattern.search(piece.casefold())])
+    listed = [token for token, piece in bank.pieces.items() if pattern.search(piece.casefold())]
+    matching = np.array(listed, np.int64)
     for records in bank.layers:
         on.append(_share(records, inside))
         after.append(_share(records, behind))
@@ -98,10 +100,13 @@ def _share(records: LayerRecords, mask: Bool[np.ndarray, " pos"]) -> Float[np.nd
 
 
 def _raised(records: LayerRecords, tokens: Int[np.ndarray, " token"]) -> Float[np.ndarray, " feature"]:
-    """1 where one of the tokens is the most raised one, 1/2 where it is the second, …, 0 where none is listed."""
+    """1 where one of the tokens is the most raised one, 1/2 where it is the second, …, 0 where none is listed.
+
+    A feature that never fired in the scanned text raises nothing.
+    """
     top = np.isin(records.top_logits.numpy(), tokens)  # (feature, rank)
     ranks = 1.0 / (1.0 + np.arange(top.shape[1]))
-    return (top * ranks).max(axis=1, initial=0.0)
+    return (top * ranks).max(axis=1, initial=0.0) * (records.count.numpy() > 0)
 
 
 def _inside(bank: FeatureBank, phrase: str) -> Bool[np.ndarray, " pos"]:

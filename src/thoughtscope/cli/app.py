@@ -91,13 +91,12 @@ add(
     "Talk to a model with its features in hand: find features, hold them at a multiple of their largest activation, "
     "and read both answers, as the model is and turned. Without a prompt, a conversation (/help); lines of a pipe are "
     "answered one by one.",
-    'chat "Where do you live?" --model smollm2',
-    'chat --search "bridge" --model smollm2',
-    'chat "Where do you live?" --model smollm2 --feature resid_post.15/1042=4',
-    'chat "The capital of Texas is" --feature 3/191=3 --max-new-tokens 12',
+    'chat --search "California"',
+    'chat "Fact: the capital of the state containing Dallas is" --feature 3/151=3 --max-new-tokens 3',
+    "chat --model ./chat-model --dictionary ./sae",
+    'chat "Where do you live?" --system "Be brief." --model ./chat-model --dictionary ./sae --sample --seed 1',
     'chat --like "I love the sea." --model ./chat-model --dictionary ./sae',
-    "chat --model smollm2 --sample --seed 1",
-    "chat --model smollm2 --page",
+    "chat --model ./chat-model --dictionary ./sae --page",
 )
 add(
     report,

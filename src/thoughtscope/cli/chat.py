@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import json
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlencode
 
@@ -44,7 +44,7 @@ def chat(
             "--feature",
             "-f",
             metavar="PART/INDEX=MULTIPLE",
-            help="Hold a feature at this multiple of its largest activation: 4 turns it up, -2 against itself, 0 off. "
+            help="Hold a feature at this multiple of its largest activation: 4 turns it up, 0 off. "
             "May be repeated.",
         ),
     ] = None,
@@ -104,7 +104,7 @@ def chat(
             )
         serve_chat(
             lambda: microscope.open_microscope(model, dictionary, **options),
-            view_of(multiples, system, drawn, max_new_tokens),
+            view_of(prompt, multiples, system, drawn, max_new_tokens),
             folder=folder,
             port=port,
             browser=not no_browser,
@@ -128,7 +128,7 @@ def chat(
     if prompt is not None:
         answer_once(voice, prompt, multiples)
     elif search is None and like is None:
-        converse(voice, multiples, sys.stdin)
+        converse(voice, multiples)
 
 
 def sampling_of(
@@ -149,7 +149,11 @@ def sampling_of(
 
 
 def view_of(
-    multiples: Mapping[str, float], system: str | None, sampling: Sampling | None, max_new_tokens: int
+    prompt: str | None,
+    multiples: Mapping[str, float],
+    system: str | None,
+    sampling: Sampling | None,
+    max_new_tokens: int,
 ) -> str:
     """What the page's address says after the #, in the page's words."""
     view = {"n": str(max_new_tokens)}
@@ -161,4 +165,6 @@ def view_of(
         view["s"] = system
     if sampling is not None:
         view |= {"t": str(sampling.temperature), "p": str(sampling.top_p), "seed": str(sampling.seed)}
+    if prompt is not None:
+        view["c"] = json.dumps([[prompt, ""]], ensure_ascii=False)
     return urlencode(view)

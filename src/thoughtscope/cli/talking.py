@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import TextIO
 
 from thoughtscope.cli.answers import (
     Talk,
@@ -37,13 +36,13 @@ HELP = """\
 State = tuple[Voice, Talk]
 
 
-def converse(voice: Voice, multiples: Mapping[str, float], source: TextIO) -> None:
-    """Answers line by line until the lines end. A mistake is told, and the conversation goes on."""
+def converse(voice: Voice, multiples: Mapping[str, float]) -> None:
+    """Answers what is typed or piped in line by line. A mistake is told, and the conversation goes on."""
     talk = Talk(multiples=dict(multiples))
-    typed = source.isatty() and not voice.as_json
+    typed = sys.stdin.isatty() and not voice.as_json
     if typed:
         print(f"Talking with {printable(voice.microscope.model.name)}. Say something, or:\n{HELP}\n")
-    for line in _typed() if typed else _piped(source):
+    for line in _typed() if typed else _piped():
         if line.split()[0] == "/quit":
             return
         try:
@@ -168,12 +167,11 @@ def _tell(voice: Voice, error: ThoughtscopeError) -> None:
 def _typed() -> Iterator[str]:
     """Lines as somebody types them, until Ctrl-D or Ctrl-C."""
     from rich.console import Console
-    from rich.prompt import Prompt
 
     console = Console()
     while True:
         try:
-            line = Prompt.ask("[bold]›[/bold]", console=console)
+            line = console.input("[bold]›[/bold] ")
         except (EOFError, KeyboardInterrupt):
             print()
             return
@@ -181,5 +179,5 @@ def _typed() -> Iterator[str]:
             yield line.strip()
 
 
-def _piped(source: TextIO) -> Iterator[str]:
-    return (line.strip() for line in source if line.strip())
+def _piped() -> Iterator[str]:
+    return (line.strip() for line in sys.stdin if line.strip())

@@ -134,11 +134,10 @@ def active_on(microscope: Microscope, prompt: Prompt | Tokens) -> Active:
     dictionary = microscope.dictionary
     found = encode(dictionary, capture(microscope.model, tokens, dictionary.sites))
     part, position, index, value = (
-        x.cpu() for x in (found.part, found.position, found.index, found.value.float())
+        x.detach().cpu() for x in (found.part, found.position, found.index, found.value.float())
     )
-    feature = (part * max(each.n_features for each in dictionary.parts) + index).unique(return_inverse=True)[
-        1
-    ]
+    widest = max(each.n_features for each in dictionary.parts)
+    _, feature = (part * widest + index).unique(return_inverse=True)
     here = torch.zeros(len(value)).scatter_reduce(0, feature, value.abs(), "amax")[feature]
     known = _of_examples(microscope, part, index, lambda records: records.quantiles[:, -1])
     on = feature.bincount()[feature] / found.n_positions

@@ -12,7 +12,7 @@ import { idOf, labelOf, learn, meet } from "./chat/features.js";
 import { Panel } from "./chat/panel.js";
 import { getChat, resetChat, setChat } from "./chat/state.js";
 import { SpokenToken, Talk, questionsFor } from "./chat/talk.js";
-import { BLANK, read, stop } from "./chat/talking.js";
+import { BLANK, answerLast, read, stop } from "./chat/talking.js";
 import { Notice } from "./components/notice.js";
 import { Mark, Pages, ThemeButton } from "./components/pages.js";
 import { Splitter } from "./components/splitter.js";
@@ -81,7 +81,7 @@ async function start() {
 async function followAddress() {
   const { theme, said, ...rest } = readAddress(location.hash);
   if (theme) setState({ theme });
-  const shared = (text, turned) => (text === undefined ? null : { ...BLANK, text, ended: true, turned });
+  const shared = (text, turned) => (text ? { ...BLANK, text, ended: true, turned } : null);
   const exchanges = said.map(([user, plain, turned]) => ({ user, plain: shared(plain, []),
     turned: shared(turned, rest.turned) }));
   setChat({ ...rest, ...(said.length ? { exchanges } : {}) });
@@ -90,6 +90,7 @@ async function followAddress() {
     await read({ exchange, side: "plain" });
     await read({ exchange, side: "turned" });
   }
+  if (exchanges.length && !exchanges.at(-1)?.plain) await answerLast(); // a message without an answer asks for one
 }
 
 /** For an empty page: features that the bank has a name for, and that the first question is about. */
