@@ -29,7 +29,7 @@ def test_what_is_made_for_a_model_is_found_and_becomes_its_usual_one(data_folder
         open_microscope("smollm2")
     made = random_dictionary(tiny_model("llama"))
     save_dictionary(made, made_at("smollm2/transcoders"))
-    assert usual("smollm2") == "smollm2/transcoders"
+    assert usual("smollm2") == usual("smollm2", talking=True) == "smollm2/transcoders"
     assert load_dictionary("smollm2/transcoders").n_features == made.n_features
     assert (
         named("smollm2/transcoders")
@@ -37,6 +37,9 @@ def test_what_is_made_for_a_model_is_found_and_becomes_its_usual_one(data_folder
     )
     with pytest.raises(DictionaryMismatch, match=r"There are: smollm2/transcoders\."):
         named("smollm2/../specimen/clt")
+    save_dictionary(made, made_at("smollm2/sae"))
+    assert (usual("smollm2"), usual("smollm2", talking=True)) == ("smollm2/transcoders", "smollm2/sae")
+    assert usual("specimen", talking=True) == "specimen/clt" and usual("./gpt2", talking=True) is None
 
 
 def test_other_names_are_left_to_others(data_folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import io
 import json
 import os
 import re
@@ -98,6 +99,7 @@ COMMANDS = list(
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what the examples name: models and dictionaries of a user's own, and graphs that were traced."""
     from tests.chat_templates import CHATML, chat_model
+    from tests.dictionary_oracle import random_coder
     from tests.tiny_microscope import random_dictionary
     from tests.tiny_models import tiny_model
     from thoughtscope.dictionaries import save_dictionary
@@ -106,6 +108,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     chatting = chat_model(CHATML, layers=3)
     chatting.module.save_pretrained(folder / "chat-model")
     chatting.tokenizer.save_pretrained(folder / "chat-model")
+    save_dictionary(random_coder(chatting, ["resid_post.1"]), folder / "sae")
     model = tiny_model("llama", layers=3)
     for name in ("gpt2", "llama", "my-model"):
         model.module.save_pretrained(folder / name)
@@ -196,6 +199,7 @@ def test_a_command_of_the_pages_runs(
     feature = traced_files(arguments, specimen, tmp_path)
     arguments = [feature if word.startswith("feature:LAYER") else word for word in arguments]
     monkeypatch.setattr(sys, "argv", ["thoughtscope", *arguments])
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Hello\n"))
     with pytest.raises(SystemExit) as end:
         app.run()
     out, err = capsys.readouterr()

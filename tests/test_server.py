@@ -76,7 +76,8 @@ def test_the_session_says_what_is_loaded(client: TestClient, slug: str) -> None:
         "chat": False,
     }  # fmt: skip
     assert about["dictionary"] == {
-        "name": "tiny/clt", "kind": "cross-layer transcoder", "n_features": N_FEATURES, "scores": {"fvu": 0.25, "l0": 12.0},
+        "name": "tiny/clt", "kind": "cross-layer transcoder", "n_features": N_FEATURES,
+        "sites": ["mlp_in.0", "mlp_in.1", "mlp_in.2"], "layers": [0, 1, 2], "scores": {"fvu": 0.25, "l0": 12.0},
     }  # fmt: skip
     row = next(row for row in about["graphs"] if row["slug"] == slug)
     assert row["prompt"] == PROMPT and row["created"].endswith("Z")
@@ -304,7 +305,7 @@ def test_a_label_is_kept_and_shown_wherever_the_feature_is(
 
 @pytest.mark.parametrize(
     ("place", "status"),
-    [("3/0", 404), (f"0/{N_FEATURES}", 404), ("-1/0", 422), ("0/x", 422), (f"0/{10**12}", 422)],
+    [("3/0", 404), (f"0/{N_FEATURES}", 404), ("-1/0", 404), ("x/0", 404), ("0/x", 422), (f"0/{10**12}", 422)],
 )
 def test_a_feature_that_does_not_exist(client: TestClient, place: str, status: int) -> None:
     assert error(client.get(f"/api/features/{place}"))[0] == status

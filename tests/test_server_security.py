@@ -65,6 +65,7 @@ def error_code(answer) -> str:
 ROUTES = [
     ("GET", "/health"),
     ("GET", "/"),
+    ("GET", "/chat"),
     ("GET", "/vendor/lib.mjs"),
     ("GET", "/nothing.js"),
     ("GET", "/api/session"),
@@ -76,6 +77,10 @@ ROUTES = [
     ("POST", "/api/intervene"),
     ("POST", "/api/generate"),
     ("GET", "/api/features/0/0"),
+    ("GET", "/api/search"),
+    ("POST", "/api/like"),
+    ("POST", "/api/readings"),
+    ("POST", "/api/activations"),
     ("PUT", "/api/labels/0/0"),
     ("GET", "/api/reports/a"),
     ("GET", "/data/graph-metadata.json"),
@@ -97,7 +102,7 @@ def test_the_list_of_routes_is_complete(session: Session) -> None:
     def plain(path: str) -> str:
         for name, value in (
             ("{slug}", "a"),
-            ("{layer}", "0"),
+            ("{part}", "0"),
             ("{index}", "0"),
             ("{number}", "0"),
             ("{scan}", "scan"),

@@ -309,7 +309,7 @@ def test_a_microscope_is_opened_without_what_is_damaged(tmp_path, monkeypatch):
     assert all(re.search(r"sound copy|Mend", problem.why) for problem in opened.problems) and len(said) == 3
     assert opened.bank is None and opened.concepts == () and opened.labels.all() == {}
     graph = microscope.trace(opened, "calc: 36+59=", max_nodes=5)
-    assert microscope.feature(opened, 0, 1)["label"] == "" and len(graph) > 0
+    assert microscope.feature(opened, "0", 1)["label"] == "" and len(graph) > 0
     with client_of(
         Session(lambda: opened, folder=WorkFolder(tmp_path / "work"))
     ) as client:  # which has labels of its own

@@ -11,6 +11,8 @@ from thoughtscope.atlas.concepts import name_nodes as name_nodes
 from thoughtscope.atlas.concepts import read_concepts as read_concepts
 from thoughtscope.atlas.concepts import save_concepts as save_concepts
 from thoughtscope.atlas.labels import auto_label as auto_label
+from thoughtscope.atlas.search import Found as Found
+from thoughtscope.atlas.search import find_text as find_text
 from thoughtscope.atlas.teaching import ConceptTable as ConceptTable
 from thoughtscope.atlas.teaching import Occurrence as Occurrence
 from thoughtscope.atlas.teaching import learn_concept as learn_concept

@@ -7,6 +7,7 @@ that token is kept sparsely, so a bank of 6,000 features takes a few megabytes. 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,6 +107,23 @@ class FeatureBank:
     def auto_label(self, layer: int, index: int) -> str | None:
         """A short label made from the examples and the outputs; None for a feature that never fired."""
         return auto_label(self.detail(layer, index)) or None
+
+    def largest(self, layer: int, index: int) -> float | None:
+        """The largest activation in the scanned text; None for a feature that never fired. Raises `UnknownFeature`."""
+        records = self._records(layer, index)
+        return float(records.quantiles[index, -1]) if int(records.count[index]) else None
+
+    def density(self, layer: int, index: int) -> float:
+        """On what share of the scanned tokens a feature was active. Raises `UnknownFeature`."""
+        return int(self._records(layer, index).count[index]) / max(1, self.n_tokens)
+
+    def peaks(self, layer: int, index: int, n: int) -> tuple[str, ...]:
+        """The tokens at which a feature's strongest examples peak, the commonest first. Raises `UnknownFeature`."""
+        records = self._records(layer, index)
+        examples = slice(int(records.example_offsets[index]), int(records.example_offsets[index + 1]))
+        at = records.example_token[examples][records.example_group[examples] == 0]
+        found = Counter(self.pieces[token] for token in self.ids[at.long()].tolist())
+        return tuple(piece for piece, _ in found.most_common(n))
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Writes the bank as an artefact. People's labels are no part of it."""

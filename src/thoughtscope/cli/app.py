@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from thoughtscope.cli.chat import chat
 from thoughtscope.cli.console import emit, printable, reporting, show_what_can_be_shown, untold
 from thoughtscope.cli.convert import convert
 from thoughtscope.cli.curves import curves
@@ -83,6 +84,19 @@ add(
     'intervene "calc: 36+59=" --at 6 --at 9 --scale -1 --max-new-tokens 4',
     "intervene --graph sum.json --node feature:LAYER:POSITION:INDEX --scale 0",
     'intervene "Fact: the capital of the state containing Dallas is" --supernode Texas --scale -1',
+)
+add(
+    chat,
+    "Talk to a model and turn its features up or down.",
+    "Talk to a model with its features in hand: find features, hold them at a multiple of their largest activation, "
+    "and read both answers, as the model is and turned. Without a prompt, a conversation (/help); lines of a pipe are "
+    "answered one by one.",
+    'chat --search "California"',
+    'chat "Fact: the capital of the state containing Dallas is" --feature 3/151=3 --max-new-tokens 3',
+    "chat --model ./chat-model --dictionary ./sae",
+    'chat "Where do you live?" --system "Be brief." --model ./chat-model --dictionary ./sae --sample --seed 1',
+    'chat --like "I love the sea." --model ./chat-model --dictionary ./sae',
+    "chat --model ./chat-model --dictionary ./sae --page",
 )
 add(
     report,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from thoughtscope.core.errors import InvalidPlan
 
 ModelName = Annotated[
     str,
@@ -55,3 +58,17 @@ Bos = Annotated[
         help="Begin with the beginning-of-text token, or without (default: the tokenizer's way).",
     ),
 ]
+
+
+def multiple_of(text: str) -> tuple[str, float]:
+    """`PART/INDEX=MULTIPLE` as a name and a number. Raises `InvalidPlan`."""
+    name, _, number = text.strip().rpartition("=")
+    try:
+        multiple = float(number)
+    except ValueError:
+        multiple = math.nan
+    if not name or not math.isfinite(multiple):
+        raise InvalidPlan(
+            f'"{text}" turns no feature: write PART/INDEX=MULTIPLE, for example 3/1042=4 (0 switches it off).'
+        )
+    return name.strip(), multiple

@@ -96,6 +96,27 @@ def serve_traced(
     serve_session(session, access, port=port, browser=True, slug=slug, announce=_announcer(as_json))
 
 
+def serve_chat(
+    load: Callable[[], Microscope],
+    view: str,
+    *,
+    folder: Path | None,
+    port: int,
+    browser: bool,
+    as_json: bool,
+) -> None:
+    """Serves the page on which one talks; `view` is what its address says after the #."""
+    from thoughtscope.microscope import WorkFolder
+    from thoughtscope.server.launch import serve_session
+    from thoughtscope.server.session import Session
+
+    logging.basicConfig(level=logging.WARNING, format="thoughtscope: %(message)s")
+    session = Session(load, folder=WorkFolder(folder))
+    access = _access("127.0.0.1", [], None)
+    announce = _announcer(as_json)
+    serve_session(session, access, port=port, browser=browser, path="chat", view=view, announce=announce)
+
+
 def _access(host: str, names: list[str], token_file: Path | None) -> Access:
     """Who may ask. The token never stands on a command line, which every user of the machine can read."""
     from thoughtscope.server.access import Access, new_token, read_token

@@ -2,6 +2,7 @@
 
 specimen/clt              shipped
 smollm2/transcoders       in the user's data folder, dictionaries/smollm2/transcoders, once it is made there
+smollm2/sae               the same, for talking
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from thoughtscope.dictionaries.formats import FORMATS
 
 USUAL = {"specimen": "specimen/clt", "smollm2": "smollm2/transcoders"}
 """By model, the dictionary that is opened where none is named."""
+TALKING = {"smollm2": "smollm2/sae"}
+"""The same for talking, where features are turned and nothing is traced: one on the residual stream."""
 
 
 def named(name: str) -> Path | None:
@@ -42,10 +45,11 @@ def made_at(name: str) -> Path:
     return default_folder() / "dictionaries" / name
 
 
-def usual(model: str) -> str | None:
-    """The dictionary that a model with a short name is opened with, if it is there."""
-    name = USUAL.get(model)
-    return name if name in _those_of(model) else None
+def usual(model: str, *, talking: bool = False) -> str | None:
+    """The dictionary that a model with a short name is opened with, to trace or to talk, if it is there."""
+    there = _those_of(model) if model in USUAL else {}
+    wanted = (TALKING.get(model) if talking else None, USUAL.get(model))
+    return next((name for name in wanted if name in there), None)
 
 
 def _those_of(model: str) -> dict[str, Path]:

@@ -6,13 +6,19 @@ used.
 
 from thoughtscope.microscope.answering import answer as answer
 from thoughtscope.microscope.answering import answered as answered
+from thoughtscope.microscope.answering import turned as turned
+from thoughtscope.microscope.features import Known as Known
+from thoughtscope.microscope.features import Largest as Largest
 from thoughtscope.microscope.features import feature as feature
 from thoughtscope.microscope.features import feature_of_viewer as feature_of_viewer
+from thoughtscope.microscope.features import known as known
 from thoughtscope.microscope.features import label as label
+from thoughtscope.microscope.features import largest as largest
 from thoughtscope.microscope.folder import UnusedFile as UnusedFile
 from thoughtscope.microscope.folder import WorkFolder as WorkFolder
 from thoughtscope.microscope.folder import slug_of as slug_of
 from thoughtscope.microscope.folder import user_labels as user_labels
+from thoughtscope.microscope.following import activations as activations
 from thoughtscope.microscope.intervening import Change as Change
 from thoughtscope.microscope.intervening import intervene as intervene
 from thoughtscope.microscope.keeping import arrange as arrange
@@ -30,6 +36,12 @@ from thoughtscope.microscope.keeping import report as report
 from thoughtscope.microscope.keeping import score_part as score_part
 from thoughtscope.microscope.opening import Microscope as Microscope
 from thoughtscope.microscope.opening import open_microscope as open_microscope
+from thoughtscope.microscope.reading import Readings as Readings
+from thoughtscope.microscope.reading import Strength as Strength
+from thoughtscope.microscope.reading import like as like
+from thoughtscope.microscope.reading import readings as readings
+from thoughtscope.microscope.searching import Match as Match
+from thoughtscope.microscope.searching import search as search
 from thoughtscope.microscope.tracing import Prompt as Prompt
 from thoughtscope.microscope.tracing import heard as heard
 from thoughtscope.microscope.tracing import tokens_of as tokens_of

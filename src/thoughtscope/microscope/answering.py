@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from thoughtscope.core.errors import InvalidPlan, UnknownFeature
+from thoughtscope.microscope.features import largest
 from thoughtscope.microscope.intervening import Attention
 from thoughtscope.microscope.opening import Microscope
+from thoughtscope.microscope.reading import largest_here
 from thoughtscope.microscope.tracing import Prompt, tokens_of
 
 if TYPE_CHECKING:
+    from thoughtscope.interventions import FeatureEdit
     from thoughtscope.models import NewTokens, Sampling, Tokens
 
 
@@ -40,6 +44,42 @@ def answer(
         max_new_tokens=max_new_tokens,
         sampling=sampling,
     )
+
+
+def turned(
+    microscope: Microscope, multiples: Mapping[str, float], *, prompt: Prompt | Tokens | None = None
+) -> tuple[FeatureEdit, ...]:
+    """Features set to multiples of their largest activation, at every token; by `PART/INDEX`, 0 switches one off.
+
+    What the dictionary misses stays, as only the difference is added. Where a feature has no examples, its largest
+    activation on the `prompt` is the unit. Raises `UnknownFeature`, and `InvalidPlan` where no unit is known.
+    """
+    from thoughtscope.interventions import FeatureEdit
+
+    places = {name: place_of(microscope, name) for name in multiples}
+    units = {name: largest(microscope, *place) for name, place in places.items()}
+    lacking = [places[name] for name, unit in units.items() if unit is None and multiples[name] != 0]
+    here = largest_here(microscope, prompt, lacking) if lacking and prompt is not None else {}
+    edits = []
+    for name, (part, index) in places.items():
+        unit = units[name] or here.get((part, index))
+        if unit is None and multiples[name] != 0:
+            raise InvalidPlan(
+                f"Nothing is known of how strong feature {name} can be: it has no examples, and is silent here. "
+                "Choose one that is active on the prompt, or collect examples of the dictionary's features."
+            )
+        value = 0.0 if unit is None else multiples[name] * unit.value
+        edits.append(FeatureEdit(part=part, index=index, op="set", value=value))
+    return tuple(edits)
+
+
+def place_of(microscope: Microscope, name: str) -> tuple[str, int]:
+    """Part and index of a feature by `PART/INDEX`. Raises `UnknownFeature`."""
+    part, _, index = name.rpartition("/")
+    if not part or not index.isdecimal() or len(index) > 9:
+        raise UnknownFeature(f'"{name}" names no feature: write PART/INDEX, for example 3/1042.')
+    microscope.dictionary.check_feature(part, int(index))
+    return part, int(index)
 
 
 def answered(microscope: Microscope, tokens: Tokens, new: Sequence[NewTokens]) -> Tokens:

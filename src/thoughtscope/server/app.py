@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Query, Request
 from fastapi import Path as PathParameter
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, Response, StreamingResponse
@@ -21,20 +21,27 @@ from thoughtscope.microscope import Change, Microscope
 from thoughtscope.server.access import Access
 from thoughtscope.server.bodies import StrictRoute, answered
 from thoughtscope.server.errors import Costly, error_of, error_response
+from thoughtscope.server.found import found_json, like_json, readings_json
 from thoughtscope.server.gate import Gate
 from thoughtscope.server.login import add_login, without_token
 from thoughtscope.server.session import Session
 from thoughtscope.server.streams import Send, answer_events, progress_events, progress_of, streamed
 from thoughtscope.server.wire import (
+    MAX_FOUND,
+    ActivationsRequest,
     GenerateRequest,
     GraphRequest,
     InterveneRequest,
     LabelRequest,
     LayoutRequest,
+    LikeRequest,
+    PartName,
     PinsRequest,
+    ReadingsRequest,
     ScoreRequest,
     SupernodesRequest,
     TraceRequest,
+    Words,
 )
 
 if TYPE_CHECKING:
@@ -74,7 +81,8 @@ def files_of(folder: Path) -> dict[str, Path]:
     root = folder.resolve()
     found = (path for path in sorted(root.rglob("*")) if path.suffix in _MEDIA_TYPES and path.is_file())
     listed = {f"/{path.relative_to(root).as_posix()}": path for path in found if path.resolve() == path}
-    return {"/": listed["/index.html"], **listed}
+    pages = {"/": "/index.html", "/chat": "/chat.html"}
+    return {path: listed[name] for path, name in pages.items() if name in listed} | listed
 
 
 def create_app(session: Session, access: Access | None = None, *, page: Path | None = None) -> FastAPI:
@@ -90,6 +98,7 @@ def create_app(session: Session, access: Access | None = None, *, page: Path | N
     _add_graph_routes(app, session)
     _add_derived_routes(app, session)
     _add_model_routes(app, session)
+    _add_feature_routes(app, session)
     _add_answer_route(app, session)
     _add_viewer_routes(app, session)
     _add_page(app, page_files, access)
@@ -229,14 +238,49 @@ def _add_model_routes(app: FastAPI, session: Session) -> None:
             return streamed(progress_events(session, verb, "outcome"))
         return await session.run(lambda opened: verb(opened, lambda *_: session.check_open()))
 
-    @app.get("/api/features/{layer}/{index}")
-    async def feature(layer: Number, index: Number) -> Response:
-        return await answered(microscope.feature, await session.microscope(), layer, index)
 
-    @app.put("/api/labels/{layer}/{index}")
-    async def label(layer: Number, index: Number, body: LabelRequest) -> dict[str, str]:
+def _add_feature_routes(app: FastAPI, session: Session) -> None:
+    """One feature by its part's name (of transcoders, the layer's number) and index, and ways to find some."""
+
+    @app.get("/api/features/{part}/{index}")
+    async def feature(part: PartName, index: Number) -> Response:
+        return await answered(microscope.feature, await session.microscope(), part, index)
+
+    @app.put("/api/labels/{part}/{index}")
+    async def label(part: PartName, index: Number, body: LabelRequest) -> dict[str, str]:
         opened = await session.microscope()
-        return {"label": await asyncio.to_thread(microscope.label, opened, layer, index, body.label)}
+        return {"label": await asyncio.to_thread(microscope.label, opened, part, index, body.label)}
+
+    @app.get("/api/search")
+    async def search(text: Words, n: Annotated[int, Query(ge=1, le=MAX_FOUND)] = 20) -> Response:
+        return await answered(found_json, await session.microscope(), text, n)
+
+    @app.post("/api/like")
+    async def like(body: LikeRequest) -> Response:
+        def verb(opened: Microscope) -> list[microscope.Strength]:
+            with microscope.heard():
+                tokens = microscope.tokens_of(opened, body.asked, bos=body.bos)
+            return microscope.like(opened, tokens, n=body.n)
+
+        return await answered(like_json, await session.run(verb))
+
+    @app.post("/api/readings")
+    async def readings(body: ReadingsRequest) -> Response:
+        def verb(opened: Microscope) -> microscope.Readings:
+            with microscope.heard():
+                tokens = microscope.tokens_of(opened, body.asked, bos=body.bos)
+            return microscope.readings(opened, tokens, n=body.n)
+
+        return await answered(readings_json, await session.run(verb))
+
+    @app.post("/api/activations")
+    async def activations(body: ActivationsRequest) -> Response:
+        def verb(opened: Microscope) -> dict[str, list[float]]:
+            with microscope.heard():
+                tokens = microscope.tokens_of(opened, body.asked, bos=body.bos)
+            return microscope.activations(opened, tokens, body.features)
+
+        return await answered(lambda values: {"values": values}, await session.run(verb))
 
 
 def _add_answer_route(app: FastAPI, session: Session) -> None:
@@ -297,8 +341,9 @@ def _add_viewer_routes(app: FastAPI, session: Session) -> None:
 
 def _add_page(app: FastAPI, page: Mapping[str, Path], access: Access) -> None:
     @app.get("/", include_in_schema=False, response_model=None)
+    @app.get("/chat", include_in_schema=False, response_model=None)
     async def start(request: Request) -> Response:
-        return await without_token(request, access) or await page_file("")
+        return await without_token(request, access) or await page_file(request.url.path.removeprefix("/"))
 
     @app.get("/{path:path}", include_in_schema=False)
     async def page_file(path: str) -> FileResponse:

@@ -53,12 +53,23 @@ def listen(host: str, port: int) -> socket.socket:
     return server
 
 
-def address(host: str, port: int, *, token: str | None = None, slug: str | None = None) -> str:
-    """The link to open. The token is asked for once; a cookie carries it from then on."""
+def address(
+    host: str,
+    port: int,
+    *,
+    token: str | None = None,
+    slug: str | None = None,
+    path: str = "",
+    view: str = "",
+) -> str:
+    """The link to open: a graph, or a `view` of the page at `path`, as its address says it after the #.
+
+    The token is asked for once; a cookie carries it from then on.
+    """
     name = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
     query = f"?token={quote(token, safe='')}" if token else ""
-    view = f"#g={quote(slug)}" if slug else ""
-    return f"http://{name}:{port}/{query}{view}"
+    view = f"g={quote(slug)}" if slug else view
+    return f"http://{name}:{port}/{path}{query}{'#' if view else ''}{view}"
 
 
 def serve_session(
@@ -68,6 +79,8 @@ def serve_session(
     port: int,
     browser: bool = False,
     slug: str | None = None,
+    path: str = "",
+    view: str = "",
     announce: Callable[[str], None] = print,
 ) -> None:
     """Serves until interrupted. `announce` gets the address, with the token, once the server listens.
@@ -75,7 +88,9 @@ def serve_session(
     Raises what loading the model raised, if it fails: a server without its model has no use.
     """
     listener = listen(access.host, port)
-    link = address(access.host, listener.getsockname()[1], token=access.token, slug=slug)
+    link = address(
+        access.host, listener.getsockname()[1], token=access.token, slug=slug, path=path, view=view
+    )
     ended = threading.Event()
     opener = threading.Thread(target=open_privately, args=(link, ended), daemon=True)
 

@@ -36,7 +36,7 @@ async def without_token(request: Request, access: Access) -> Response | None:
     token = request.query_params.get("token")
     if token is None:
         return None
-    answer = RedirectResponse("/", status_code=303)
+    answer = RedirectResponse(request.url.path, status_code=303)
     if access.fits(token):
         _give_cookie(answer, request, access)
     else:

@@ -168,6 +168,8 @@ def describe_microscope(microscope: Microscope) -> dict[str, Any]:
             "name": dictionary.name,
             "kind": dictionary.kind,
             "n_features": max(part.n_features for part in dictionary.parts),
+            "sites": [str(site) for site in dictionary.reads],
+            "layers": list(dict.fromkeys(part.layer for part in dictionary.parts)),
             "scores": finite(dictionary.card.declared),
         },
     }

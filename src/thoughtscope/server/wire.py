@@ -13,6 +13,9 @@ from thoughtscope.microscope.tracing import EDGE_MASS, NODE_MASS
 MAX_PROMPT_CHARACTERS = 20_000
 MAX_MESSAGES = 200
 MAX_NEW_TOKENS = 1000
+MAX_FOUND = 100
+"""Features that one search gives."""
+MAX_SEARCH = 200
 
 
 def _well_formed(text: str) -> str:
@@ -35,6 +38,8 @@ def _one_line(text: str) -> str:
 
 Text = Annotated[str, AfterValidator(_well_formed)]
 Prompt = Annotated[Text, Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS)]
+Words = Annotated[Text, Field(min_length=1, max_length=MAX_SEARCH)]
+PartName = Annotated[Text, Field(min_length=1, max_length=200)]
 Label = Annotated[Text, Field(max_length=MAX_LABEL), AfterValidator(_one_line)]
 NodeName = Annotated[str, Field(min_length=1, max_length=100)]
 Coordinate = Annotated[FiniteFloat, Field(ge=-1e6, le=1e6)]
@@ -105,7 +110,7 @@ class SamplingRequest(Wire):
 class FeatureEditRequest(Wire):
     """One change to a feature of the dictionary; see `interventions.FeatureEdit`."""
 
-    part: Annotated[Text, Field(min_length=1, max_length=200)]
+    part: PartName
     index: Annotated[int, Field(ge=0, le=2**31)]
     op: Literal["scale", "set", "add", "ablate"]
     value: Annotated[FiniteFloat, Field(ge=-1e6, le=1e6)] = 0.0
@@ -119,6 +124,25 @@ class GenerateRequest(PromptRequest):
     """Null for the likeliest tokens."""
     edits: Annotated[list[FeatureEditRequest], Field(max_length=100)] = []
     attention: Literal["frozen", "free"] = "free"
+    bos: bool | None = None
+
+
+class ReadingsRequest(PromptRequest):
+    n: Annotated[int, Field(ge=1, le=20)] = 5
+    """Features of each token."""
+    bos: bool | None = None
+
+
+class ActivationsRequest(PromptRequest):
+    features: Annotated[
+        list[Annotated[Text, Field(min_length=3, max_length=220)]], Field(min_length=1, max_length=20)
+    ]
+    """By `PART/INDEX`."""
+    bos: bool | None = None
+
+
+class LikeRequest(PromptRequest):
+    n: Annotated[int, Field(ge=1, le=MAX_FOUND)] = 20
     bos: bool | None = None
 
 

@@ -65,6 +65,24 @@ async function work(path, body, wanted, { onProgress, onSnapshot = (_) => {}, si
   throw new ApiError("cut", "The answer broke off before the work was done.");
 }
 
+/** The events of an answer as they come; ends with `answer`, throws what the server says against it. */
+async function* answerEvents(body, signal) {
+  const answer = await ask("api/generate", { method: "POST", body, signal, stream: true });
+  if (!answer.ok) await readAnswer(answer);
+  try {
+    for await (const { event, data } of serverEvents(answer.body)) {
+      if (event === "error") throw failure(data.error);
+      yield { event, data };
+      if (event === "answer") return;
+    }
+  } catch (error) {
+    if (/** @type {Error} */ (error).name === "AbortError") throw new ApiError("cancelled", "Cancelled.");
+    if (error instanceof TypeError) throw new ApiError("offline", OFFLINE);
+    throw error;
+  }
+  throw new ApiError("cut", "The answer broke off.");
+}
+
 function failure(error) {
   return new ApiError(error?.code, error?.message ?? "It failed.", error?.price);
 }
@@ -95,7 +113,16 @@ const server = {
   /** @returns {Promise<Session>} */ session: () => request("session"),
   login: async (token) => readAnswer(await ask("login", { method: "POST", body: { token } })),
   /** @returns {Promise<GraphFile>} */ graph: (slug) => request(slugPath(slug)),
-  feature: (layer, index) => request(`features/${layer}/${index}`),
+  feature: (layer, index) => request(`features/${encodeURIComponent(layer)}/${index}`),
+  answer: answerEvents,
+  /** @returns {Promise<{ features: FoundFeature[] }>} */
+  search: (text, n) => request(`search?${new URLSearchParams({ text, n })}`),
+  /** @returns {Promise<{ features: FoundFeature[] }>} */
+  like: (asked, n) => request("like", { method: "POST", body: { ...asked, n } }),
+  /** @returns {Promise<{ values: Record<string, number[]> }>} */
+  activations: (asked, ids) => request("activations", { method: "POST", body: { ...asked, features: ids } }),
+  /** @returns {Promise<Reading>} */
+  readings: (asked, n) => request("readings", { method: "POST", body: { ...asked, n } }),
   /** @returns {Promise<{ slug: string, warnings?: string[] }>} */
   trace: (body, how) => work("trace", body, "graph", how),
   upload: (json) => request("graphs", { method: "POST", body: json }),
@@ -135,6 +162,8 @@ function embedded(data) {
       return detail;
     },
     login: nothing,
+    answer: missing("run the model"), search: missing("run the model"), like: missing("run the model"),
+    readings: missing("run the model"), activations: missing("run the model"),
     trace: missing("trace a prompt"), upload: missing("take a file"), intervene: missing("run the model"),
     rename: nothing, remove: nothing, restore: nothing,
     score: async (slug, nodes) => (isSame(nodes, data.circuit?.nodes ?? []) ? data.circuit : null),

@@ -28,7 +28,7 @@ function App() {
     document.title = graph ? `${plainText(graph.heading).slice(0, 60)} · thoughtscope` : "thoughtscope";
   }, [theme, graph]);
   if (fatal) return html`<${Alone}><h1>The page cannot start</h1><p class="lead" role="alert">${fatal}</p><//>`;
-  if (locked) return html`<${Alone}><${Login} /><//>`;
+  if (locked) return html`<${Alone}><${Login} start=${start} /><//>`;
   if (!session) {
     return html`<${Alone}><h1 class="hidden">thoughtscope</h1><p class="quiet"
       role="status">Waiting for the model to load…</p><//>`;

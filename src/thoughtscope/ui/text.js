@@ -47,6 +47,14 @@ export function tokenWord(token) {
   return bare && !HIDDEN.test(bare) ? bare : `“${tokenText(token)}”`;
 }
 
+// In running text, joiners are part of the letters around them.
+const DISGUISING = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200b\u2028-\u202e\u2060-\u2069\ufeff]/g;
+
+/** Text that runs on over several lines, without the characters that could disguise it. */
+export function runningText(text) {
+  return String(text ?? "").replace(DISGUISING, "\ufffd");
+}
+
 /** A label or a prompt without the characters that could disguise it. */
 export function plainText(text) {
   return [...String(text ?? "")].map((c) => (HIDDEN.test(c) && c !== "\u00a0" ? VISIBLE[c] ?? spelt(c) : c)).join("");

@@ -30,6 +30,68 @@ interface Message { role: string; content: string }
 /** Tokens `start` to `end` of a prompt are one speaker's; of them `from` to `to` hold what is said. */
 interface Turn { role: string; text: string; start: number; end: number; from: number; to: number; added: boolean }
 
+/** A feature as POST api/readings, api/like and GET api/search tell it; what is not known is null. */
+interface TalkFeature {
+  part: string;
+  index: number;
+  label: string | null;
+  /** The largest activation that is known of it, and whence: examples of its dictionary, or this conversation. */
+  largest: number | null;
+  measured?: "examples" | "here";
+  density: number | null;
+  /** Tokens at which its examples peak. */
+  tokens: string[] | null;
+}
+
+/** A feature that was found, by words (`matched`, `what`) or by an example (`value`, `share`, `token`). */
+interface FoundFeature extends TalkFeature {
+  matched?: "label" | "token"; what?: string;
+  value?: number; share?: number | null; token?: number;
+}
+
+/** POST api/readings: the strongest features of each token. */
+interface Reading {
+  tokens: string[];
+  turns: any[];
+  features: Record<string, TalkFeature>;
+  at: { id: string; value: number; share: number | null }[][];
+  /** Of features that were chosen, the activation at each token, from POST api/activations. */
+  followed?: Record<string, number[]>;
+}
+
+/** One side's answer in an exchange. */
+interface Answer {
+  state: "running" | "done" | "stopped" | "error";
+  text: string;
+  /** Its tokens and the prompt's, as they came, and whether more may come. */
+  written: { tokens: string[], turns: any[], growing?: boolean } | null;
+  /** What was turned. */ turned: Turning[];
+  /** Tokens that came. */ count: number;
+  /** Whether the model itself ended it. */ ended: boolean;
+  error: string | null;
+  /** What was asked, as it was sent: whether the same question would give the same answer. */ asked: string;
+  reading: Reading | null;
+  /** Why there is no reading. */ unread: string | null;
+}
+
+/** One speaker's tokens: those of the template before and after, and what is said in spans of whole characters. */
+interface SpokenPart {
+  role: string; added: boolean;
+  before: number[]; spans: { text: string, from: number, to: number }[]; after: number[];
+}
+
+interface Exchange { user: string; plain: Answer | null; turned: Answer | null }
+
+/** A feature that is set to a multiple of its largest activation. */
+interface Turning {
+  id: string; part: string; index: number; multiple: number;
+  /** The largest activation that was met here when it was turned; null where examples say it. */
+  unit: number | null;
+}
+
+/** A token of the conversation on the page: exchange, side, and number in that side's reading. */
+interface TokenPlace { exchange: number; side: "plain" | "turned"; token: number }
+
 interface GraphSummary {
   slug: string;
   prompt?: string;

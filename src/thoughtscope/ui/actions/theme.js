@@ -1,7 +1,6 @@
 // @ts-check
 // Light, dark, or as the system has it.
 import { setState } from "../store.js";
-import { writeAddress } from "./view.js";
 
 const KEY = "thoughtscope-theme";
 
@@ -18,5 +17,4 @@ export function setTheme(theme) {
   try {
     localStorage.setItem(KEY, theme);
   } catch { /* a private window: the choice lasts for this page */ }
-  writeAddress("replace");
 }

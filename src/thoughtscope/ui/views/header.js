@@ -6,9 +6,9 @@ import { lastSaid, messagesOf, reworded } from "../conversation.js";
 import { setState, useParts, useStore } from "../store.js";
 import { cancelTrace, closeGraph, downloadGraph, openFile, openGraph, tracePrompt } from "../actions/graphs.js";
 import { canTrace, canWrite, source } from "../actions/source.js";
-import { setTheme } from "../actions/theme.js";
-import { prunedFrom, redo, setPrune, setShowErrors, undo } from "../actions/view.js";
+import { prunedFrom, redo, setPrune, setShowErrors, undo, writeAddress } from "../actions/view.js";
 import { graphNames } from "../components/library.js";
+import { Mark, Pages, ThemeButton } from "../components/pages.js";
 import { ProblemsButton } from "../components/problems.js";
 import { Progress } from "../components/progress.js";
 import { Scores } from "../components/scores.js";
@@ -17,7 +17,7 @@ import { useShownNodes } from "../shown.js";
 import { percent, plainText, readTurns, spellTurns } from "../text.js";
 
 export function Header() {
-  const { session, graph, theme } = useParts("session", "graph", "theme");
+  const { session, graph } = useParts("session", "graph");
   const home = (event) => {
     event.preventDefault();
     if (source.kind === "server") closeGraph();
@@ -25,6 +25,7 @@ export function Header() {
   return html`<header class="bar top">
     <a class="brand" href="#" onClick=${home}
       title="thoughtscope: to the start"><${Mark} /><span>thoughtscope</span></a>
+    ${canTrace() && html`<${Pages} here="graph" />`}
     ${graph && canTrace() ? html`<${PromptBox} />` : html`<p
       class="prompt-fixed"><bdi>${plainText(graph?.heading)}</bdi></p>`}
     ${source.kind === "server" && session.graphs.length > 0
@@ -38,29 +39,10 @@ export function Header() {
         && html`<a class="button plain" href=${source.reportAddress(graph.slug)} download=${`${graph.slug}.html`}
           title="One HTML file that opens from disk">Report</a>`}
     </nav>
-    <button class="icon" onClick=${() => setTheme(nextTheme(theme))} aria-label=${`Theme: ${theme}. Change it.`}
-      title=${`Theme: ${theme}`}>${themeGlyph(theme)}</button>
+    <${ThemeButton} onChange=${() => writeAddress("replace")} />
     <button class="icon" onClick=${() => setState({ dialog: "help" })} aria-label="Help and keyboard"
       title="Help (?)">?</button>
   </header>`;
-}
-
-function Mark() {
-  return html`<svg width="20" height="20" viewBox="-10 -10 20 20" aria-hidden="true">
-    <circle r="6.5" fill="none" stroke="currentColor" stroke-width="1.4"/>
-    <path d="M0-9.5V-4M0 9.5V4M-9.5 0H-4M9.5 0H4" stroke="currentColor" stroke-width="1.4"/>
-    <circle class="accent-dot" r="1.8"/></svg>`;
-}
-
-function nextTheme(theme) {
-  return { auto: "light", light: "dark", dark: "auto" }[theme] ?? "auto";
-}
-
-function themeGlyph(theme) {
-  const fill = { auto: html`<path d="M0-6A6 6 0 0 1 0 6Z" fill="currentColor"/>`,
-    dark: html`<circle r="6" fill="currentColor"/>` }[theme] ?? null;
-  return html`<svg width="16" height="16" viewBox="-8 -8 16 16" aria-hidden="true">
-    <circle r="6" fill="none" stroke="currentColor" stroke-width="1.4"/>${fill}</svg>`;
 }
 
 /** The part of a graph's prompt that a person edits. */

@@ -4,7 +4,8 @@ import { html } from "../html.js";
 import { useState } from "../vendor/hooks.mjs";
 import { login } from "../actions/login.js";
 
-export function Login() {
+/** @param {{ start: () => Promise<void> }} props what opens the page once the server knows the token */
+export function Login({ start }) {
   const [token, setToken] = useState("");
   const [refusal, setRefusal] = useState("");
   const [asking, setAsking] = useState(false);
@@ -13,6 +14,7 @@ export function Login() {
     setAsking(true);
     try {
       await login(token);
+      await start();
     } catch (error) {
       setRefusal(/** @type {Error} */ (error).message);
       setAsking(false);
