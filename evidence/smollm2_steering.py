@@ -50,6 +50,7 @@ PRICE = 8.0
 NEW_TOKENS = 40
 TEMPERATURE = 0.7
 LARGEST_TOKENS = 20_000
+PRICES = {"steered": "perplexity", "random": "perplexity_random", "unsteered": "perplexity_unsteered"}
 FIRING = 0.3
 """A feature is active on at least this share of its own words."""
 
@@ -82,10 +83,7 @@ def measure(seed: int) -> Measured:
         },
         details={
             "features": len(rows),
-            "perplexity": {
-                name: round(median(row[f"perplexity{name}"] for row in rows), 2)
-                for name in ("", "_random", "_unsteered")
-            },
+            "perplexity": {name: round(median(row[key] for row in rows), 2) for name, key in PRICES.items()},
             "above_a_half": sum(row["mentions"] > 0.5 for row in rows),
             "by_concept": {
                 row["concept"]: {

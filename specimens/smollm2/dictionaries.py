@@ -19,7 +19,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
+from operator import itemgetter
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 from specimens.smollm2.text import documents as text_documents
@@ -34,9 +36,10 @@ if TYPE_CHECKING:
 DEPTHS = (6, 12, 18)
 """Of 30 blocks; at the middle one, a country's residual stream put in another's place moves the answer with it."""
 SCHEDULE = {"schedule.batch": 2048, "data.buffer_tokens": 65_536, "data.passes": 2, "checkpoint_minutes": 8}
-CONVERSATIONS = {"with text": 576, "alone": 4000}
+CONVERSATIONS = {"with text": 574, "alone": 4000}
+TOGETHER = 192
 EVERY = 3
-"""A conversation follows so many pieces of text."""
+"""Pieces of text to a conversation."""
 CONVERSATION_TOKENS = 200
 HELD_OUT_CONVERSATIONS = 64
 BANK_TOKENS = {"transcoders": 100_000, "sae": 400_000}
@@ -66,6 +69,9 @@ def main() -> None:
     options.add_argument("--out", type=Path, help="default: the user's data folder, under its short name")
     options.add_argument("--score-tokens", type=int, default=40_000)
     options.add_argument("--bank-tokens", type=int, help="tokens to draw examples from")
+    options.add_argument(
+        "--own-words", action="store_true", help="examples from the model's conversations alone"
+    )
     options.add_argument("--int8", action="store_true", help="save matrices in eight bits, a scale a row")
     make(options.parse_args())
 
@@ -91,13 +97,14 @@ def make(chosen: argparse.Namespace) -> None:
     )
     model = load_model(chosen.model)
     scored = evaluate_dictionary(model, trained, lines(held), max_tokens=chosen.score_tokens, progress=told())
-    # What ships shows the model's own words only: the texts that trained the weights are other people's.
+    # What is kept with the weights is in the model's own words: the texts that trained them are other people's.
     own = list(islice(conversations(held), 24))
     finished = with_self_test(model, declare(replace(trained, model_name="smollm2"), scored), own)
     out = chosen.out or made_at(name)
     save_dictionary(finished, out, store="int8" if chosen.int8 else None)
+    shown = conversations(train) if chosen.own_words else lines(train)
     bank = collect_examples(
-        model, finished, lines(train), max_tokens=chosen.bank_tokens or BANK_TOKENS[chosen.kind],
+        model, finished, shown, max_tokens=chosen.bank_tokens or BANK_TOKENS[chosen.kind],
         n_top=6, n_quantile=1, window=(20, 10), progress=told(),
     )  # fmt: skip
     bank.save(out / "features")
@@ -115,7 +122,7 @@ def prepare(model: Model, place: Path, text: Path | None) -> tuple[Path, Path]:
     texts: list[Any] = text_documents(text, held_out=False) if text else []
     write(held, [*drawn(model, seed=1, n=HELD_OUT_CONVERSATIONS),
                  *(text_documents(text, held_out=True) if text else [])])  # fmt: skip
-    write(train, list(mixed(texts, asked)))
+    write(train, mixed(texts, asked))
     return train, held
 
 
@@ -125,20 +132,25 @@ def drawn(model: Model, *, seed: int, n: int) -> Iterator[list[int]]:
 
     progress = told()
     for number, ids in enumerate(
-        samples(model, Sampling(tokens=CONVERSATION_TOKENS, seed=seed, n=n, chat=1)), start=1
+        samples(
+            model, Sampling(tokens=CONVERSATION_TOKENS, seed=seed, n=n, chat=1, together=min(n, TOGETHER))
+        ),
+        start=1,
     ):
         progress("converse", number, n)
         yield ids
 
 
-def mixed(texts: list[Any], conversations: list[Any]) -> Iterator[Any]:
-    """A conversation after every few texts, until there are none left of either."""
-    left = iter(conversations)
-    for number, text in enumerate(texts):
-        yield text
-        if number % EVERY == EVERY - 1:
-            yield from islice(left, 1)
-    yield from left
+def mixed(texts: list[Any], conversations: list[Any]) -> list[Any]:
+    """Conversations at random places among the first `EVERY` times as many texts.
+
+    At random, as the training's reader deals documents out in turns: any fixed rhythm would give it the conversations
+    first and the texts later.
+    """
+    found = [(float(number), text) for number, text in enumerate(texts)]
+    last, draw = min(len(texts), EVERY * len(conversations)), Random(0)
+    found += [(draw.uniform(0, last), conversation) for conversation in conversations]
+    return [each for _, each in sorted(found, key=itemgetter(0))]
 
 
 def write(path: Path, found: list[Any]) -> None:
