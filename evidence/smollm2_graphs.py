@@ -35,7 +35,8 @@ def row(prompt: Any) -> dict[str, float]:
     from thoughtscope import attribute, prune, tokenize
 
     model, dictionary = load("transcoders")
-    tokens = tokenize(model, prompt) if isinstance(prompt, str) else tokenize(model, chat=prompt)
+    text = isinstance(prompt, str)
+    tokens = tokenize(model, prompt, bos=False) if text else tokenize(model, chat=prompt)
     graph = attribute(model, dictionary, tokens, influence_bound=BOUND)
     small = prune(graph)
     found = {name: float(getattr(graph.scores, name)) for name in NAMES}

@@ -159,7 +159,7 @@ def word_states() -> dict[str, dict[Any, Any]]:
     model, dictionary = load("sae")
     found: dict[str, dict[Any, Any]] = {}
     for word in sorted({word for words in lists() for word in words}):
-        tokens = tokenize(model, [sentence.format(word) for sentence in SENTENCES])
+        tokens = tokenize(model, [sentence.format(word) for sentence in SENTENCES], bos=False)
         acts = capture(model, tokens, dictionary.reads)
         here = torch.zeros_like(tokens.mask)
         for row, sentence in enumerate(SENTENCES):

@@ -59,10 +59,10 @@ def measure(seed: int) -> Measured:
     """The dictionaries are tried one after the other; none is looked at in the second half but by its chosen rule."""
     import torch
 
-    countries = named(smollm2())
-    tuning, held = countries[::2], countries[1::2]
     dictionaries = parts_that_are_there()
     with torch.no_grad():
+        countries = named(smollm2())
+        tuning, held = countries[::2], countries[1::2]
         found = {name: of(dictionary, tuning, held, seed) for name, dictionary in dictionaries.items()}
         ceilings = {name: ceiling(name, dictionaries, held, seed) for name in ("mlps", *dictionaries)}
     best = max(found, key=lambda name: found[name]["tuning"]["overtaken"])
@@ -89,7 +89,7 @@ def named(model: Any) -> list[Country]:
     countries = []
     with TABLE.open(encoding="utf-8", newline="") as rows:
         for row in csv.DictReader((line for line in rows if not line.startswith("#")), delimiter="\t"):
-            tokens = tokenize(model, PROMPT.format(row["country"], row["country"]))
+            tokens = tokenize(model, PROMPT.format(row["country"], row["country"]), bos=False)
             logits = run(model, tokens.ids, tokens.mask)
             assert logits is not None
             chances = logits[0, -1].softmax(-1)

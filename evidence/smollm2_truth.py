@@ -59,7 +59,8 @@ def correlations(prompt: Any, draw: random.Random) -> dict[str, float]:
     from thoughtscope.graphs import influence
 
     model, dictionary = load("transcoders")
-    tokens = tokenize(model, prompt) if isinstance(prompt, str) else tokenize(model, chat=prompt)
+    text = isinstance(prompt, str)
+    tokens = tokenize(model, prompt, bos=False) if text else tokenize(model, chat=prompt)
     graph = attribute(model, dictionary, tokens, influence_bound=BOUND)
     total, rows = influence(graph), graph.rows("feature")
     chosen = quarters(rows[np.argsort(-total[rows], kind="stable")], draw)
