@@ -104,8 +104,8 @@ def test_batches_take_as_many_documents_as_fit(model: Model, monkeypatch: pytest
     with pytest.raises(ThoughtscopeError, match="7 documents in a row"):
         list(documents.document_batches(model, [[1]] * 7))
     assert list(documents.document_batches(model, [[1]] * 6)) == []
-    with pytest.raises(ThoughtscopeError, match="all texts or all lists"):
-        list(documents.document_batches(model, ["ab", [1, 2]]))
+    mixed = list(documents.document_batches(model, ["ab", [1, 2], "c", [3, 4, 5]], batch_tokens=1))
+    assert sorted(tokens.ids[0].tolist() for tokens in mixed) == [[1, 2], [3, 4, 5], [256, 97, 98], [256, 99]]
     (texts_as,) = documents.document_batches(model, ["abcdef"], context=4)
     assert texts_as.ids.tolist() == [[256, 97, 98, 99]]
     with pytest.raises(ThoughtscopeError, match="has no tokenizer"):

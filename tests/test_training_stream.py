@@ -96,6 +96,14 @@ def test_texts_are_encoded_as_the_tokenizer_does(model):
     assert encoder(model)(texts) == model.tokenizer(texts)["input_ids"]
 
 
+def test_texts_and_token_ids_can_stand_side_by_side(model):
+    """Each document is read as if the other kind were not there."""
+    (found,) = harvest(model, ["ab", [7, 8, 9], "c"], SITES, Feed(skip_first=False))
+    written = {n: model.tokenizer(text)["input_ids"] for n, text in ((0, "ab"), (2, "c"))}
+    for number, ids in {**written, 1: [7, 8, 9]}.items():
+        assert found.token[found.document == number].tolist() == ids
+
+
 def test_passes_hold_little_padding(model):
     docs = documents(2400, most=60)
     packed = list(packed_contexts(encoder(model), enumerate(docs), Feed(context=64, forward_tokens=512)))
@@ -147,8 +155,6 @@ def test_what_is_not_finite_is_refused():
 
 
 def test_mistakes_are_named(model):
-    with pytest.raises(ThoughtscopeError, match="all texts or all lists"):
-        list(harvest(model, ["a", [1, 2]], SITES))
     with pytest.raises(ThoughtscopeError, match="outside the vocabulary: allowed 0 to 259"):
         list(harvest(model, [[1, 260]], SITES))
     with pytest.raises(UnknownSite):

@@ -63,13 +63,14 @@ def numbered_batches(
 
 def _encoded(model: Model, pool: list[Document], context: int) -> list[list[int]]:
     texts = [document for document in pool if isinstance(document, str)]
-    if not texts:
-        return [[int(token) for token in document[:context]] for document in pool]
-    if len(texts) < len(pool):
-        raise ThoughtscopeError("Documents are either all texts or all lists of token ids.")
-    if model.tokenizer is None:
+    if texts and model.tokenizer is None:
         raise ThoughtscopeError(f"{model.name} has no tokenizer: give documents as lists of token ids.")
-    return model.tokenizer(texts, truncation=True, max_length=context, verbose=False)["input_ids"]
+    cut = {"truncation": True, "max_length": context, "verbose": False}
+    written = iter(model.tokenizer(texts, **cut)["input_ids"] if texts else ())
+    return [
+        next(written) if isinstance(document, str) else [int(token) for token in document[:context]]
+        for document in pool
+    ]
 
 
 def counted(mask: Bool[Tensor, "batch pos"], *, skip_first: bool) -> Bool[Tensor, "batch pos"]:

@@ -143,32 +143,34 @@ def encoder(model: Model) -> Encoder:
     """Whole documents to token ids, special tokens as the tokenizer adds them; lists of ids pass as they are.
 
     It has a tokenizer of its own: a setting that another thread changes on the model's (a length to cut at) is without
-    effect here. Raises `ThoughtscopeError` for a mixture, for an id outside the vocabulary, and for texts where the
-    model has no tokenizer.
+    effect here. Raises `ThoughtscopeError` for an id outside the vocabulary, and for texts where the model has no
+    tokenizer.
     """
     own = _own_tokenizer(model)
     size = model.vocab_size
 
     def encode(documents: list[Document]) -> list[Sequence[int]]:
         texts = [document for document in documents if isinstance(document, str)]
-        if not texts:
-            try:
-                ids = [[int(token) for token in document] for document in documents]
-            except (TypeError, ValueError):
-                raise ThoughtscopeError("A document is a text or a list of token ids.") from None
-            bad = next((token for row in ids for token in row if not 0 <= token < size), None)
-            if bad is not None:
-                raise ThoughtscopeError(
-                    f"Token id {bad} is outside the vocabulary: allowed 0 to {size - 1}. Another model's tokens?"
-                )
-            return [*ids]
-        if len(texts) < len(documents):
-            raise ThoughtscopeError("Documents are either all texts or all lists of token ids.")
-        if own is None:
+        if texts and own is None:
             raise ThoughtscopeError(f"{model.name} has no tokenizer: give documents as lists of token ids.")
-        return [each.ids for each in own.encode_batch_fast(texts, add_special_tokens=True)]
+        written = iter(own.encode_batch_fast(texts, add_special_tokens=True) if texts else ())
+        return [next(written).ids if isinstance(each, str) else _checked(each, size) for each in documents]
 
     return encode
+
+
+def _checked(document: Sequence[int], size: int) -> list[int]:
+    """A document that is a list of token ids."""
+    try:
+        ids = [int(token) for token in document]
+    except (TypeError, ValueError):
+        raise ThoughtscopeError("A document is a text or a list of token ids.") from None
+    bad = next((token for token in ids if not 0 <= token < size), None)
+    if bad is not None:
+        raise ThoughtscopeError(
+            f"Token id {bad} is outside the vocabulary: allowed 0 to {size - 1}. Another model's tokens?"
+        )
+    return ids
 
 
 def _own_tokenizer(model: Model) -> Any:

@@ -18,9 +18,6 @@ from thoughtscope.training.data.questions import questions
 if TYPE_CHECKING:
     from thoughtscope.models import Model
 
-TOGETHER = 32
-"""Documents that are written side by side."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
@@ -34,18 +31,22 @@ class Sampling:
     """Documents before the source ends; 0 for one that never does."""
     chat: int = 0
     """1 for conversations: a question of `questions` in the model's chat template, and what the model answers."""
+    together: int = 32
+    """Documents that are written side by side, as a group: more are faster, and take more memory."""
 
     def __post_init__(self) -> None:
-        if self.tokens < 2 or self.temperature <= 0 or self.n < 0 or self.chat not in (0, 1):
+        counts = self.tokens < 2 or self.n < 0 or self.chat not in (0, 1) or self.together < 1
+        if counts or self.temperature <= 0:
             raise ThoughtscopeError(
-                f"Samples have 2 tokens or more, a temperature above 0, n of 0 or more and chat of 0 or 1; got {self}."
+                "Samples have 2 tokens or more, a temperature above 0, n of 0 or more, chat of 0 or 1 and 1 or more "
+                f"together; got {self}."
             )
 
 
 def samples(model: Model, sampling: Sampling) -> Iterator[list[int]]:
     """Documents as token ids, up to the model's end token; the same ones each time.
 
-    Document i depends on the seed and i alone, but is written along with the others of its group. Raises
+    Document i depends on the seed, on i and on how many are written together. Raises
     `LimitExceeded` for documents longer than the model's positions, `ThoughtscopeError` for a model that has no token
     to begin with.
     """
@@ -56,9 +57,9 @@ def samples(model: Model, sampling: Sampling) -> Iterator[list[int]]:
         )
     number = 0
     while not sampling.n or number < sampling.n:
-        group = _written(model, sampling, number // TOGETHER)
+        group = _written(model, sampling, number // sampling.together)
         yield from group[: sampling.n - number if sampling.n else None]
-        number += TOGETHER
+        number += sampling.together
 
 
 @torch.no_grad()
@@ -72,9 +73,9 @@ def _written(model: Model, sampling: Sampling, group: int) -> list[list[int]]:
     ends = end_tokens(model)
     ends_at = torch.tensor(sorted(ends), dtype=torch.long)
     random = generator("samples", sampling.seed, group)
-    ids, mask = _asked(model, sampling, group) if sampling.chat else _begun(model, ends)
+    ids, mask = _asked(model, sampling, group) if sampling.chat else _begun(model, ends, sampling.together)
     begun, cache, fed = ids.shape[1], DynamicCache(), ids
-    over = torch.zeros(TOGETHER, dtype=torch.bool)
+    over = torch.zeros(sampling.together, dtype=torch.bool)
     while ids.shape[1] < sampling.tokens and not bool(over.all()):
         logits = run(model, fed, mask, cache=cache)
         assert logits is not None
@@ -86,9 +87,9 @@ def _written(model: Model, sampling: Sampling, group: int) -> list[list[int]]:
     return [_until_end(row, kept, begun, ends_at) for row, kept in zip(ids, mask, strict=True)]
 
 
-def _begun(model: Model, ends: set[int]) -> tuple[Int[Tensor, "doc 1"], Bool[Tensor, "doc 1"]]:
+def _begun(model: Model, ends: set[int], n: int) -> tuple[Int[Tensor, "doc 1"], Bool[Tensor, "doc 1"]]:
     """The first token of each document."""
-    ids = torch.full((TOGETHER, 1), _first_token(model, ends))
+    ids = torch.full((n, 1), _first_token(model, ends))
     return ids, torch.ones_like(ids, dtype=torch.bool)
 
 
@@ -98,8 +99,8 @@ def _asked(
     """A question in each row, ready for the answer. Raises `LimitExceeded` where no room is left for one."""
     from thoughtscope.models import tokenize
 
-    first = group * TOGETHER
-    asked = islice(questions(sampling.seed), first, first + TOGETHER)
+    first = group * sampling.together
+    asked = islice(questions(sampling.seed), first, first + sampling.together)
     tokens = tokenize(model, chat=[[{"role": "user", "content": question}] for question in asked])
     if tokens.ids.shape[1] >= sampling.tokens:
         raise LimitExceeded(

@@ -1,0 +1,46 @@
+"""SmolLM2-135M-Instruct with its dictionaries, and text that none of them was trained on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+from _claim import ROOT, Unavailable
+
+HELD_OUT = ROOT / "runs" / "smollm2" / "text" / "held_out.jsonl"
+TRAIN = HELD_OUT.with_name("train.jsonl")
+
+
+@cache
+def smollm2() -> Any:
+    """The model, loaded as every user loads it; nothing here asks a network."""
+    from thoughtscope import load_model
+    from thoughtscope.models.downloads import fetched
+
+    if fetched("smollm2") is None:
+        raise Unavailable("smollm2 is not on this machine (thoughtscope fetch smollm2)")
+    return load_model("smollm2")
+
+
+def load(kind: str) -> tuple[Any, Any]:
+    """The model and one of its dictionaries, "transcoders" or "sae"."""
+    from thoughtscope import load_dictionary
+    from thoughtscope.core.errors import DictionaryMismatch
+
+    model = smollm2()
+    try:
+        return model, load_dictionary(f"smollm2/{kind}", model, preflight=False)
+    except DictionaryMismatch:
+        raise Unavailable(f"there is no smollm2/{kind} on this machine (make smollm2)") from None
+
+
+def documents(held_out: bool) -> Iterator[Any]:
+    """What the dictionaries were trained on, or what was held out: whole files, and conversations of another seed."""
+    path = HELD_OUT if held_out else TRAIN
+    if not path.is_file():
+        raise Unavailable(f"{path.relative_to(ROOT)} is not there (make smollm2 TEXT=FOLDER)")
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            yield json.loads(line)["text"]

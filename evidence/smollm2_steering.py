@@ -1,0 +1,331 @@
+"""Features of the real model turned up: do its answers speak of the feature's concept, and what does that cost?
+
+1. For each concept of `specimens.smollm2.concepts` (word lists written before any dictionary was looked at), each
+   autoencoder's feature is scored on sentences that say one word of a list: how much more often it is active on words
+   of its own list than on the others', times how much it promotes them, in standard deviations over the vocabulary.
+   The best feature of all parts stands for the concept; of features that were chosen twice the better one counts.
+2. It is set to multiples of its largest activation on held-out text, at every position, the error term kept. Of those
+   whose answers' perplexity stays under `PRICE` times the unsteered answers', the multiple is kept with which most
+   answers to the tuning prompts mention the concept.
+3. Answers to other prompts are drawn: unsteered, steered, and with a random feature of the same part in its place,
+   whose decoder is set to the same length. An answer mentions the concept if it contains one of its words.
+
+The price is the perplexity of an answer under the unsteered model.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+from dataclasses import dataclass
+from functools import cache
+from statistics import mean, median
+from typing import Any
+
+from _claim import Measured, main
+from _smollm2 import documents, load
+
+TUNING = (
+    "Tell me something interesting.",
+    "Write a short story.",
+    "What did you do yesterday?",
+    "Give me some advice.",
+)
+PROMPTS = (
+    "Describe a nice day.",
+    "Tell me about yourself.",
+    "What should I do this weekend?",
+    "Write a letter to a friend.",
+    "What do you think about life?",
+    "Write the beginning of a novel.",
+    "Explain something that you know well.",
+    "What makes people happy?",
+    "Tell me a joke.",
+    "What is important in a good conversation?",
+)
+SENTENCES = ("I was thinking about the {}.", "They talked about {} for a while.", "This is a text about {}")
+MULTIPLES = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
+PRICE = 8.0
+NEW_TOKENS = 40
+TEMPERATURE = 0.7
+LARGEST_TOKENS = 20_000
+PRICES = {"steered": "perplexity", "random": "perplexity_random", "unsteered": "perplexity_unsteered"}
+FIRING = 0.3
+"""A feature is active on at least this share of its own words."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """The feature that stands for a concept."""
+
+    concept: str
+    part: str
+    index: int
+    largest: float
+    score: float
+
+
+def measure(seed: int) -> Measured:
+    """One answer a prompt, feature and condition."""
+    import torch
+
+    with torch.no_grad():
+        features = chosen_features()
+        rows = [steered(feature, seed) for feature in features]
+    names = ("mentions", "mentions_random", "mentions_unsteered")
+    return Measured(
+        value=round(mean(row["mentions"] for row in rows), 4),
+        n=len(rows) * len(PROMPTS),
+        control={
+            "random": round(mean(row["mentions_random"] for row in rows), 4),
+            "unsteered": round(mean(row["mentions_unsteered"] for row in rows), 4),
+        },
+        details={
+            "features": len(rows),
+            "perplexity": {name: round(median(row[key] for row in rows), 2) for name, key in PRICES.items()},
+            "above_a_half": sum(row["mentions"] > 0.5 for row in rows),
+            "by_concept": {
+                row["concept"]: {
+                    key: row[key] for key in ("feature", "multiple", *names, "perplexity", "example")
+                }
+                for row in rows
+            },
+            "new_tokens": NEW_TOKENS,
+            "temperature": TEMPERATURE,
+            "price": PRICE,
+        },
+    )
+
+
+# --- features ------------------------------------------------------------------------------------------------------
+
+
+def chosen_features() -> list[Chosen]:
+    """One feature a concept, none of them twice."""
+    from specimens.smollm2.concepts import CONCEPTS
+
+    _, dictionary = load("sae")
+    best: dict[tuple[str, int], Chosen] = {}
+    tables = [(part, *scores(part)) for part in dictionary.parts]
+    for number, concept in enumerate(CONCEPTS):
+        candidates = []
+        for part, score, largest in tables:
+            index = int(score[number].argmax())
+            value = float(score[number, index])
+            candidates.append(
+                Chosen(
+                    concept=concept, part=part.name, index=index, largest=float(largest[index]), score=value
+                )
+            )
+        top = max(candidates, key=lambda each: each.score)
+        key = (top.part, top.index)
+        if top.score > 0 and top.largest > 0 and (key not in best or best[key].score < top.score):
+            best[key] = top
+    return sorted(best.values(), key=lambda each: each.concept)
+
+
+def scores(part: Any) -> tuple[Any, Any]:
+    """By concept and feature, contrast of firing times promotion; by feature, its largest activation on other text."""
+    import torch
+
+    firing = torch.stack([share_active(part, words) for words in lists()])  # (concept, feature)
+    others = (firing.sum(0) - firing) / (len(firing) - 1)
+    contrast = (firing - others).clamp(min=0) * (firing >= FIRING)
+    return contrast * promotions(part).clamp(min=0), largest_activations(part)
+
+
+def lists() -> list[tuple[str, ...]]:
+    from specimens.smollm2.concepts import CONCEPTS
+
+    return list(CONCEPTS.values())
+
+
+def share_active(part: Any, words: tuple[str, ...]) -> Any:
+    """By feature, the share of words at whose tokens it is active, in any of the sentences."""
+    import torch
+
+    said = [part.activations(states) > 0 for states in map(word_states().__getitem__, words)]
+    return torch.stack([each.any(0) for each in said]).float().mean(0)
+
+
+@cache
+def word_states() -> dict[str, dict[Any, Any]]:
+    """By word, what the autoencoders read at its tokens in all sentences: (token, width) by site."""
+    import torch
+
+    from thoughtscope import capture, tokenize
+
+    model, dictionary = load("sae")
+    found: dict[str, dict[Any, Any]] = {}
+    for word in sorted({word for words in lists() for word in words}):
+        tokens = tokenize(model, [sentence.format(word) for sentence in SENTENCES], bos=False)
+        acts = capture(model, tokens, dictionary.reads)
+        here = torch.zeros_like(tokens.mask)
+        for row, sentence in enumerate(SENTENCES):
+            start = len(sentence.partition("{}")[0].encode())
+            end, padding = start + len(word.encode()), int((~tokens.mask[row]).sum())
+            for at, (left, right) in enumerate(tokens.offsets[row]):
+                here[row, padding + at] = right > start and left < end
+        found[word] = {site: x[here] for site, x in acts.items()}
+    return found
+
+
+def promotions(part: Any) -> Any:
+    """(concept, feature): how much the decoder raises the first tokens of the words, in standard deviations."""
+    import torch
+
+    from thoughtscope.atlas.collect import direct_logits
+
+    model, _ = load("sae")
+    tokens = [
+        sorted({model.tokenizer(f" {word}", add_special_tokens=False)["input_ids"][0] for word in words})
+        for words in lists()
+    ]
+    found = []
+    for index in torch.arange(part.n_features).split(1024):
+        effects = direct_logits(model, part, index)
+        effects = (effects - effects.mean(1, keepdim=True)) / effects.std(1, keepdim=True).clamp(min=1e-9)
+        found.append(torch.stack([effects[:, ids].mean(1) for ids in tokens]))
+    return torch.cat(found, dim=1)
+
+
+def largest_activations(part: Any) -> Any:
+    import torch
+
+    from thoughtscope import capture
+    from thoughtscope.dictionaries.documents import counted, document_batches
+
+    model, dictionary = load("sae")
+    largest, seen = torch.zeros(part.n_features), 0
+    for tokens in document_batches(model, documents(held_out=True), context=128, batch_tokens=2048):
+        keep = counted(tokens.mask, skip_first=dictionary.skip_first)
+        values = part.activations({s: x[keep] for s, x in capture(model, tokens, part.reads).items()})
+        largest = torch.maximum(largest, values.amax(0))
+        seen += int(keep.sum())
+        if seen >= LARGEST_TOKENS:
+            return largest
+    return largest
+
+
+# --- answers -------------------------------------------------------------------------------------------------------
+
+
+def steered(feature: Chosen, seed: int) -> dict[str, Any]:
+    """The multiple that the tuning prompts choose, and what the other prompts then answer."""
+    from specimens.smollm2.concepts import CONCEPTS
+
+    _, dictionary = load("sae")
+    part, words = dictionary.part(feature.part), CONCEPTS[feature.concept]
+    best = chosen_multiple(part, feature, words, seed)
+    strength = best * feature.largest
+    others = [each for each in range(part.n_features) if each != feature.index]
+    other = random.Random(f"{seed} {feature.concept}").choice(others)
+    mine, its = part.decoder_rows(rows_of([feature.index, other]))[part.writes[0]].norm(dim=1).tolist()
+    n = len(PROMPTS)
+    told = {
+        "": answers(PROMPTS, (part, feature.index, [strength] * n), seed),
+        "_random": answers(PROMPTS, (part, other, [strength * mine / its] * n), seed),
+        "_unsteered": unsteered(PROMPTS, seed),
+    }
+    row: dict[str, Any] = {"concept": feature.concept, "feature": f"{feature.part}/{feature.index}",
+                           "multiple": best, "example": told[""][0]}  # fmt: skip
+    for name, found in told.items():
+        row[f"mentions{name}"] = mentions(found, words)
+        row[f"perplexity{name}"] = round(median(perplexities(PROMPTS, found)), 2)
+    return row
+
+
+def chosen_multiple(part: Any, feature: Chosen, words: tuple[str, ...], seed: int) -> float:
+    """The least multiple of those with the largest share of mentions among the tuning prompts' affordable answers."""
+    bar = PRICE * median(perplexities(TUNING, unsteered(TUNING, seed)))
+    prompts = TUNING * len(MULTIPLES)
+    values = [multiple * feature.largest for multiple in MULTIPLES for _ in TUNING]
+    found = answers(prompts, (part, feature.index, values), seed)
+    best, most = MULTIPLES[0], -1.0
+    for number, multiple in enumerate(MULTIPLES):
+        here = found[number * len(TUNING) : (number + 1) * len(TUNING)]
+        share = mentions(here, words)
+        if median(perplexities(TUNING, here)) <= bar and share > most:
+            best, most = multiple, share
+    return best
+
+
+def rows_of(indices: list[int]) -> Any:
+    import torch
+
+    return torch.tensor(indices)
+
+
+@cache
+def unsteered(prompts: tuple[str, ...], seed: int) -> list[str]:
+    return answers(prompts, None, seed)
+
+
+def answers(prompts: tuple[str, ...], turned: tuple[Any, int, list[float]] | None, seed: int) -> list[str]:
+    """An answer to each prompt, drawn side by side; `turned`: a part, its feature, and what it is set to by row."""
+    from thoughtscope import generate, tokenize
+    from thoughtscope.models import Sampling
+
+    model, _ = load("sae")
+    tokens = tokenize(model, chat=[[{"role": "user", "content": prompt}] for prompt in prompts])
+    writes = {}
+    if turned is not None:
+        part, index, values = turned
+        site, chosen, wanted = part.writes[0], rows_of([index]), rows_of(values)[:, None, None]
+        decoder = part.decoder_rows(chosen)[site]
+
+        def write(x: Any, step: Any) -> Any:
+            return x + ((wanted - part.activations_of(chosen, {site: x})) @ decoder).to(x.dtype)
+
+        writes[site] = write
+    sampling = Sampling(temperature=TEMPERATURE, seed=seed)
+    longer = generate(model, tokens, max_new_tokens=NEW_TOKENS, writes=writes, sampling=sampling)
+    new = longer.ids[:, tokens.ids.shape[1] :]
+    return [model.tokenizer.decode(ids, skip_special_tokens=True) for ids in until_end(model, new)]
+
+
+def until_end(model: Any, new: Any) -> list[list[int]]:
+    from itertools import takewhile
+
+    from thoughtscope.models.generation import end_tokens
+
+    ends = end_tokens(model)
+    return [list(takewhile(lambda token: token not in ends, row)) for row in new.tolist()]
+
+
+def mentions(found: list[str], words: tuple[str, ...]) -> float:
+    """The share of texts that hold one of the words."""
+    pattern = re.compile(rf"\b({'|'.join(map(re.escape, words))})(e?s)?\b", re.IGNORECASE)
+    return round(mean(pattern.search(text) is not None for text in found), 4)
+
+
+def perplexities(prompts: tuple[str, ...], found: list[str]) -> list[float]:
+    """Of each answer under the model as it is; an empty one counts as its vocabulary's size."""
+    from thoughtscope import tokenize
+    from thoughtscope.models.hooks import run
+
+    model, _ = load("sae")
+    told = []
+    for prompt, text in zip(prompts, found, strict=True):
+        before = tokenize(model, chat=[{"role": "user", "content": prompt}]).ids[0].tolist()
+        after = model.tokenizer(text, add_special_tokens=False)["input_ids"]
+        if not after:
+            told.append(float(model.vocab_size))
+            continue
+        ids = rows_of([before + after])
+        logits = run(model, ids, ids.new_ones(ids.shape).bool())
+        assert logits is not None
+        chances = logits[0, len(before) - 1 : -1].log_softmax(-1)
+        loss = -chances.gather(1, ids[0, len(before) :, None]).mean()
+        told.append(math.exp(min(float(loss), 20.0)))
+    return told
+
+
+if __name__ == "__main__":
+    main(
+        measure,
+        claim="Share of SmolLM2-135M-Instruct's answers that mention a feature's concept when the feature is turned up "
+        "(control: random features of equal strength; no feature).",
+        paper=None,
+    )
