@@ -136,20 +136,22 @@ def of(dictionary: Any, tuning: list[Country], held: list[Country], seed: int) -
     common: Counter[tuple[str, int]] = Counter()
     for country in tuning:
         common.update(set(strengths[country.name][0]) | set(strengths[country.name][1]))
-    tried = {}
-    for values in product(OTHERS, DOWN, UP):
-        rule = Rule(others=values[0], down=values[1], up=values[2])
-        own = {name: specific(each, common, rule.others * len(tuning)) for name, each in strengths.items()}
-        tried[rule] = shares(swaps(dictionary, rule, own, tuning, TUNING_DONORS, seed)[0])
+    rules = [Rule(others=others, down=down, up=up) for others, down, up in product(OTHERS, DOWN, UP)]
+    own = {
+        rule: {name: specific(each, common, rule.others * len(tuning)) for name, each in strengths.items()}
+        for rule in rules
+    }
+    tried = {
+        rule: shares(found) for rule, found in swaps(dictionary, own, tuning, TUNING_DONORS, seed).items()
+    }
     rule = max(tried, key=lambda each: tried[each]["overtaken"])
-    own = {name: specific(each, common, rule.others * len(tuning)) for name, each in strengths.items()}
-    real, chance = swaps(dictionary, rule, own, held, DONORS, seed, control=True)
+    real, chance = controlled(dictionary, rule, own[rule], held, seed)
     return {
         "rule": vars(rule),
         "tuning": tried[rule],
         "swap": shares(real),
         "random": shares(chance),
-        "features_a_country": round(mean(len(each[1]) for each in own.values()), 1),
+        "features_a_country": round(mean(len(each[1]) for each in own[rule].values()), 1),
     }
 
 
@@ -184,44 +186,59 @@ Swapped = list[tuple[bool, bool]]
 
 def swaps(
     dictionary: Any,
-    rule: Rule,
-    own: dict[str, tuple[Strengths, Strengths]],
+    own: dict[Rule, dict[str, tuple[Strengths, Strengths]]],
     countries: list[Country],
     n_donors: int,
     seed: int,
-    *,
-    control: bool = False,
+) -> dict[Rule, Swapped]:
+    """By rule, every country with its donors: the same ones for all."""
+    draw = random.Random(seed)
+    found: dict[Rule, Swapped] = {rule: [] for rule in own}
+    for country in countries:
+        donors = drawn_donors(draw, country, countries, n_donors)
+        plans = [
+            plan_of(rule, country, its[country.name], its[donor.name])
+            for rule, its in own.items()
+            for donor in donors
+        ]
+        told = outcomes(dictionary, country, plans, [donor.capital for donor in donors] * len(own))
+        for number, rule in enumerate(own):
+            found[rule] += told[number * n_donors : (number + 1) * n_donors]
+    return found
+
+
+def controlled(
+    dictionary: Any,
+    rule: Rule,
+    own: dict[str, tuple[Strengths, Strengths]],
+    countries: list[Country],
+    seed: int,
 ) -> tuple[Swapped, Swapped]:
     """Every country with its donors, and the same with random features."""
     from thoughtscope import capture, encode
-    from thoughtscope.interventions import intervene_many, random_control
+    from thoughtscope.interventions import random_control
 
-    model, draw = smollm2(), random.Random(seed)
+    draw = random.Random(seed)
     real: Swapped = []
     chance: Swapped = []
     for country in countries:
-        donors = drawn_donors(draw, country, countries, n_donors)
+        donors = drawn_donors(draw, country, countries, DONORS)
         plans = [plan_of(rule, country, own[country.name], own[donor.name]) for donor in donors]
-        wanted = [donor.capital for donor in donors]
-        stand_ins = []
-        if control:
-            active = encode(dictionary, capture(model, country.tokens, dictionary.sites))
-            stand_ins = [
-                random_control(dictionary, plan, active, seed=draw.getrandbits(32)) for plan in plans
-            ]
-        outcomes = intervene_many(
-            model,
-            dictionary,
-            country.tokens,
-            [*plans, *stand_ins],
-            answer=wanted + wanted[: len(stand_ins)],
-            changes=0,
-            top=1,
-        )
-        told = [(each.difference_after > 0, each.after.ids[0] == each.answer_id) for each in outcomes]
+        active = encode(dictionary, capture(smollm2(), country.tokens, dictionary.sites))
+        stand_ins = [random_control(dictionary, plan, active, seed=draw.getrandbits(32)) for plan in plans]
+        told = outcomes(dictionary, country, [*plans, *stand_ins], [donor.capital for donor in donors] * 2)
         real += told[: len(plans)]
         chance += told[len(plans) :]
     return real, chance
+
+
+def outcomes(dictionary: Any, country: Country, plans: list[Any], capitals: list[int]) -> Swapped:
+    """What becomes of the donors' capitals under each plan."""
+    from thoughtscope.interventions import intervene_many
+
+    options: dict[str, Any] = {"answer": capitals, "changes": 0, "top": 1}
+    found = intervene_many(smollm2(), dictionary, country.tokens, plans, **options)
+    return [(each.difference_after > 0, each.after.ids[0] == each.answer_id) for each in found]
 
 
 def drawn_donors(draw: random.Random, country: Country, countries: list[Country], n: int) -> list[Country]:

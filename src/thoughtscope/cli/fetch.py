@@ -34,7 +34,7 @@ def fetch(
         path = downloads.fetch(name, source=source, progress=progress)
         found, digest = gguf_model(path, progress=progress)
     kept = found if isinstance(found, Path) else None
-    following = f"thoughtscope train sae --model {name} --data text:texts --sites resid_post.0 --out ./sae"
+    following = f'thoughtscope chat "Tell me a story." --model {name}'
     if as_json:
         emit(
             {
