@@ -165,6 +165,8 @@ def test_a_command_of_the_pages_runs(
     def opened(model: str = "specimen", dictionary: str | None = None, **options: object) -> object:
         if model == "specimen" and dictionary is None:
             return specimen
+        if model == "smollm2":  # fetched from the network elsewhere
+            model, dictionary = "chat-model", "sae"
         return opening.open_microscope(model, dictionary, **options)
 
     monkeypatch.setattr("thoughtscope.microscope.open_microscope", opened)

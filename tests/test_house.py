@@ -112,9 +112,9 @@ def test_no_word_about_where_it_was_made():
 
 
 def test_weights_stay_small():
-    """All shipped weights together at most 40 MB; no other large file."""
+    """All shipped weights together at most 100 MB; no other large file."""
     weights = sum(path.stat().st_size for path in tracked() if path.suffix == ".safetensors")
-    assert weights <= 40_000_000, f"{weights:,} bytes of weights"
+    assert weights <= 100_000_000, f"{weights:,} bytes of weights"
     large = [shown(p) for p in tracked() if p.suffix != ".safetensors" and p.stat().st_size > 3_000_000]
     assert not large, f"large files: {large}"
 

@@ -21,7 +21,7 @@ from thoughtscope.graphs import graph_from_json, influence_share, score
 from thoughtscope.microscope import Microscope, WorkFolder
 from thoughtscope.server.errors import Stopped
 from thoughtscope.server.session import Session
-from thoughtscope.server.streams import progress_events
+from thoughtscope.server.streams import progress_events, progress_of
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +153,8 @@ def test_an_intervention_streams_for_who_accepts_that(
 def test_a_client_that_leaves_stops_the_work(session: Session, result: str) -> None:
     asked, stopped = threading.Event(), threading.Event()
 
-    def verb(opened: Microscope, progress: Any) -> dict[str, Any]:
+    def verb(opened: Microscope, send: Any) -> dict[str, Any]:
+        progress = progress_of(send)
         try:
             for step in range(10_000):
                 progress("step", step, 10_000)

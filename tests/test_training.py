@@ -75,7 +75,6 @@ def test_a_source_that_comes_once_is_enough_when_it_lasts():
     ("texts", "said"),
     [
         ([[5], [6]], r"no text|hold.* no|two tokens"),
-        (["a text", [4, 5, 6]], "either all texts"),
         ([], "no documents"),
     ],
 )

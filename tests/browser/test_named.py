@@ -88,7 +88,8 @@ def test_a_missing_beginning_is_shown_and_can_be_put(page: Any, server: Any, tra
     assert "begins with 'ab'" in warning.inner_text()
     warning.get_by_role("button", name="Trace with a beginning token").click()
     wait_for(lambda: len(asked) == 2)
-    assert asked == [{"prompt": "ab cd"}, {"prompt": "ab cd", "bos": True}]
+    plain = {"prompt": "ab cd", "snapshots": True}
+    assert asked == [plain, plain | {"bos": True}]
     agree(lambda: warning.count(), 0)
     page.unroute_all(behavior="ignoreErrors")
 
@@ -119,5 +120,6 @@ def test_a_costly_trace_is_asked_for(page: Any, server: Any, traced: str) -> Non
         dialog.get_by_role("button", name=button).click()
         wait_for(lambda: dialog.count() == 0)
     wait_for(lambda: len(asked) == 3)
-    assert asked == [{"prompt": "ab cd"}, {"prompt": "ab cd"}, {"prompt": "ab cd", "costly": True}]
+    plain = {"prompt": "ab cd", "snapshots": True}
+    assert asked == [plain, plain, plain | {"costly": True}]
     page.unroute_all(behavior="ignoreErrors")

@@ -15,12 +15,13 @@ const LINE = 15; // a named output
 const PITCHES = [18, 17, 16, 15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4]; // distance of neighbouring nodes
 const LETTER = 7.2;
 
-/** Positions of all nodes, columns and rows for a panel of this size, in pixels of the panel. After `before`, the layout
- * of an earlier picture of the same graph, what was there keeps its place.
+/** Positions of all nodes, columns and rows for a panel of this size, in pixels of the panel. After `before`, the
+ * layout of an earlier picture of the same graph, what was there keeps its place.
  * @param {Graph} graph @param {Layout | null} [before] @returns {Layout} */
 export function layoutGraph(graph, width, height, before = null) {
   const cells = fillCells(graph);
-  if (before && before.width === width && Math.abs(before.height - height) < 3 * LINE) return grown(cells, graph, before);
+  const same = before?.width === width && Math.abs(before.height - height) < 3 * LINE;
+  if (before && same) return grown(cells, graph, before);
   const outputs = graph.nodes.filter((node) => node.kind === "logit").sort(byChance);
   const inner = Math.max(80, width - GUTTER - RIGHT);
   const wanted = outputs.length ? Math.min(Math.max(inner * 0.13, 76), 128, inner / 2) : 0;
@@ -200,7 +201,8 @@ function grown(cells, graph, before) {
     const band = row < 0 ? before.inputs : before.rows[row];
     const taken = nodes.filter((node) => places.has(node.id)).map((node) => places.get(node.id));
     const { free, step } = freePlaces(before.columns[position], band, taken, before.pitch, fresh.length);
-    fresh.forEach((node, i) => places.set(node.id, { ...free[i % free.length], r: nodeRadius(node, Math.max(3, step)) }));
+    const radius = (node) => nodeRadius(node, Math.max(3, step));
+    fresh.forEach((node, i) => places.set(node.id, { ...free[i % free.length], r: radius(node) }));
   }
   return { ...before, places };
 }

@@ -133,7 +133,8 @@ function showSnapshot(json) {
   const graph = { ...buildGraph(json), slug: "", partial: true };
   if (before?.partial) return replaceGraph(graph, json);
   forgetSteps();
-  setState({ ...EMPTY, graph, loading: null, query: "", labels: {}, outcomeShown: 0, ...knownView(graph, readHash("")) });
+  const view = knownView(graph, readHash(""));
+  setState({ ...EMPTY, graph, loading: null, query: "", labels: {}, outcomeShown: 0, ...view });
 }
 
 /** Puts a newer picture of the same graph on screen: selection, zoom and what was arranged stay, nodes keep places. */

@@ -91,9 +91,10 @@ export function PromptBox({ large = false }) {
 function GraphPicker({ session, graph }) {
   const known = session.graphs.some((g) => g.slug === graph?.slug);
   const names = graphNames(session.graphs);
+  const unknown = graph ? graph.slug || "being traced" : `Open a graph (${session.graphs.length})`;
   return html`<span class="picker-pair"><select class="picker" aria-label="Graphs" value=${graph?.slug ?? ""}
     onChange=${(event) => event.target.value && openGraph(event.target.value)}>
-    ${!known && html`<option value="">${graph ? graph.slug || "being traced" : `Open a graph (${session.graphs.length})`}</option>`}
+    ${!known && html`<option value="">${unknown}</option>`}
     ${session.graphs.map((g) => html`<option key=${g.slug} value=${g.slug}>${names.get(g.slug)}</option>`)}
   </select>
   <button class="plain" onClick=${() => setState({ dialog: "library" })}
