@@ -264,8 +264,8 @@ def unsteered(prompts: tuple[str, ...], seed: int) -> list[str]:
 
 def answers(prompts: tuple[str, ...], turned: tuple[Any, int, list[float]] | None, seed: int) -> list[str]:
     """An answer to each prompt, drawn side by side; `turned`: a part, its feature, and what it is set to by row."""
-    from thoughtscope import generate, tokenize
-    from thoughtscope.models import Sampling
+    from thoughtscope import tokenize
+    from thoughtscope.models import Sampling, generate
 
     model, _ = load("sae")
     tokens = tokenize(model, chat=[[{"role": "user", "content": prompt}] for prompt in prompts])

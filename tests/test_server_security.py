@@ -232,7 +232,7 @@ WITHOUT = {
     "another port's cookie": {"Cookie": f"thoughtscope-81={Access(token=TOKEN).cookie}"},
     "odd cookies": {"Cookie": 'a[b]=1; =; ;; thoughtscope-80; thoughtscope-80=; é=\xff; "=; x=' + "y" * 4000},
 }
-PUBLIC = [("GET", "/health"), ("GET", "/"), ("GET", "/chat"), ("GET", "/vendor/lib.mjs")]
+PUBLIC = [("GET", "/health"), ("GET", "/"), ("GET", "/vendor/lib.mjs")]
 
 
 @pytest.mark.parametrize("headers", WITHOUT.values(), ids=WITHOUT.keys())
