@@ -14,22 +14,23 @@ TRAIN = HELD_OUT.with_name("train.jsonl")
 
 
 @cache
-def smollm2() -> Any:
+def smollm2(dtype: str = "float32") -> Any:
     """The model, loaded as every user loads it; nothing here asks a network."""
     from thoughtscope import load_model
     from thoughtscope.models.downloads import fetched
 
     if fetched("smollm2") is None:
         raise Unavailable("smollm2 is not on this machine (thoughtscope fetch smollm2)")
-    return load_model("smollm2")
+    return load_model("smollm2", dtype=dtype)
 
 
-def load(kind: str) -> tuple[Any, Any]:
+@cache
+def load(kind: str, dtype: str = "float32") -> tuple[Any, Any]:
     """The model and one of its dictionaries, "transcoders" or "sae"."""
     from thoughtscope import load_dictionary
     from thoughtscope.core.errors import DictionaryMismatch
 
-    model = smollm2()
+    model = smollm2(dtype)
     try:
         return model, load_dictionary(f"smollm2/{kind}", model, preflight=False)
     except DictionaryMismatch:

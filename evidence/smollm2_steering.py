@@ -3,10 +3,10 @@
 1. For each concept of `specimens.smollm2.concepts` (word lists written before any dictionary was looked at), each
    autoencoder's feature is scored on sentences that say one word of a list: how much more often it is active on words
    of its own list than on the others', times how much it promotes them, in standard deviations over the vocabulary.
-   The best feature of all parts stands for the concept; of features that were chosen twice the better one counts.
-2. It is set to multiples of its largest activation on held-out text, at every position, the error term kept. Of those
-   whose answers' perplexity stays under `PRICE` times the unsteered answers', the multiple is kept with which most
-   answers to the tuning prompts mention the concept.
+   The `CANDIDATES` best ones of all parts are tried.
+2. Each is set to multiples of its largest activation on held-out text, at every position, the error term kept. Of what
+   leaves the answers' perplexity under `PRICE` times the unsteered ones', the feature and the multiple are kept with
+   which most answers to the tuning prompts mention the concept; of several, those with the least perplexity.
 3. Answers to other prompts are drawn: unsteered, steered, and with a random feature of the same part in its place,
    whose decoder is set to the same length. An answer mentions the concept if it contains one of its words.
 
@@ -31,6 +31,8 @@ TUNING = (
     "Write a short story.",
     "What did you do yesterday?",
     "Give me some advice.",
+    "What is on your mind?",
+    "Say something about the world.",
 )
 PROMPTS = (
     "Describe a nice day.",
@@ -45,7 +47,8 @@ PROMPTS = (
     "What is important in a good conversation?",
 )
 SENTENCES = ("I was thinking about the {}.", "They talked about {} for a while.", "This is a text about {}")
-MULTIPLES = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
+MULTIPLES = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
+CANDIDATES = 3
 PRICE = 8.0
 NEW_TOKENS = 40
 TEMPERATURE = 0.7
@@ -56,10 +59,9 @@ FIRING = 0.3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chosen:
-    """The feature that stands for a concept."""
+class Candidate:
+    """A feature that may stand for a concept."""
 
-    concept: str
     part: str
     index: int
     largest: float
@@ -71,8 +73,7 @@ def measure(seed: int) -> Measured:
     import torch
 
     with torch.no_grad():
-        features = chosen_features()
-        rows = [steered(feature, seed) for feature in features]
+        rows = [steered(concept, found, seed) for concept, found in candidates().items() if found]
     names = ("mentions", "mentions_random", "mentions_unsteered")
     return Measured(
         value=round(mean(row["mentions"] for row in rows), 4),
@@ -101,28 +102,24 @@ def measure(seed: int) -> Measured:
 # --- features ------------------------------------------------------------------------------------------------------
 
 
-def chosen_features() -> list[Chosen]:
-    """One feature a concept, none of them twice."""
+def candidates() -> dict[str, list[Candidate]]:
+    """By concept, the features with the largest scores, the best first."""
     from specimens.smollm2.concepts import CONCEPTS
 
-    _, dictionary = load("sae")
-    best: dict[tuple[str, int], Chosen] = {}
+    _, dictionary = load("sae", "bfloat16")
     tables = [(part, *scores(part)) for part in dictionary.parts]
+    found = {}
     for number, concept in enumerate(CONCEPTS):
-        candidates = []
+        best = []
         for part, score, largest in tables:
-            index = int(score[number].argmax())
-            value = float(score[number, index])
-            candidates.append(
-                Chosen(
-                    concept=concept, part=part.name, index=index, largest=float(largest[index]), score=value
-                )
-            )
-        top = max(candidates, key=lambda each: each.score)
-        key = (top.part, top.index)
-        if top.score > 0 and top.largest > 0 and (key not in best or best[key].score < top.score):
-            best[key] = top
-    return sorted(best.values(), key=lambda each: each.concept)
+            values, indices = score[number].topk(CANDIDATES)
+            for value, index in zip(values.tolist(), indices.tolist(), strict=True):
+                if value > 0 and largest[index] > 0:
+                    best.append(
+                        Candidate(part=part.name, index=index, largest=float(largest[index]), score=value)
+                    )
+        found[concept] = sorted(best, key=lambda each: -each.score)[:CANDIDATES]
+    return found
 
 
 def scores(part: Any) -> tuple[Any, Any]:
@@ -156,7 +153,7 @@ def word_states() -> dict[str, dict[Any, Any]]:
 
     from thoughtscope import capture, tokenize
 
-    model, dictionary = load("sae")
+    model, dictionary = load("sae", "bfloat16")
     found: dict[str, dict[Any, Any]] = {}
     for word in sorted({word for words in lists() for word in words}):
         tokens = tokenize(model, [sentence.format(word) for sentence in SENTENCES], bos=False)
@@ -177,7 +174,7 @@ def promotions(part: Any) -> Any:
 
     from thoughtscope.atlas.collect import direct_logits
 
-    model, _ = load("sae")
+    model, _ = load("sae", "bfloat16")
     tokens = [
         sorted({model.tokenizer(f" {word}", add_special_tokens=False)["input_ids"][0] for word in words})
         for words in lists()
@@ -196,7 +193,7 @@ def largest_activations(part: Any) -> Any:
     from thoughtscope import capture
     from thoughtscope.dictionaries.documents import counted, document_batches
 
-    model, dictionary = load("sae")
+    model, dictionary = load("sae", "bfloat16")
     largest, seen = torch.zeros(part.n_features), 0
     for tokens in document_batches(model, documents(held_out=True), context=128, batch_tokens=2048):
         keep = counted(tokens.mask, skip_first=dictionary.skip_first)
@@ -211,16 +208,16 @@ def largest_activations(part: Any) -> Any:
 # --- answers -------------------------------------------------------------------------------------------------------
 
 
-def steered(feature: Chosen, seed: int) -> dict[str, Any]:
-    """The multiple that the tuning prompts choose, and what the other prompts then answer."""
+def steered(concept: str, found: list[Candidate], seed: int) -> dict[str, Any]:
+    """The feature and the multiple that the tuning prompts choose, and what the other prompts then answer."""
     from specimens.smollm2.concepts import CONCEPTS
 
-    _, dictionary = load("sae")
-    part, words = dictionary.part(feature.part), CONCEPTS[feature.concept]
-    best = chosen_multiple(part, feature, words, seed)
-    strength = best * feature.largest
+    _, dictionary = load("sae", "bfloat16")
+    words = CONCEPTS[concept]
+    feature, multiple = chosen(found, words, seed)
+    part, strength = dictionary.part(feature.part), multiple * feature.largest
     others = [each for each in range(part.n_features) if each != feature.index]
-    other = random.Random(f"{seed} {feature.concept}").choice(others)
+    other = random.Random(f"{seed} {concept}").choice(others)
     mine, its = part.decoder_rows(rows_of([feature.index, other]))[part.writes[0]].norm(dim=1).tolist()
     n = len(PROMPTS)
     told = {
@@ -228,27 +225,28 @@ def steered(feature: Chosen, seed: int) -> dict[str, Any]:
         "_random": answers(PROMPTS, (part, other, [strength * mine / its] * n), seed),
         "_unsteered": unsteered(PROMPTS, seed),
     }
-    row: dict[str, Any] = {"concept": feature.concept, "feature": f"{feature.part}/{feature.index}",
-                           "multiple": best, "example": told[""][0]}  # fmt: skip
-    for name, found in told.items():
-        row[f"mentions{name}"] = mentions(found, words)
-        row[f"perplexity{name}"] = round(median(perplexities(PROMPTS, found)), 2)
+    row: dict[str, Any] = {"concept": concept, "feature": f"{feature.part}/{feature.index}", "multiple": multiple,
+                           "example": told[""][0]}  # fmt: skip
+    for name, texts in told.items():
+        row[f"mentions{name}"] = mentions(texts, words)
+        row[f"perplexity{name}"] = round(median(perplexities(PROMPTS, texts)), 2)
     return row
 
 
-def chosen_multiple(part: Any, feature: Chosen, words: tuple[str, ...], seed: int) -> float:
-    """The least multiple of those with the largest share of mentions among the tuning prompts' affordable answers."""
-    bar = PRICE * median(perplexities(TUNING, unsteered(TUNING, seed)))
-    prompts = TUNING * len(MULTIPLES)
-    values = [multiple * feature.largest for multiple in MULTIPLES for _ in TUNING]
-    found = answers(prompts, (part, feature.index, values), seed)
-    best, most = MULTIPLES[0], -1.0
-    for number, multiple in enumerate(MULTIPLES):
-        here = found[number * len(TUNING) : (number + 1) * len(TUNING)]
-        share = mentions(here, words)
-        if median(perplexities(TUNING, here)) <= bar and share > most:
-            best, most = multiple, share
-    return best
+def chosen(found: list[Candidate], words: tuple[str, ...], seed: int) -> tuple[Candidate, float]:
+    """The candidate and the multiple with the largest share of mentions among what the tuning prompts can afford."""
+    _, dictionary = load("sae", "bfloat16")
+    bar, n = PRICE * median(perplexities(TUNING, unsteered(TUNING, seed))), len(TUNING)
+    tried = []
+    for feature in found:
+        values = [multiple * feature.largest for multiple in MULTIPLES for _ in TUNING]
+        texts = answers(TUNING * len(MULTIPLES), (dictionary.part(feature.part), feature.index, values), seed)
+        for number, multiple in enumerate(MULTIPLES):
+            here = texts[number * n : (number + 1) * n]
+            price = median(perplexities(TUNING, here))
+            tried.append((price <= bar, mentions(here, words), -price, feature, multiple))
+    best = max(tried, key=lambda each: each[:3])
+    return best[3], best[4]
 
 
 def rows_of(indices: list[int]) -> Any:
@@ -267,7 +265,7 @@ def answers(prompts: tuple[str, ...], turned: tuple[Any, int, list[float]] | Non
     from thoughtscope import tokenize
     from thoughtscope.models import Sampling, generate
 
-    model, _ = load("sae")
+    model, _ = load("sae", "bfloat16")
     tokens = tokenize(model, chat=[[{"role": "user", "content": prompt}] for prompt in prompts])
     writes = {}
     if turned is not None:
@@ -305,7 +303,7 @@ def perplexities(prompts: tuple[str, ...], found: list[str]) -> list[float]:
     from thoughtscope import tokenize
     from thoughtscope.models.hooks import run
 
-    model, _ = load("sae")
+    model, _ = load("sae", "bfloat16")
     told = []
     for prompt, text in zip(prompts, found, strict=True):
         before = tokenize(model, chat=[{"role": "user", "content": prompt}]).ids[0].tolist()
