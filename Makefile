@@ -80,7 +80,7 @@ specimen: $(READY)
 	$(RUN) -m specimens.dictionaries --kind plt --out $(SPECIMEN)/plt $(TEXT_FLAG)
 	$(RUN) -m specimens.score --model $(SPECIMEN) $(TEXT_FLAG)
 
-# Each step goes on where it was stopped, and is quick where it is done.
+# Documents and trainings go on where they were stopped; scores, examples and figures are made anew.
 smollm2: $(READY)
 	$(RUN) -m thoughtscope fetch smollm2
 	$(RUN) -m specimens.smollm2.dictionaries sae --work runs/smollm2 $(TEXT_FLAG)

@@ -9,6 +9,8 @@ from typing import Any
 
 from _claim import ROOT, Unavailable
 
+BOUND = 0.02
+"""Graphs' features are expanded until this share of the influence waits at others; what waits counts as error."""
 HELD_OUT = ROOT / "runs" / "smollm2" / "text" / "held_out.jsonl"
 TRAIN = HELD_OUT.with_name("train.jsonl")
 
@@ -35,6 +37,16 @@ def load(kind: str, dtype: str = "float32") -> tuple[Any, Any]:
         return model, load_dictionary(f"smollm2/{kind}", model, preflight=False)
     except DictionaryMismatch:
         raise Unavailable(f"there is no smollm2/{kind} on this machine (make smollm2)") from None
+
+
+def graph_of(prompt: Any) -> tuple[Any, Any]:
+    """The tokens and the whole graph of a text or a conversation, by the transcoders."""
+    from thoughtscope import attribute, tokenize
+
+    model, dictionary = load("transcoders")
+    text = isinstance(prompt, str)
+    tokens = tokenize(model, prompt, bos=False) if text else tokenize(model, chat=prompt)
+    return tokens, attribute(model, dictionary, tokens, influence_bound=BOUND)
 
 
 def documents(held_out: bool) -> Iterator[Any]:

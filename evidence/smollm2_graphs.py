@@ -6,10 +6,8 @@ from statistics import mean
 from typing import Any
 
 from _claim import Measured, main
-from _smollm2 import load
+from _smollm2 import BOUND, graph_of
 
-BOUND = 0.02
-"""Features are expanded until this share of the influence waits at others; what waits counts as error."""
 NAMES = ("replacement", "completeness", "mean_path_length")
 
 
@@ -32,12 +30,9 @@ def measure(seed: int) -> Measured:
 
 def row(prompt: Any) -> dict[str, float]:
     """Scores and size of one prompt's graph, before and after pruning."""
-    from thoughtscope import attribute, prune, tokenize
+    from thoughtscope import prune
 
-    model, dictionary = load("transcoders")
-    text = isinstance(prompt, str)
-    tokens = tokenize(model, prompt, bos=False) if text else tokenize(model, chat=prompt)
-    graph = attribute(model, dictionary, tokens, influence_bound=BOUND)
+    _, graph = graph_of(prompt)
     small = prune(graph)
     found = {name: float(getattr(graph.scores, name)) for name in NAMES}
     found |= {f"pruned_{name}": float(getattr(small.scores, name)) for name in NAMES}

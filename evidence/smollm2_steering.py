@@ -25,6 +25,7 @@ from typing import Any
 
 from _claim import Measured, main
 from _smollm2 import documents, load
+from _spans import tokens_of
 
 TUNING = (
     "Tell me something interesting.",
@@ -160,10 +161,9 @@ def word_states() -> dict[str, dict[Any, Any]]:
         acts = capture(model, tokens, dictionary.reads)
         here = torch.zeros_like(tokens.mask)
         for row, sentence in enumerate(SENTENCES):
-            start = len(sentence.partition("{}")[0].encode())
-            end, padding = start + len(word.encode()), int((~tokens.mask[row]).sum())
-            for at, (left, right) in enumerate(tokens.offsets[row]):
-                here[row, padding + at] = right > start and left < end
+            padding = int((~tokens.mask[row]).sum())
+            for at in tokens_of(tokens.offsets[row], sentence.partition("{}")[0], word):
+                here[row, padding + at] = True
         found[word] = {site: x[here] for site, x in acts.items()}
     return found
 

@@ -26,6 +26,7 @@ from typing import Any
 
 from _claim import ROOT, Measured, Unavailable, main
 from _smollm2 import load, smollm2
+from _spans import tokens_of
 
 TABLE = ROOT / "specimens" / "smollm2" / "tables" / "capitals.tsv"
 PROMPT = "Question: What is the capital of {}?\nAnswer: The capital of {} is"
@@ -102,12 +103,11 @@ def named(model: Any) -> list[Country]:
 def mentions(tokens: Any, country: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Positions of a country's tokens at its two mentions."""
     text = tokens.texts[0]
-    found = []
-    for start in (text.index(country), text.rindex(country)):
-        left, right = (len(text[:at].encode()) for at in (start, start + len(country)))
-        offsets = enumerate(tokens.offsets[0])
-        found.append(tuple(at for at, (first, last) in offsets if last > left and first < right))
-    return found[0], found[1]
+    first, second = (
+        tuple(tokens_of(tokens.offsets[0], text[:start], country))
+        for start in (text.index(country), text.rindex(country))
+    )
+    return first, second
 
 
 def parts_that_are_there() -> dict[str, Any]:

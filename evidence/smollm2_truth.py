@@ -14,12 +14,11 @@ from typing import Any
 
 import numpy as np
 from _claim import Measured, main
-from _smollm2 import load
+from _smollm2 import BOUND, graph_of, load
 
 FEATURES = 48
 EACH = 12
 """Prompts of each kind."""
-BOUND = 0.02
 RESAMPLES = 10_000
 
 
@@ -55,13 +54,10 @@ def correlations(prompt: Any, draw: random.Random) -> dict[str, float]:
     """Spearman's correlation of each order with the measured effects."""
     from scipy.stats import spearmanr
 
-    from thoughtscope import attribute, tokenize
     from thoughtscope.graphs import influence
 
     model, dictionary = load("transcoders")
-    text = isinstance(prompt, str)
-    tokens = tokenize(model, prompt, bos=False) if text else tokenize(model, chat=prompt)
-    graph = attribute(model, dictionary, tokens, influence_bound=BOUND)
+    tokens, graph = graph_of(prompt)
     total, rows = influence(graph), graph.rows("feature")
     chosen = quarters(rows[np.argsort(-total[rows], kind="stable")], draw)
     free, frozen = (effects(model, dictionary, tokens, graph, chosen, how) for how in ("free", "frozen"))

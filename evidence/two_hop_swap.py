@@ -20,6 +20,7 @@ from statistics import mean
 from typing import Any
 
 from _claim import Measured, main
+from _spans import tokens_of
 from _specimen import load
 
 NODE_MASS, OWN, OTHERS = 0.8, 0.3, 0.3
@@ -105,8 +106,7 @@ def city_nodes(microscope: tuple[Any, Any], case: Any) -> Strengths:
 def city_positions(tokens: Any, case: Any) -> list[int]:
     """Positions of the city's tokens in the prompt."""
     before, _, _ = case.prompt.rpartition(case.city)
-    start, end = len(before.encode()), len((before + case.city).encode())
-    return [at for at, (left, right) in enumerate(tokens.offsets[0]) if right > start and left < end]
+    return tokens_of(tokens.offsets[0], before, case.city)
 
 
 @dataclass(frozen=True)

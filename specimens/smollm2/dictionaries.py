@@ -77,7 +77,7 @@ def main() -> None:
 
 
 def make(chosen: argparse.Namespace) -> None:
-    """Each step is skipped where its result is there already."""
+    """Documents and training are gone on with where they are there already; scores and examples are made anew."""
     from thoughtscope.atlas import collect_examples
     from thoughtscope.dictionaries import evaluate_dictionary, save_dictionary, with_self_test
     from thoughtscope.dictionaries.scores import declare

@@ -13,7 +13,7 @@ from thoughtscope.core.errors import ThoughtscopeError
 if TYPE_CHECKING:
     from thoughtscope.core.turns import Message
     from thoughtscope.interventions import FeatureEdit
-    from thoughtscope.microscope import Known, Microscope, Prompt, Strength
+    from thoughtscope.microscope import Known, Microscope, Prompt
     from thoughtscope.models import Sampling, Tokens
 
 LAST = 6
@@ -41,7 +41,7 @@ class Voice:
     @classmethod
     def of(cls, opened: Microscope, *, plain_only: bool, system: str | None, **options: Any) -> Voice:
         """With the chat template where the model has one and nobody wants plain text. Raises `ThoughtscopeError`."""
-        chats = bool(getattr(opened.model.tokenizer, "chat_template", None)) and not plain_only
+        chats = opened.model.has_chat_template and not plain_only
         if system is not None and not chats:
             raise ThoughtscopeError(
                 "--system needs a model with a chat template; a plain text has no speakers."
@@ -290,8 +290,7 @@ def show_like(voice: Voice, text: str) -> None:
     tokens = tokens_of(voice, text)
     found = microscope.like(voice.microscope, tokens, n=LISTED)
     if voice.as_json:
-        rows = [{**each.feature.to_json(), **_strength(each)} for each in found]
-        emit({"like": text, "features": rows})
+        emit({"like": text, "features": [each.found_json() for each in found]})
         return
     lines = [
         f"  {each.feature.id:<18} {_bar(each.share)} at {quoted(tokens.pieces[0][each.position]):<14} "
@@ -300,10 +299,6 @@ def show_like(voice: Voice, text: str) -> None:
     ]
     head = f"Features that are strong on {quoted(text)}"
     _list(voice, head, lines, "No feature is active on it.", found[0].feature if found else None)
-
-
-def _strength(each: Strength) -> dict[str, Any]:
-    return {"value": each.value, "share": each.share, "token": each.position}
 
 
 def _list(voice: Voice, head: str, rows: Sequence[str], none: str, first: Known | None) -> None:

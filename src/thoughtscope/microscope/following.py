@@ -27,7 +27,7 @@ def activations(
     active = active_on(microscope, prompt)
     found = {}
     for name, (part, index) in places.items():
-        here = (active.part == microscope.dictionary.number(part)) & (active.index == index)
+        here = active.of(microscope.dictionary.number(part), index)
         values = torch.zeros(int(active.tokens.mask[0].sum()))
         values[active.position[here].long()] = active.value[here]
         found[name] = values.tolist()

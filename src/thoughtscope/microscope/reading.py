@@ -37,6 +37,10 @@ class Strength:
         """By the feature's id; what is known of it is told once for all tokens."""
         return {"id": self.feature.id, "value": self.value, "share": self.share}
 
+    def found_json(self) -> dict[str, Any]:
+        """With what is known of the feature, and at which token."""
+        return {**self.feature.to_json(), "value": self.value, "share": self.share, "token": self.position}
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Readings:
@@ -68,6 +72,10 @@ class Active:
     @property
     def share(self) -> Float[Tensor, " active"]:
         return self.value / self.largest
+
+    def of(self, number: int, index: int) -> Bool[Tensor, " active"]:
+        """The rows of one feature, by its part's number."""
+        return (self.part == number) & (self.index == index)
 
     @property
     def strongest_first(self) -> Int[Tensor, " active"]:
@@ -117,7 +125,7 @@ def largest_here(
     active = active_on(microscope, prompt)
     found = {}
     for name, index in places:
-        here = (active.part == microscope.dictionary.number(name)) & (active.index == index)
+        here = active.of(microscope.dictionary.number(name), index)
         if bool(here.any()):
             found[name, index] = Largest(value=float(active.value[here].abs().max()), measured="here")
     return found

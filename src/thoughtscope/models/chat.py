@@ -107,7 +107,7 @@ def turns_over(rendered: Rendered, offsets: Sequence[Span]) -> tuple[Turn, ...]:
 
 
 def _apply(model: Model, messages: Sequence[Message], prompt: bool) -> str:
-    if not getattr(model.tokenizer, "chat_template", None):
+    if not model.has_chat_template:
         raise ThoughtscopeError(
             f"{model.name} has no chat template, so it takes no conversation. Give it a plain text."
         )

@@ -64,6 +64,11 @@ class Model:
         return self.family.unembed.dtype
 
     @property
+    def has_chat_template(self) -> bool:
+        """Whether its tokenizer puts conversations in a form of the model's own."""
+        return bool(getattr(self.tokenizer, "chat_template", None))
+
+    @property
     def max_positions(self) -> int:
         return int(self.family.config.max_position_embeddings)
 

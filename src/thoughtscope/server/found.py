@@ -17,17 +17,7 @@ def found_json(opened: Microscope, text: str, n: int) -> dict[str, Any]:
 
 def like_json(found: Sequence[Strength]) -> dict[str, Any]:
     """Features, each with its strongest token."""
-    return {
-        "features": [
-            {
-                **each.feature.to_json(),
-                "value": each.value,
-                "share": each.share,
-                "token": each.position,
-            }
-            for each in found
-        ]
-    }
+    return {"features": [each.found_json() for each in found]}
 
 
 def readings_json(found: Readings) -> dict[str, Any]:

@@ -162,7 +162,7 @@ def describe_microscope(microscope: Microscope) -> dict[str, Any]:
             "dtype": str(model.dtype).removeprefix("torch."),
             "device": str(model.device),
             "max_tokens": microscope.max_tokens,
-            "chat": bool(getattr(model.tokenizer, "chat_template", None)),
+            "chat": model.has_chat_template,
         },
         "dictionary": {
             "name": dictionary.name,
