@@ -1,9 +1,10 @@
 """Features of the real model turned up: do its answers speak of the feature's concept, and what does that cost?
 
-1. For each concept of `specimens.smollm2.concepts` (word lists written before any dictionary was looked at), each
-   autoencoder's feature is scored on sentences that say one word of a list: how much more often it is active on words
-   of its own list than on the others', times how much it promotes them, in standard deviations over the vocabulary.
-   The `CANDIDATES` best ones of all parts are tried.
+1. For each concept of `specimens.smollm2.concepts` (word lists written before any dictionary was looked at), the
+   autoencoders' features are told apart by how much more often they are active on words of its own list than on the
+   others', in sentences that say one word. The `POOL` best ones of all parts are set to `LIFT` times their largest
+   activation while the model reads its own answers to the tuning prompts; the `CANDIDATES` that make the concept's
+   words likeliest there are tried.
 2. Each is set to multiples of its largest activation on held-out text, at every position, the error term kept. Of what
    leaves the answers' perplexity under `PRICE` times the unsteered ones', the feature and the multiple are kept with
    which most answers to the tuning prompts mention the concept; of several, those with the least perplexity.
@@ -18,6 +19,7 @@ from __future__ import annotations
 import math
 import random
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from statistics import mean, median
@@ -49,7 +51,8 @@ PROMPTS = (
 )
 SENTENCES = ("I was thinking about the {}.", "They talked about {} for a while.", "This is a text about {}")
 MULTIPLES = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
-CANDIDATES = 3
+POOL, CANDIDATES = 10, 3
+LIFT, LIFT_TOKENS = 4.0, 24
 PRICE = 8.0
 NEW_TOKENS = 40
 TEMPERATURE = 0.7
@@ -74,7 +77,7 @@ def measure(seed: int) -> Measured:
     import torch
 
     with torch.no_grad():
-        rows = [steered(concept, found, seed) for concept, found in candidates().items() if found]
+        rows = [steered(concept, found, seed) for concept, found in candidates() if found]
     names = ("mentions", "mentions_random", "mentions_unsteered")
     return Measured(
         value=round(mean(row["mentions"] for row in rows), 4),
@@ -103,34 +106,56 @@ def measure(seed: int) -> Measured:
 # --- features ------------------------------------------------------------------------------------------------------
 
 
-def candidates() -> dict[str, list[Candidate]]:
-    """By concept, the features with the largest scores, the best first."""
+def candidates() -> Iterator[tuple[str, list[Candidate]]]:
+    """By concept, the features of its pool that raise its words most, the best first."""
     from specimens.smollm2.concepts import CONCEPTS
 
     _, dictionary = load("sae", "bfloat16")
-    tables = [(part, *scores(part)) for part in dictionary.parts]
-    found = {}
-    for number, concept in enumerate(CONCEPTS):
-        best = []
-        for part, score, largest in tables:
-            values, indices = score[number].topk(CANDIDATES)
+    tables = [(part, contrasts(part), largest_activations(part)) for part in dictionary.parts]
+    for number, (concept, words) in enumerate(CONCEPTS.items()):
+        pool = []
+        for part, contrast, largest in tables:
+            values, indices = (contrast[number] * (largest > 0)).topk(POOL)
             for value, index in zip(values.tolist(), indices.tolist(), strict=True):
-                if value > 0 and largest[index] > 0:
-                    best.append(
+                if value > 0:
+                    pool.append(
                         Candidate(part=part.name, index=index, largest=float(largest[index]), score=value)
                     )
-        found[concept] = sorted(best, key=lambda each: -each.score)[:CANDIDATES]
-    return found
+        pool = sorted(pool, key=lambda each: -each.score)[:POOL]
+        yield concept, sorted(pool, key=lambda each: -lift(each, words))[:CANDIDATES]
 
 
-def scores(part: Any) -> tuple[Any, Any]:
-    """By concept and feature, contrast of firing times promotion; by feature, its largest activation on other text."""
+def contrasts(part: Any) -> Any:
+    """(concept, feature): how much more often active on the concept's own words; 0 where on few of them."""
     import torch
 
-    firing = torch.stack([share_active(part, words) for words in lists()])  # (concept, feature)
+    firing = torch.stack([share_active(part, words) for words in lists()])
     others = (firing.sum(0) - firing) / (len(firing) - 1)
-    contrast = (firing - others).clamp(min=0) * (firing >= FIRING)
-    return contrast * promotions(part).clamp(min=0), largest_activations(part)
+    return (firing - others).clamp(min=0) * (firing >= FIRING)
+
+
+def lift(feature: Candidate, words: tuple[str, ...]) -> float:
+    """The chance of a first token of the words, mean over the model's own answers, with the feature turned up."""
+    from thoughtscope.models import forward
+
+    model, dictionary = load("sae", "bfloat16")
+    longer, start = own_answers()
+    spelled = [f"{before}{word}" for word in words for before in (" ", "")]
+    firsts = sorted({model.tokenizer(each, add_special_tokens=False)["input_ids"][0] for each in spelled})
+    values = [LIFT * feature.largest] * len(TUNING)
+    logits = forward(model, longer, writes=turning(dictionary.part(feature.part), feature.index, values))
+    return float(logits[:, start - 1 : -1].softmax(-1)[..., firsts].sum(-1).mean())
+
+
+@cache
+def own_answers() -> tuple[Any, int]:
+    """The tuning prompts with the model's own answers, and where those begin."""
+    from thoughtscope import tokenize
+    from thoughtscope.models import generate
+
+    model, _ = load("sae", "bfloat16")
+    tokens = tokenize(model, chat=[[{"role": "user", "content": prompt}] for prompt in TUNING])
+    return generate(model, tokens, max_new_tokens=LIFT_TOKENS, stop_at_end=False), tokens.ids.shape[1]
 
 
 def lists() -> list[tuple[str, ...]]:
@@ -166,25 +191,6 @@ def word_states() -> dict[str, dict[Any, Any]]:
                 here[row, padding + at] = True
         found[word] = {site: x[here] for site, x in acts.items()}
     return found
-
-
-def promotions(part: Any) -> Any:
-    """(concept, feature): how much the decoder raises the first tokens of the words, in standard deviations."""
-    import torch
-
-    from thoughtscope.atlas.collect import direct_logits
-
-    model, _ = load("sae", "bfloat16")
-    tokens = [
-        sorted({model.tokenizer(f" {word}", add_special_tokens=False)["input_ids"][0] for word in words})
-        for words in lists()
-    ]
-    found = []
-    for index in torch.arange(part.n_features).split(1024):
-        effects = direct_logits(model, part, index)
-        effects = (effects - effects.mean(1, keepdim=True)) / effects.std(1, keepdim=True).clamp(min=1e-9)
-        found.append(torch.stack([effects[:, ids].mean(1) for ids in tokens]))
-    return torch.cat(found, dim=1)
 
 
 def largest_activations(part: Any) -> Any:
@@ -267,20 +273,22 @@ def answers(prompts: tuple[str, ...], turned: tuple[Any, int, list[float]] | Non
 
     model, _ = load("sae", "bfloat16")
     tokens = tokenize(model, chat=[[{"role": "user", "content": prompt}] for prompt in prompts])
-    writes = {}
-    if turned is not None:
-        part, index, values = turned
-        site, chosen, wanted = part.writes[0], rows_of([index]), rows_of(values)[:, None, None]
-        decoder = part.decoder_rows(chosen)[site]
-
-        def write(x: Any, step: Any) -> Any:
-            return x + ((wanted - part.activations_of(chosen, {site: x})) @ decoder).to(x.dtype)
-
-        writes[site] = write
+    writes = turning(*turned) if turned is not None else {}
     sampling = Sampling(temperature=TEMPERATURE, seed=seed)
     longer = generate(model, tokens, max_new_tokens=NEW_TOKENS, writes=writes, sampling=sampling)
     new = longer.ids[:, tokens.ids.shape[1] :]
     return [model.tokenizer.decode(ids, skip_special_tokens=True) for ids in until_end(model, new)]
+
+
+def turning(part: Any, index: int, values: list[float]) -> dict[Any, Any]:
+    """Sets a feature to a value by row, at every position; what the autoencoder misses stays."""
+    site, chosen, wanted = part.writes[0], rows_of([index]), rows_of(values)[:, None, None]
+    decoder = part.decoder_rows(chosen)[site]
+
+    def write(x: Any, step: Any) -> Any:
+        return x + ((wanted - part.activations_of(chosen, {site: x})) @ decoder).to(x.dtype)
+
+    return {site: write}
 
 
 def until_end(model: Any, new: Any) -> list[list[int]]:

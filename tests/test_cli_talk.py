@@ -263,7 +263,7 @@ def test_the_page_is_opened_as_it_was_asked_for(
         "thoughtscope.server.launch.serve_session",
         lambda session, access, **options: served.append((session, options)),
     )
-    done = run("chat", "--page", "-f", TURN, "-f", "resid_post.1/4=-0.5", "--system", "Be & brief", "--folder", tmp_path,
+    done = run("chat", "Hi", "--page", "-f", TURN, "-f", "resid_post.1/4=-0.5", "--system", "Be & brief", "--folder", tmp_path,
                "--no-browser", "--sample", "--seed", "3", *SHORT)  # fmt: skip
     assert done.code == 0, done.err
     ((session, options),) = served
@@ -271,7 +271,7 @@ def test_the_page_is_opened_as_it_was_asked_for(
     assert options["path"] == "chat" and options["browser"] is False
     view = parse_qs(options["view"])
     assert view == {"f": ["1/3:20,resid_post.1/4:-0.5"], "s": ["Be & brief"], "t": ["0.7"], "p": ["0.9"], "seed": ["3"],
-                    "n": ["5"]}  # fmt: skip
+                    "n": ["5"], "c": ['[["Hi", ""]]']}  # fmt: skip
     link = address("127.0.0.1", 8321, token="a b", path="chat", view=options["view"])
     assert link.startswith("http://127.0.0.1:8321/chat?token=a%20b#n=5&f=1%2F3%3A20")
     assert address("127.0.0.1", 1, path="chat") == "http://127.0.0.1:1/chat"

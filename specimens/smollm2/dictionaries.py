@@ -31,6 +31,7 @@ from thoughtscope.dictionaries.named import made_at
 from thoughtscope.training import Recipe, recipes
 
 if TYPE_CHECKING:
+    from thoughtscope.dictionaries import Dictionary
     from thoughtscope.models import Model
 
 DEPTHS = (6, 12, 18)
@@ -78,13 +79,9 @@ def main() -> None:
 
 def make(chosen: argparse.Namespace) -> None:
     """Documents and training are gone on with where they are there already; scores and examples are made anew."""
-    from thoughtscope.atlas import collect_examples
-    from thoughtscope.dictionaries import evaluate_dictionary, save_dictionary, with_self_test
-    from thoughtscope.dictionaries.scores import declare
     from thoughtscope.models import load_model
     from thoughtscope.training.home import train_into
 
-    name = f"smollm2/{chosen.kind}"
     model = load_model(chosen.model, dtype="bfloat16")
     train, held = prepare(model, chosen.work / "text", chosen.text)
     trained = train_into(
@@ -92,15 +89,23 @@ def make(chosen: argparse.Namespace) -> None:
         recipe(chosen.kind, model.n_layers),
         model=model,
         data=f"jsonl:{train}#text",
-        name=name,
+        name=f"smollm2/{chosen.kind}",
         progress=told(),
     )
-    model = load_model(chosen.model)
+    finish(chosen, load_model(chosen.model), trained, train=train, held=held)
+
+
+def finish(chosen: argparse.Namespace, model: Model, trained: Dictionary, *, train: Path, held: Path) -> None:
+    """Scores on what is held out, a self-test, and examples, with the dictionary where it is looked for."""
+    from thoughtscope.atlas import collect_examples
+    from thoughtscope.dictionaries import evaluate_dictionary, save_dictionary, with_self_test
+    from thoughtscope.dictionaries.scores import declare
+
     scored = evaluate_dictionary(model, trained, lines(held), max_tokens=chosen.score_tokens, progress=told())
     # What is kept with the weights is in the model's own words: the texts that trained them are other people's.
     own = list(islice(conversations(held), 24))
     finished = with_self_test(model, declare(replace(trained, model_name="smollm2"), scored), own)
-    out = chosen.out or made_at(name)
+    out = chosen.out or made_at(f"smollm2/{chosen.kind}")
     save_dictionary(finished, out, store="int8" if chosen.int8 else None)
     shown = conversations(train) if chosen.own_words else lines(train)
     bank = collect_examples(

@@ -1,7 +1,8 @@
-"""The pictures in the README and the documentation, taken of the page at work on the specimen.
+"""The pictures in the README and the documentation, taken of the pages at work.
 
-`python -m tests.browser.screenshots [--url URL] [--out FOLDER]`; without a URL it serves the specimen itself, or the
-stand-in where the specimen's weights are not there (`--stand-in` asks for that).
+`python -m tests.browser.screenshots [--url URL] [--out FOLDER]`: of the specimen, which it serves itself without a URL,
+or of the stand-in with `--stand-in`. With `--smollm2`, of SmolLM2 and its dictionaries, where they are on the machine:
+a graph, and a conversation with a feature turned up.
 """
 
 from __future__ import annotations
@@ -15,17 +16,21 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlencode
 
 from tests.browser.conftest import FLAGS, find_chromium
 from tests.clients import TOKEN
 
 PROMPT = "Fact: the capital of the state containing Dallas is"
+REAL_PROMPT = "Question: What is the capital of Japan?\nAnswer: The capital of Japan is"
+QUESTION, TURNED = "Tell me about yourself.", "resid_post.18/7632:3"
 SIZES = {"": (1440, 830), "-small": (1024, 700)}
+THEMES = ("light", "dark")
 
 
 @contextlib.contextmanager
-def specimen_server() -> Iterator[str]:
-    """The page on the specimen, with a fresh work folder."""
+def server(model: str, dictionary: str | None = None) -> Iterator[str]:
+    """The pages on a model, with a fresh work folder."""
     import uvicorn
 
     from thoughtscope.microscope import WorkFolder, open_microscope
@@ -33,7 +38,7 @@ def specimen_server() -> Iterator[str]:
     from thoughtscope.server.access import Access
 
     with tempfile.TemporaryDirectory() as folder:
-        session = Session(lambda: open_microscope("specimen"), folder=WorkFolder(folder))
+        session = Session(lambda: open_microscope(model, dictionary), folder=WorkFolder(folder))
         app = create_app(session, Access(token=TOKEN))
         running = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", ws="none"))
         threading.Thread(target=running.run, daemon=True).start()
@@ -53,8 +58,8 @@ def stand_in_server() -> Iterator[str]:
     server.shutdown()
 
 
-def trace(url: str) -> str:
-    body = json.dumps({"prompt": PROMPT}).encode()
+def trace(url: str, prompt: str) -> str:
+    body = json.dumps({"prompt": prompt}).encode()
     base, _, token = url.partition("?token=")
     headers = {"Content-Type": "application/json", "Authorization": f"Bearer {token}"}
     request = urllib.request.Request(f"{base}api/trace", data=body, headers=headers)
@@ -67,11 +72,11 @@ def trace(url: str) -> str:
 def shoot(url: str, out: Path) -> list[Path]:
     from playwright.sync_api import sync_playwright
 
-    slug = trace(url)
+    slug = trace(url, PROMPT)
     taken = []
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=find_chromium(), args=FLAGS, headless=True)
-        for theme in ("light", "dark"):
+        for theme in THEMES:
             for suffix, (width, height) in SIZES.items():
                 page = browser.new_page(
                     viewport={"width": width, "height": height}, color_scheme=theme, reduced_motion="reduce"
@@ -100,22 +105,56 @@ def shoot(url: str, out: Path) -> list[Path]:
     return taken
 
 
+def shoot_smollm2(out: Path) -> list[Path]:
+    """A graph by the transcoders, and a conversation with a feature of the autoencoders turned up."""
+    from playwright.sync_api import sync_playwright
+
+    taken = []
+    width, height = SIZES[""]
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=find_chromium(), args=FLAGS, headless=True)
+        with server("smollm2", "smollm2/transcoders") as url:
+            slug = trace(url, REAL_PROMPT)
+            for theme in THEMES:
+                page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=theme)
+                page.goto(f"{url}#g={slug}")
+                page.wait_for_selector(".stage g.node")
+                page.wait_for_selector(".circuit-panel header b")
+                taken.append(out / f"smollm2-graph-{theme}.png")
+                page.screenshot(path=taken[-1])
+                page.close()
+        with server("smollm2", "smollm2/sae") as url:
+            view = urlencode({"n": 60, "f": TURNED, "c": json.dumps([[QUESTION, ""]])})
+            for theme in THEMES:
+                page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=theme)
+                page.goto(f"{url.replace('/?', '/chat?')}#{view}")
+                page.wait_for_selector(".tint-scale", timeout=300_000)
+                taken.append(out / f"smollm2-chat-{theme}.png")
+                page.screenshot(path=taken[-1])
+                page.close()
+        browser.close()
+    return taken
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--url", help="the link that a running server printed")
     options.add_argument("--stand-in", action="store_true")
+    options.add_argument("--smollm2", action="store_true", help="of SmolLM2, in place of the specimen")
     options.add_argument("--out", type=Path, default=Path(__file__).parents[2] / "docs/screenshots")
     given = options.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
+    if given.smollm2:
+        print(*shoot_smollm2(given.out), sep="\n")
+        return
     with (
         contextlib.nullcontext(given.url)
         if given.url
         else stand_in_server()
         if given.stand_in
-        else specimen_server() as url
+        else server("specimen") as url
     ):
-        for path in shoot(url, given.out):
-            print(path)
+        print(*shoot(url, given.out), sep="\n")
 
 
 if __name__ == "__main__":

@@ -72,7 +72,9 @@ def chat(
     plain_only: Annotated[
         bool, typer.Option("--plain-only", help="Only plain text: without the model's chat template.")
     ] = False,
-    page: Annotated[bool, typer.Option("--page", help="Talk in the browser.")] = False,
+    page: Annotated[
+        bool, typer.Option("--page", help="Talk in the browser; a prompt is asked there.")
+    ] = False,
     port: Port = 8321,
     folder: Folder = None,
     no_browser: NoBrowser = False,
@@ -98,10 +100,8 @@ def chat(
     dictionary = usual(model, talking=True) if dictionary is None else dictionary
     options: dict[str, Any] = {"device": device, "dtype": dtype, "max_tokens": TALK_TOKENS}
     if page:
-        if prompt is not None or search is not None or like is not None or plain_only:
-            raise ThoughtscopeError(
-                "--page takes no prompt, --search, --like or --plain-only: all of it is there."
-            )
+        if search is not None or like is not None or plain_only:
+            raise ThoughtscopeError("--page takes no --search, --like or --plain-only: all of it is there.")
         serve_chat(
             lambda: microscope.open_microscope(model, dictionary, **options),
             view_of(prompt, multiples, system, drawn, max_new_tokens),

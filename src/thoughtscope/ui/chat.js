@@ -21,7 +21,10 @@ import { plainText } from "./text.js";
 import { Login } from "./views/login.js";
 
 const RARE = 0.05; // share of tokens: what fires more often says little
-const OFFERED = 3;
+const OFFERED = 5;
+const THEMES = ["family", "music", "money", "night", "animals"];
+const FOUND = 12;
+const ALIKE = 40;
 
 function App() {
   const { session, fatal, locked, theme } = useParts("session", "fatal", "locked", "theme");
@@ -93,19 +96,32 @@ async function followAddress() {
   if (exchanges.length && !exchanges.at(-1)?.plain) await answerLast(); // a message without an answer asks for one
 }
 
-/** For an empty page: features that the bank has a name for, and that the first question is about. */
+/** For an empty page: features that are called by a theme; of a model without such, those of the first question. */
 async function offer(session) {
-  const [text] = questionsFor(session);
-  if (!text) return;
-  const asked = session.model.chat ? { chat: [{ role: "user", content: text }] } : { prompt: text };
   try {
-    const { features } = await source.like(asked, 40);
-    const named = features.filter((one) => one.label && one.largest && (one.density ?? 1) < RARE);
-    const labels = new Set();
-    const different = named.filter((one) => !labels.has(labelOf(one)) && labels.add(labelOf(one)));
-    learn(different);
-    setChat({ offered: different.slice(0, OFFERED) });
+    const called = await Promise.all(THEMES.map(async (theme) => {
+      const { features } = await source.search(theme, FOUND);
+      return features.filter(({ matched }) => matched === "label").find(isNamed);
+    }));
+    const themes = called.filter(Boolean);
+    offerThese(themes.length ? themes : (await source.like(firstOf(session), ALIKE)).features.filter(isNamed));
   } catch { /* an empty page without suggestions is as good */ }
+}
+
+function firstOf(session) {
+  const [text] = questionsFor(session);
+  return session.model.chat ? { chat: [{ role: "user", content: text }] } : { prompt: text ?? "" };
+}
+
+function isNamed({ label, largest, density }) {
+  return label && largest && (density ?? 1) < RARE;
+}
+
+function offerThese(features) {
+  const labels = new Set();
+  const offered = features.filter((one) => !labels.has(labelOf(one)) && labels.add(labelOf(one))).slice(0, OFFERED);
+  learn(offered);
+  setChat({ offered });
 }
 
 function onKey(event) {
