@@ -43,6 +43,8 @@ EVERY = 3
 """Pieces of text to a conversation."""
 CONVERSATION_TOKENS = 200
 HELD_OUT_CONVERSATIONS = 64
+L0 = {"transcoders": 35}
+"""Active features a token and layer on the training's documents, once it is over: other texts have a few more."""
 BANK_TOKENS = {"transcoders": 100_000, "sae": 400_000}
 
 
@@ -98,9 +100,11 @@ def make(chosen: argparse.Namespace) -> None:
 def finish(chosen: argparse.Namespace, model: Model, trained: Dictionary, *, train: Path, held: Path) -> None:
     """Scores on what is held out, a self-test, and examples, with the dictionary where it is looked for."""
     from thoughtscope.atlas import collect_examples
-    from thoughtscope.dictionaries import evaluate_dictionary, save_dictionary, with_self_test
+    from thoughtscope.dictionaries import evaluate_dictionary, save_dictionary, with_l0, with_self_test
     from thoughtscope.dictionaries.scores import declare
 
+    if wanted := L0.get(chosen.kind):
+        trained = with_l0(model, trained, lines(train), l0=wanted, progress=told())
     scored = evaluate_dictionary(model, trained, lines(held), max_tokens=chosen.score_tokens, progress=told())
     # What is kept with the weights is in the model's own words: the texts that trained them are other people's.
     own = list(islice(conversations(held), 24))

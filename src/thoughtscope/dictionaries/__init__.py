@@ -24,6 +24,7 @@ from thoughtscope.dictionaries.replacement import Replacement as Replacement
 from thoughtscope.dictionaries.scores import DictionaryScores as DictionaryScores
 from thoughtscope.dictionaries.scores import declare as declare
 from thoughtscope.dictionaries.scores import evaluate_dictionary as evaluate_dictionary
+from thoughtscope.dictionaries.sparsity import with_l0 as with_l0
 from thoughtscope.dictionaries.transcoders import LayerWeights as LayerWeights
 from thoughtscope.dictionaries.transcoders import MlpReplacement as MlpReplacement
 from thoughtscope.dictionaries.transcoders import layer_weights as layer_weights
