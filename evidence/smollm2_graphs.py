@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import mean
 from typing import Any
 
-from _claim import Measured, main
+from _claim import Measured, main, told
 from _smollm2 import BOUND, graph_of
 
 NAMES = ("replacement", "completeness", "mean_path_length")
@@ -15,7 +15,7 @@ def measure(seed: int) -> Measured:
     """Every prompt of the list; nothing is drawn at random."""
     from specimens.smollm2.prompts import PROMPTS
 
-    rows = {kind: [row(prompt) for prompt in prompts] for kind, prompts in PROMPTS.items()}
+    rows = {kind: [told(row(prompt)) for prompt in prompts] for kind, prompts in PROMPTS.items()}
     everything = [each for kind in rows.values() for each in kind]
     return Measured(
         value=averages(everything)["replacement"],

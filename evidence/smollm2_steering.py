@@ -25,7 +25,7 @@ from functools import cache
 from statistics import mean, median
 from typing import Any
 
-from _claim import Measured, main
+from _claim import Measured, main, told
 from _smollm2 import documents, load
 from _spans import tokens_of
 
@@ -77,7 +77,7 @@ def measure(seed: int) -> Measured:
     import torch
 
     with torch.no_grad():
-        rows = [steered(concept, found, seed) for concept, found in candidates() if found]
+        rows = [told(steered(concept, found, seed)) for concept, found in candidates() if found]
     names = ("mentions", "mentions_random", "mentions_unsteered")
     return Measured(
         value=round(mean(row["mentions"] for row in rows), 4),

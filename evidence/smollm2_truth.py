@@ -13,7 +13,7 @@ from statistics import mean
 from typing import Any
 
 import numpy as np
-from _claim import Measured, main
+from _claim import Measured, main, told
 from _smollm2 import BOUND, graph_of, load
 
 FEATURES = 48
@@ -28,7 +28,8 @@ def measure(seed: int) -> Measured:
 
     draw = random.Random(seed)
     found = {
-        kind: [correlations(prompt, draw) for prompt in prompts[:EACH]] for kind, prompts in PROMPTS.items()
+        kind: [told(correlations(prompt, draw)) for prompt in prompts[:EACH]]
+        for kind, prompts in PROMPTS.items()
     }
     everything = [each for rows in found.values() for each in rows]
     names = everything[0]
