@@ -10,8 +10,9 @@ from typing import Any
 
 from _claim import ROOT, Unavailable
 
-BOUND = 0.1
-"""Graphs' features are expanded until this share of the influence waits at others; what waits counts as error."""
+BOUND, MOST = 0.1, 8000
+"""Graphs' features are expanded until this share of the influence waits at others, or so many are; what waits counts
+as error."""
 HELD_OUT = ROOT / "runs" / "smollm2" / "text" / "held_out.jsonl"
 TRAIN = HELD_OUT.with_name("train.jsonl")
 
@@ -47,7 +48,7 @@ def graph_of(prompt: Any) -> tuple[Any, Any]:
     model, dictionary = load("transcoders")
     text = isinstance(prompt, str)
     tokens = tokenize(model, prompt, bos=False) if text else tokenize(model, chat=prompt)
-    return tokens, attribute(model, dictionary, tokens, influence_bound=BOUND)
+    return tokens, attribute(model, dictionary, tokens, influence_bound=BOUND, max_nodes=MOST)
 
 
 def documents(held_out: bool) -> Iterator[Any]:

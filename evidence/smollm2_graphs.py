@@ -6,7 +6,7 @@ from statistics import mean
 from typing import Any
 
 from _claim import Measured, main, told
-from _smollm2 import BOUND, graph_of
+from _smollm2 import BOUND, MOST, graph_of
 
 NAMES = ("replacement", "completeness", "mean_path_length")
 
@@ -24,6 +24,7 @@ def measure(seed: int) -> Measured:
             "all": averages(everything),
             **{kind: averages(found) for kind, found in rows.items()},
             "influence_bound": BOUND,
+            "most_features": MOST,
         },
     )
 
@@ -40,6 +41,7 @@ def row(prompt: Any) -> dict[str, float]:
         "feature_nodes": len(graph.rows("feature")),
         "pruned_feature_nodes": len(small.rows("feature")),
         "tokens": len(graph.tokens),
+        "waits": graph.certificate.bound,
     }
 
 

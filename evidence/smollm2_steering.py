@@ -2,12 +2,13 @@
 
 1. For each concept of `specimens.smollm2.concepts` (word lists written before any dictionary was looked at), the
    autoencoders' features are told apart by how much more often they are active on words of its own list than on the
-   others', in sentences that say one word. The `POOL` best ones of all parts are set to `LIFT` times their largest
-   activation while the model reads its own answers to the tuning prompts; the `CANDIDATES` that make the concept's
+   others', in sentences that say one word. The `POOL` best ones of all parts are set to multiples (`LIFT`) of their
+   largest activation while the model reads its own answers to tuning prompts; the `CANDIDATES` that make the concept's
    words likeliest there are tried.
 2. Each is set to multiples of its largest activation on held-out text, at every position, the error term kept. Of what
    leaves the answers' perplexity under `PRICE` times the unsteered ones', the feature and the multiple are kept with
-   which most answers to the tuning prompts mention the concept; of several, those with the least perplexity.
+   which most answers to the tuning prompts mention the concept; of several, those with the least perplexity. The
+   `KEPT` concepts with the largest shares go on: no small dictionary has a feature for everything.
 3. Answers to other prompts are drawn: unsteered, steered, and with a random feature of the same part in its place,
    whose decoder is set to the same length. An answer mentions the concept if it contains one of its words.
 
@@ -50,11 +51,11 @@ PROMPTS = (
     "What is important in a good conversation?",
 )
 SENTENCES = ("I was thinking about the {}.", "They talked about {} for a while.", "This is a text about {}")
-MULTIPLES = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
-POOL, CANDIDATES = 10, 3
-LIFT, LIFT_TOKENS = 4.0, 24
+MULTIPLES = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+POOL, CANDIDATES, KEPT = 40, 4, 20
+LIFT, LIFT_TOKENS = (1.5, 3.0), 16
 PRICE = 8.0
-NEW_TOKENS = 40
+NEW_TOKENS = 60
 TEMPERATURE = 0.7
 LARGEST_TOKENS = 20_000
 PRICES = {"steered": "perplexity", "random": "perplexity_random", "unsteered": "perplexity_unsteered"}
@@ -69,7 +70,18 @@ class Candidate:
     part: str
     index: int
     largest: float
-    score: float
+    contrast: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuned:
+    """What the tuning prompts chose for a concept, and what it did there."""
+
+    concept: str
+    feature: Candidate
+    multiple: float
+    share: float
+    price: float
 
 
 def measure(seed: int) -> Measured:
@@ -77,7 +89,9 @@ def measure(seed: int) -> Measured:
     import torch
 
     with torch.no_grad():
-        rows = [told(steered(concept, found, seed)) for concept, found in candidates() if found]
+        tuned = [told(chosen(concept, found, seed)) for concept, found in candidates() if found]
+        best = sorted(tuned, key=lambda each: (-each.share, each.price))[:KEPT]
+        rows = [told(steered(each, seed)) for each in best]
     names = ("mentions", "mentions_random", "mentions_unsteered")
     return Measured(
         value=round(mean(row["mentions"] for row in rows), 4),
@@ -89,10 +103,12 @@ def measure(seed: int) -> Measured:
         details={
             "features": len(rows),
             "perplexity": {name: round(median(row[key] for row in rows), 2) for name, key in PRICES.items()},
+            "tuning": {each.concept: each.share for each in tuned},
             "above_a_half": sum(row["mentions"] > 0.5 for row in rows),
             "by_concept": {
                 row["concept"]: {
-                    key: row[key] for key in ("feature", "multiple", *names, "perplexity", "example")
+                    key: row[key]
+                    for key in ("feature", "multiple", "tuning", *names, "perplexity", "example")
                 }
                 for row in rows
             },
@@ -119,9 +135,9 @@ def candidates() -> Iterator[tuple[str, list[Candidate]]]:
             for value, index in zip(values.tolist(), indices.tolist(), strict=True):
                 if value > 0:
                     pool.append(
-                        Candidate(part=part.name, index=index, largest=float(largest[index]), score=value)
+                        Candidate(part=part.name, index=index, largest=float(largest[index]), contrast=value)
                     )
-        pool = sorted(pool, key=lambda each: -each.score)[:POOL]
+        pool = sorted(pool, key=lambda each: -each.contrast)[:POOL]
         yield concept, sorted(pool, key=lambda each: -lift(each, words))[:CANDIDATES]
 
 
@@ -142,19 +158,20 @@ def lift(feature: Candidate, words: tuple[str, ...]) -> float:
     longer, start = own_answers()
     spelled = [f"{before}{word}" for word in words for before in (" ", "")]
     firsts = sorted({model.tokenizer(each, add_special_tokens=False)["input_ids"][0] for each in spelled})
-    values = [LIFT * feature.largest] * len(TUNING)
+    values = [multiple * feature.largest for multiple in LIFT for _ in TUNING]
     logits = forward(model, longer, writes=turning(dictionary.part(feature.part), feature.index, values))
     return float(logits[:, start - 1 : -1].softmax(-1)[..., firsts].sum(-1).mean())
 
 
 @cache
 def own_answers() -> tuple[Any, int]:
-    """The tuning prompts with the model's own answers, and where those begin."""
+    """The tuning prompts with the model's own answers, once a multiple, and where those begin."""
     from thoughtscope import tokenize
     from thoughtscope.models import generate
 
     model, _ = load("sae", "bfloat16")
-    tokens = tokenize(model, chat=[[{"role": "user", "content": prompt}] for prompt in TUNING])
+    prompts = TUNING * len(LIFT)
+    tokens = tokenize(model, chat=[[{"role": "user", "content": prompt}] for prompt in prompts])
     return generate(model, tokens, max_new_tokens=LIFT_TOKENS, stop_at_end=False), tokens.ids.shape[1]
 
 
@@ -214,33 +231,34 @@ def largest_activations(part: Any) -> Any:
 # --- answers -------------------------------------------------------------------------------------------------------
 
 
-def steered(concept: str, found: list[Candidate], seed: int) -> dict[str, Any]:
-    """The feature and the multiple that the tuning prompts choose, and what the other prompts then answer."""
+def steered(tuned: Tuned, seed: int) -> dict[str, Any]:
+    """What the other prompts answer with a concept's feature turned up."""
     from specimens.smollm2.concepts import CONCEPTS
 
     _, dictionary = load("sae", "bfloat16")
-    words = CONCEPTS[concept]
-    feature, multiple = chosen(found, words, seed)
-    part, strength = dictionary.part(feature.part), multiple * feature.largest
+    concept, feature = tuned.concept, tuned.feature
+    part, strength = dictionary.part(feature.part), tuned.multiple * feature.largest
     others = [each for each in range(part.n_features) if each != feature.index]
     other = random.Random(f"{seed} {concept}").choice(others)
     mine, its = part.decoder_rows(rows_of([feature.index, other]))[part.writes[0]].norm(dim=1).tolist()
     n = len(PROMPTS)
-    told = {
+    said = {
         "": answers(PROMPTS, (part, feature.index, [strength] * n), seed),
         "_random": answers(PROMPTS, (part, other, [strength * mine / its] * n), seed),
         "_unsteered": unsteered(PROMPTS, seed),
     }
-    row: dict[str, Any] = {"concept": concept, "feature": f"{feature.part}/{feature.index}", "multiple": multiple,
-                           "example": told[""][0]}  # fmt: skip
-    for name, texts in told.items():
-        row[f"mentions{name}"] = mentions(texts, words)
+    row: dict[str, Any] = {"concept": concept, "feature": f"{feature.part}/{feature.index}",
+                           "multiple": tuned.multiple, "tuning": tuned.share, "example": said[""][0]}  # fmt: skip
+    for name, texts in said.items():
+        row[f"mentions{name}"] = mentions(texts, CONCEPTS[concept])
         row[f"perplexity{name}"] = round(median(perplexities(PROMPTS, texts)), 2)
     return row
 
 
-def chosen(found: list[Candidate], words: tuple[str, ...], seed: int) -> tuple[Candidate, float]:
+def chosen(concept: str, found: list[Candidate], seed: int) -> Tuned:
     """The candidate and the multiple with the largest share of mentions among what the tuning prompts can afford."""
+    from specimens.smollm2.concepts import CONCEPTS
+
     _, dictionary = load("sae", "bfloat16")
     bar, n = PRICE * median(perplexities(TUNING, unsteered(TUNING, seed))), len(TUNING)
     tried = []
@@ -249,10 +267,10 @@ def chosen(found: list[Candidate], words: tuple[str, ...], seed: int) -> tuple[C
         texts = answers(TUNING * len(MULTIPLES), (dictionary.part(feature.part), feature.index, values), seed)
         for number, multiple in enumerate(MULTIPLES):
             here = texts[number * n : (number + 1) * n]
-            price = median(perplexities(TUNING, here))
-            tried.append((price <= bar, mentions(here, words), -price, feature, multiple))
-    best = max(tried, key=lambda each: each[:3])
-    return best[3], best[4]
+            price, share = round(median(perplexities(TUNING, here)), 2), mentions(here, CONCEPTS[concept])
+            tried.append(Tuned(concept=concept, feature=feature, multiple=multiple, share=share, price=price))
+    affordable = [each for each in tried if each.price <= bar] or [min(tried, key=lambda each: each.price)]
+    return max(affordable, key=lambda each: (each.share, -each.price))
 
 
 def rows_of(indices: list[int]) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from _claim import Measured, main, told
-from _smollm2 import BOUND, graph_of, load
+from _smollm2 import BOUND, MOST, graph_of, load
 
 FEATURES = 48
 EACH = 12
@@ -47,6 +47,7 @@ def measure(seed: int) -> Measured:
             },
             "features_a_prompt": FEATURES,
             "influence_bound": BOUND,
+            "most_features": MOST,
         },
     )
 
