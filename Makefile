@@ -12,7 +12,8 @@
 #   make screenshots  the pictures in docs/screenshots
 #   make wheel        build, and check the wheel in an environment of its own
 #   make specimen     train the specimen and its dictionaries from nothing (hours)
-#   make smollm2      fetch SmolLM2-135M-Instruct, train its dictionaries, measure (hours); TEXT=FOLDER adds text
+#   make smollm2      fetch SmolLM2-135M-Instruct, train its transcoders, measure (hours); TEXT=FOLDER adds text
+#   make smollm2-sae  train autoencoders for it like those in the package (half an hour); TEXT=FOLDER adds text
 
 PYTHON ?= $(shell for v in python3.13 python3.12 python3.11 python3 python; do \
 	if command -v $$v >/dev/null 2>&1 && $$v -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; \
@@ -33,7 +34,7 @@ SPECIMEN := src/thoughtscope/assets/specimen
 TEXT ?=
 TEXT_FLAG := $(if $(TEXT),--text $(TEXT))
 
-.PHONY: pins oldest demo test mutants fuzz check format bench docs evidence screenshots specimen smollm2 wheel version clean
+.PHONY: pins oldest demo test mutants fuzz check format bench docs evidence screenshots specimen smollm2 smollm2-sae wheel version clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -83,9 +84,12 @@ specimen: $(READY)
 # Documents and trainings go on where they were stopped; scores, examples and figures are made anew.
 smollm2: $(READY)
 	$(RUN) -m thoughtscope fetch smollm2
-	$(RUN) -m specimens.smollm2.dictionaries sae --work runs/smollm2 $(TEXT_FLAG)
 	$(RUN) -m specimens.smollm2.dictionaries transcoders --work runs/smollm2 $(TEXT_FLAG)
-	$(RUN) evidence/run_all.py smollm2_start smollm2_dictionaries smollm2_graphs smollm2_truth smollm2_swap smollm2_steering
+	$(RUN) evidence/run_all.py smollm2_start smollm2_trace smollm2_dictionaries smollm2_graphs smollm2_truth smollm2_swap smollm2_steering
+
+smollm2-sae: $(READY)
+	$(RUN) -m thoughtscope fetch smollm2
+	$(RUN) -m specimens.smollm2.dictionaries sae --work runs/smollm2 --int8 --own-words $(TEXT_FLAG)
 
 # The wheel as a user gets it: installed from the file, outside of the checkout.
 wheel: $(READY)

@@ -69,6 +69,7 @@ def test_one_command_makes_a_dictionary_that_can_be_opened(kind, folder, tmp_pat
     monkeypatch.setattr(dictionaries, "CONVERSATIONS", {"with text": 6, "alone": 6})
     monkeypatch.setattr(dictionaries, "HELD_OUT_CONVERSATIONS", 3)
     monkeypatch.setattr(dictionaries, "CONVERSATION_TOKENS", 120)
+    monkeypatch.setattr(dictionaries, "L0", {"transcoders": 2.0})
     monkeypatch.setattr("thoughtscope.models.load_model", lambda name, **options: model)
     chosen = Namespace(kind=kind, model="smollm2", text=folder, work=tmp_path / "work", out=tmp_path / "made",
                        score_tokens=500, bank_tokens=400, int8=kind == "sae", own_words=True)  # fmt: skip
@@ -76,6 +77,7 @@ def test_one_command_makes_a_dictionary_that_can_be_opened(kind, folder, tmp_pat
     made = load_dictionary(tmp_path / "made", model)
     assert made.model_name == "smollm2" and made.name == f"smollm2/{kind}"
     assert set(made.card.declared) >= {"fvu", "l0", "loss_change"} and made.card.self_test is not None
+    assert kind == "sae" or made.card.declared["l0"] == pytest.approx(2 * len(made.parts), rel=0.3)
     bank = bank_of(made)
     assert bank is not None and len(bank.layers) == len(made.parts)
     train = list(dictionaries.lines(tmp_path / "work" / "text" / "train.jsonl"))

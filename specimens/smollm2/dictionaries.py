@@ -43,7 +43,7 @@ EVERY = 3
 """Pieces of text to a conversation."""
 CONVERSATION_TOKENS = 200
 HELD_OUT_CONVERSATIONS = 64
-L0 = {"transcoders": 35}
+L0 = {"transcoders": 35.0}
 """Active features a token and layer on the training's documents, once it is over: other texts have a few more."""
 BANK_TOKENS = {"transcoders": 100_000, "sae": 400_000}
 
