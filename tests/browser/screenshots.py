@@ -119,7 +119,7 @@ def shoot_smollm2(out: Path) -> list[Path]:
                 page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=theme)
                 page.goto(f"{url}#g={slug}")
                 page.wait_for_selector(".stage g.node")
-                page.wait_for_selector(".circuit-panel header b")
+                page.wait_for_timeout(1500)  # the layout comes to rest
                 taken.append(out / f"smollm2-graph-{theme}.png")
                 page.screenshot(path=taken[-1])
                 page.close()
@@ -128,7 +128,7 @@ def shoot_smollm2(out: Path) -> list[Path]:
             for theme in THEMES:
                 page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=theme)
                 page.goto(f"{url.replace('/?', '/chat?')}#{view}")
-                page.wait_for_selector(".tint-scale", timeout=300_000)
+                page.get_by_text("Point at a token to see its features").wait_for(timeout=300_000)
                 taken.append(out / f"smollm2-chat-{theme}.png")
                 page.screenshot(path=taken[-1])
                 page.close()
