@@ -57,7 +57,9 @@ def documents(held_out: bool) -> Iterator[Any]:
     path = HELD_OUT if held_out else TRAIN
     if not path.is_file():
         raise Unavailable(f"{path.relative_to(ROOT)} is not there (make smollm2 TEXT=FOLDER)")
-    with path.open(encoding="utf-8") as file:  # not splitlines: a text may hold a line separator of another kind
+    with path.open(
+        encoding="utf-8"
+    ) as file:  # not splitlines: a text may hold a line separator of another kind
         lines = list(file)
     for line in Random(0).sample(lines, len(lines)):
         yield json.loads(line)["text"]
