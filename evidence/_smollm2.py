@@ -42,7 +42,8 @@ def load(kind: str, dtype: str = "float32") -> tuple[Any, Any]:
 
 
 def graph_of(prompt: Any) -> tuple[Any, Any]:
-    """The tokens and the whole graph of a text or a conversation, by the transcoders."""
+    """The tokens and the graph of a text or a conversation, by the transcoders, expanded as far as `BOUND` and `MOST`
+    say."""
     from thoughtscope import attribute, tokenize
 
     model, dictionary = load("transcoders")
@@ -57,9 +58,7 @@ def documents(held_out: bool) -> Iterator[Any]:
     path = HELD_OUT if held_out else TRAIN
     if not path.is_file():
         raise Unavailable(f"{path.relative_to(ROOT)} is not there (make smollm2 TEXT=FOLDER)")
-    with path.open(
-        encoding="utf-8"
-    ) as file:  # not splitlines: a text may hold a line separator of another kind
+    with path.open(encoding="utf-8") as file:  # no splitlines(): texts hold line separators of other kinds
         lines = list(file)
     for line in Random(0).sample(lines, len(lines)):
         yield json.loads(line)["text"]

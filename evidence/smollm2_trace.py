@@ -6,74 +6,44 @@ are timed until they are the JSON that the page gets.
 
 from __future__ import annotations
 
-import json
-import resource
-import time
 from statistics import median
-from typing import Any
 
 from _claim import Measured, main
 from _smollm2 import load
+from trace_price import forget_peak, peak
 
-PROMPT = "Question: What is the capital of Japan?\nAnswer: Its capital is"
+PROMPT = "Question: What is the capital of Japan? Answer: The capital of Japan is"
 REPEATS = 3
 
 
 def measure(seed: int) -> Measured:
-    """Nothing is drawn at random; the first trace, which warms up, is not counted."""
-    from thoughtscope.microscope import Microscope, tokens_of
+    """Nothing is drawn at random; the first trace, which warms up, is not timed, but its memory is measured."""
+    from bench._sides import cores
+    from bench.size.trace import traced
+    from thoughtscope import tokenize
+    from thoughtscope.microscope import Microscope
 
     model, dictionary = load("transcoders")
+    tokens = tokenize(model, PROMPT, bos=False)
     opened = Microscope(model=model, dictionary=dictionary, bank=None, max_tokens=64)
-    tokens = tokens_of(opened, PROMPT)
-    before = peak()
-    traced(opened)
+    before = forget_peak()
+    traced(opened, tokens, influence_bound=None)
     grown = peak() - before
-    rows = [traced(opened) for _ in range(REPEATS)]
-    price = rows[-1]["price"]
+    rows = [traced(opened, tokens, influence_bound=None) for _ in range(REPEATS)]
+    last = rows[-1]
     return Measured(
         value=round(median(row["seconds"] for row in rows), 2),
         n=REPEATS,
         details={
             "tokens": int(tokens.mask.sum()),
-            "first_picture": round(median(row["pictures"][0] for row in rows), 2),
-            "pictures": len(rows[-1]["pictures"]),
-            "price": price,
+            "cores": cores(),
+            "first_picture": round(median(row["pictures"][0]["made"] for row in rows), 2),
+            "pictures": len(last["pictures"]),
+            "price": last["price"],
             "memory_grown": grown,
-            **{name: rows[-1][name] for name in ("bound", "limits", "scores")},
+            **{name: last[name] for name in ("end", "limits", "scores")},
         },
     )
-
-
-def peak() -> int:
-    """The most bytes that this process has held so far."""
-    import sys
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def traced(opened: Any) -> dict[str, Any]:
-    """Seconds until each picture and until the kept graph, and what was said before."""
-    from thoughtscope import microscope
-    from thoughtscope.microscope import page_snapshot
-
-    start, prices, pictures = time.perf_counter(), [], []
-
-    def picture(graph: Any) -> None:
-        json.dumps(page_snapshot(graph))
-        pictures.append(time.perf_counter() - start)
-
-    graph = microscope.trace(opened, PROMPT, approve=prices.append, on_snapshot=picture)
-    seconds = time.perf_counter() - start
-    assert graph.certificate is not None
-    return {
-        "seconds": seconds,
-        "pictures": pictures,
-        "price": prices[0].to_json(),
-        "bound": graph.certificate.bound,
-        "limits": graph.provenance.get("limits"),
-        "scores": vars(graph.scores),
-    }
 
 
 if __name__ == "__main__":

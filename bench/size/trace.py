@@ -83,8 +83,8 @@ def traced(opened: Microscope, tokens: Tokens, influence_bound: float | None) ->
         print(f"price: {price}; free: {(free_memory() or 0) / 1e9:.1f} GB", file=sys.stderr)
 
     def picture(graph: Graph) -> None:
-        made = time.perf_counter() - start
         size = len(json.dumps(page_snapshot(graph)))
+        made = time.perf_counter() - start
         pictures.append(told(graph) | {"made": round(made, 2), "bytes": size})
         print(pictures[-1], file=sys.stderr, flush=True)
 
