@@ -25,7 +25,7 @@ DEFAULTS: list[tuple[Any, dict[str, Any]]] = [
     (graphs.FeatureTarget, {"position": -1}),
     (graphs.attribute, {"position": -1, "max_targets": 10, "target_mass": 0.95, "edge_floor": 0.0, "max_nodes": None,
                         "influence_bound": None, "targets": None}),
-    (graphs.prune, {"node_mass": 0.8, "edge_mass": 0.98, "keep_errors": True}),
+    (graphs.prune, {"node_mass": 0.8, "edge_mass": 0.98, "max_edges": None, "keep_errors": True}),
     (graphs.graph_to_json, {"node_threshold": 1.0, "extras": True, "scan": None, "slug": None}),
     (json_write.write_json, {"node_threshold": 1.0, "scan": None, "slug": None}),
     (graphs.group, {"by": "label", "groups": None}),

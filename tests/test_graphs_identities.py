@@ -156,6 +156,7 @@ def test_pruning_by_hand(
     assert small.provenance["pruning"] == {
         "node_mass": node_mass,
         "edge_mass": edge_mass,
+        "max_edges": None,
         "keep_errors": keep_errors,
     }
     assert small.provenance["scores_before_pruning"]["replacement"] == pytest.approx(0.625)

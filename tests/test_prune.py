@@ -11,6 +11,7 @@ from tests.random_graphs import random_graph
 from thoughtscope.core.errors import InvalidGraph, ThoughtscopeError, UnknownFeature
 from thoughtscope.graphs import Graph, influence, prune, score
 from thoughtscope.graphs.graph import ERROR, FEATURE, LOGIT, TOKEN
+from thoughtscope.graphs.influence import edge_influence
 from thoughtscope.graphs.prune import mass_threshold, subgraph
 
 SEEDS = range(4)
@@ -127,6 +128,25 @@ def test_pruned_nodes_are_the_fewest_that_hold_the_mass() -> None:
     }
     found = {node for node in small.node_ids() if node.kind == "feature"}
     assert found <= features and len(found) >= 0.8 * len(features)  # the rest had lost their input or output
+
+
+def ends_of(graph: Graph) -> np.ndarray:
+    """(edge, 2): the names of each edge's target and source, in the order of its data."""
+    rows = np.repeat(np.arange(len(graph)), np.diff(graph.edges.indptr))
+    return np.array([str(node) for node in graph.node_ids()])[np.stack([rows, graph.edges.indices], axis=1)]
+
+
+def test_pruning_to_a_number_of_edges_keeps_those_that_carry_most() -> None:
+    graph = random_graph(seed=3, n_layers=4, length=5)
+    whole = prune(graph, node_mass=1.0, edge_mass=1.0)
+    small = prune(graph, node_mass=1.0, edge_mass=1.0, max_edges=160)
+    order = np.argsort(-edge_influence(whole))[:160]
+    strongest, kept = ends_of(whole)[order].tolist(), ends_of(small).tolist()
+    assert 100 < len(kept) <= 160 and all(ends in strongest for ends in kept)  # the others led nowhere any more
+    assert small.provenance["pruning"]["max_edges"] == 160
+    assert prune(graph, max_edges=10**6).edges.nnz == prune(graph).edges.nnz
+    with pytest.raises(ThoughtscopeError, match="max_edges must be at least 1"):
+        prune(graph, max_edges=0)
 
 
 def test_pruning_leaves_no_loose_ends() -> None:

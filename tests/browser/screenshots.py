@@ -16,10 +16,14 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 from tests.browser.conftest import FLAGS, find_chromium
 from tests.clients import TOKEN
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 PROMPT = "Fact: the capital of the state containing Dallas is"
 REAL_PROMPT = "Question: What is the capital of Japan?\nAnswer: The capital of Japan is"
@@ -109,30 +113,33 @@ def shoot_smollm2(out: Path) -> list[Path]:
     """A graph by the transcoders, and a conversation with a feature of the autoencoders turned up."""
     from playwright.sync_api import sync_playwright
 
-    taken = []
-    width, height = SIZES[""]
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=find_chromium(), args=FLAGS, headless=True)
         with server("smollm2", "smollm2/transcoders") as url:
-            slug = trace(url, REAL_PROMPT)
-            for theme in THEMES:
-                page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=theme)
-                page.goto(f"{url}#g={slug}")
-                page.wait_for_selector(".stage g.node")
-                page.wait_for_timeout(1500)  # the layout comes to rest
-                taken.append(out / f"smollm2-graph-{theme}.png")
-                page.screenshot(path=taken[-1])
-                page.close()
+            address = f"{url}#g={trace(url, REAL_PROMPT)}"
+            taken = in_both_themes(browser, address, ".stage g.node", out / "smollm2-graph")
         with server("smollm2", "smollm2/sae") as url:
             view = urlencode({"n": 60, "f": TURNED, "c": json.dumps([[QUESTION, ""]])})
-            for theme in THEMES:
-                page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=theme)
-                page.goto(f"{url.replace('/?', '/chat?')}#{view}")
-                page.get_by_text("Point at a token to see its features").wait_for(timeout=300_000)
-                taken.append(out / f"smollm2-chat-{theme}.png")
-                page.screenshot(path=taken[-1])
-                page.close()
+            address = f"{url.replace('/?', '/chat?')}#{view}"
+            ready = "body:has-text('Point at a token to see'):not(:has-text('reading…'))"
+            taken += in_both_themes(browser, address, ready, out / "smollm2-chat")
         browser.close()
+    return taken
+
+
+def in_both_themes(browser: Browser, address: str, ready: str, name: Path) -> list[Path]:
+    """A picture of a page in each theme, once `ready` (a selector) is on it."""
+    width, height = SIZES[""]
+    taken = []
+    for theme in THEMES:
+        page = browser.new_page(
+            viewport={"width": width, "height": height}, color_scheme=theme, reduced_motion="reduce"
+        )
+        page.goto(address)
+        page.wait_for_selector(ready, timeout=300_000)
+        taken.append(name.with_name(f"{name.name}-{theme}.png"))
+        page.screenshot(path=taken[-1])
+        page.close()
     return taken
 
 

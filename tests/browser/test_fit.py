@@ -46,7 +46,7 @@ def test_a_graph_fits_on_opening(
 ) -> None:
     graph = large[size]
     page.set_viewport_size({"width": window[0], "height": window[1]})
-    page.goto(f"{server.url}#g={graph['metadata']['slug']}")
+    page.goto(f"{server.url}#g={graph['metadata']['slug']}&t=1")
     page.wait_for_selector(".stage g.node")
     agree(lambda: page.locator(".stage g.node").count(), size)
     facts = page.evaluate(FACTS)
@@ -73,7 +73,7 @@ def test_nodes_stand_in_their_own_cell_and_apart(
     page: Any, server: Any, large: dict[int, dict[str, Any]], size: int
 ) -> None:
     graph = large[size]
-    page.goto(f"{server.url}#g={graph['metadata']['slug']}")
+    page.goto(f"{server.url}#g={graph['metadata']['slug']}&t=1")
     page.wait_for_selector(".stage g.node")
     agree(lambda: page.locator(".stage g.node").count(), size)
     facts = page.evaluate(FACTS)
@@ -92,6 +92,26 @@ def test_nodes_stand_in_their_own_cell_and_apart(
         if abs(a[0] - b[0]) < 3 and abs(a[1] - b[1]) < 3
     ]
     assert near == [], "no node covers another"
+
+
+def test_a_graph_of_many_nodes_opens_with_those_that_matter_most(
+    page: Any, server: Any, large: dict[int, dict[str, Any]]
+) -> None:
+    slug = large[800]["metadata"]["slug"]
+    page.goto(f"{server.url}#g={slug}")
+    page.wait_for_selector(".stage g.node")
+    inner = page.locator(".stage g.node.feature, .stage g.node.error")
+    agree(lambda: 300 < inner.count() <= 400, True)
+    opening = page.locator("#prune").input_value()
+    assert 20 <= int(opening) < 100 and "t=" not in page.url
+    page.locator("#prune").fill("100")
+    agree(lambda: page.locator(".stage g.node").count(), 800)
+    wait_for(lambda: "t=1" in page.url)
+    page.reload()
+    page.wait_for_selector(".stage g.node")
+    agree(lambda: page.locator(".stage g.node").count(), 800)
+    page.locator("#prune").fill(opening)
+    wait_for(lambda: "t=" not in page.url)
 
 
 def test_layers_stand_one_above_the_other(page: Any, server: Any, large: dict[int, dict[str, Any]]) -> None:

@@ -29,7 +29,14 @@ DType = Annotated[
 NodeMass = Annotated[
     float, typer.Option(min=0.0, max=1.0, help="Keep the nodes that carry this share of the influence.")
 ]
-EdgeMass = Annotated[float, typer.Option(min=0.0, max=1.0, help="Keep the edges that carry this share.")]
+EdgeMass = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0,
+        max=1.0,
+        help="Keep the edges that carry this share (default: 0.98, but at most 100,000 edges).",
+    ),
+]
 MaxNodes = Annotated[
     int | None,
     typer.Option(min=1, help="Expand at most this many features; the rest is counted as left out."),

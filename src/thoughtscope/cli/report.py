@@ -48,7 +48,7 @@ def report(
     model: ModelName = "specimen",
     dictionary: DictionaryName = None,
     node_mass: NodeMass = 0.8,
-    edge_mass: EdgeMass = 0.98,
+    edge_mass: EdgeMass = None,
     max_nodes: MaxNodes = None,
     device: Device = None,
     dtype: DType = None,

@@ -48,7 +48,7 @@ def trace(
         bool, typer.Option("--open", help="Serve the page and open the graph in the browser.")
     ] = False,
     node_mass: NodeMass = 0.8,
-    edge_mass: EdgeMass = 0.98,
+    edge_mass: EdgeMass = None,
     max_nodes: MaxNodes = None,
     influence_bound: InfluenceBound = None,
     keep_partial: KeepPartial = False,

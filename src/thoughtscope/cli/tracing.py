@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from thoughtscope.cli.console import progress_bar, tell_price, warn
-from thoughtscope.microscope.tracing import EDGE_MASS, NODE_MASS, Prompt
+from thoughtscope.microscope.tracing import NODE_MASS, Prompt
 
 if TYPE_CHECKING:
     from thoughtscope.graphs import Graph, Price
@@ -30,7 +30,7 @@ def traced(
     bos: bool | None,
     as_json: bool,
     node_mass: float | None = NODE_MASS,
-    edge_mass: float = EDGE_MASS,
+    edge_mass: float | None = None,
     max_nodes: int | None = None,
     influence_bound: float | None = None,
     keep_partial: bool = False,

@@ -89,13 +89,14 @@ class Price:
         """Plain JSON values."""
         return asdict(self) | {"seconds": round(self.seconds, 1)}
 
-    def pruned(self, node_mass: float, edge_mass: float) -> Price:
+    def pruned(self, node_mass: float, edge_mass: float, max_edges: int | None = None) -> Price:
         """The price with the graph that pruning leaves, its file, and the memory and time to make them.
 
         The share that is left is a rule of thumb, except for masses of 1, which leave everything.
         """
         nodes = round(self.n_nodes * _share_left(node_mass))
         edges = round(self.n_edges * _share_left(node_mass) ** 2 * _share_left(edge_mass))
+        edges = edges if max_edges is None else min(edges, max_edges)
         return replace(
             self,
             kept_nodes=nodes,

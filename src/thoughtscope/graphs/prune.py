@@ -14,18 +14,26 @@ from thoughtscope.graphs.influence import edge_influence
 
 
 def prune(
-    graph: Graph, *, node_mass: float = 0.8, edge_mass: float = 0.98, keep_errors: bool = True
+    graph: Graph,
+    *,
+    node_mass: float = 0.8,
+    edge_mass: float = 0.98,
+    max_edges: int | None = None,
+    keep_errors: bool = True,
 ) -> Graph:
     """The smallest set of nodes that carries `node_mass` of the influence, and of their edges that carries `edge_mass`.
 
     Tokens and targets always stay, error nodes as long as they have an edge (`keep_errors=False` lets them compete
     like features). Features left without an edge in or out go. Whatever goes stays in the books as `absent` and
     counts as error in the new graph's scores. `prune(graph, node_mass=1, edge_mass=1)` keeps every node with
-    influence. Ameisen et al. 2025, "Circuit Tracing", pruning: 0.8 and 0.98.
+    influence. Ameisen et al. 2025, "Circuit Tracing", pruning: 0.8 and 0.98. `max_edges` ends it earlier: of more edges
+    than that, those that carry most stay.
     """
     for name, mass in (("node_mass", node_mass), ("edge_mass", edge_mass)):
         if not 0 < mass <= 1:
             raise ThoughtscopeError(f"{name} is a share of the influence, over 0 and up to 1; got {mass}.")
+    if max_edges is not None and max_edges < 1:
+        raise ThoughtscopeError(f"max_edges must be at least 1, or None for no limit; got {max_edges}.")
     always = graph.is_target | graph.mask("token")
     total = graph.influence
     kept = always | (total >= mass_threshold(total, node_mass))
@@ -34,12 +42,17 @@ def prune(
     small = subgraph(graph, kept)
     carried = edge_influence(small)
     strong = small.edges.copy()
-    strong.data[carried < mass_threshold(carried, edge_mass)] = 0
+    strong.data[carried < max(mass_threshold(carried, edge_mass), count_threshold(carried, max_edges))] = 0
     strong.eliminate_zeros()
     small = _with_edges(small, strong)
     connected = _connected(small)
     held = float(total[np.flatnonzero(kept)[connected]].sum() / max(float(total.sum()), 1e-30))
-    settings = {"node_mass": node_mass, "edge_mass": edge_mass, "keep_errors": keep_errors}
+    settings = {
+        "node_mass": node_mass,
+        "edge_mass": edge_mass,
+        "max_edges": max_edges,
+        "keep_errors": keep_errors,
+    }
     whole = {"scores_before_pruning": asdict(graph.scores)}
     facts = {"pruning": settings, "influence_held": held * float(graph.provenance.get("influence_held", 1))}
     return replace(subgraph(small, connected), provenance={**whole, **graph.provenance, **facts})
@@ -92,6 +105,18 @@ def mass_threshold(values: Float[np.ndarray, " value"], mass: float) -> float:
         above = float(from_top[chosen] - by_digit[chosen])
         prefix = prefix | np.uint32(chosen << shift)
     return float(np.array([prefix], dtype=np.uint32).view(np.float32)[0])
+
+
+def count_threshold(values: Float[np.ndarray, " value"], most: int | None) -> float:
+    """The `t` such that at most `most` values are `>= t`; values that are equal at the border all go. None: 0.
+
+    >>> count_threshold(np.array([5.0, 3.0, 3.0, 1.0]), 2) > 3
+    True
+    """
+    if most is None or len(values) <= most:
+        return 0.0
+    first_out = np.partition(values, -most - 1)[-most - 1]
+    return float(np.nextafter(first_out, np.inf))
 
 
 def _with_edges(graph: Graph, edges: sp.csr_array) -> Graph:

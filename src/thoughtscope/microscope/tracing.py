@@ -22,6 +22,8 @@ Prompt = str | Sequence[Message]
 """A text, or a conversation: messages with a role and a content."""
 NODE_MASS = 0.8
 EDGE_MASS = 0.98
+MOST_EDGES = 100_000
+"""Of a pruned graph, unless somebody says what share of them stays: more can be neither drawn nor read."""
 INFLUENCE_BOUND = 0.02
 WORTH_SECONDS = 25.0
 WORTH_MEMORY = 3 * 2**29
@@ -72,7 +74,7 @@ def trace(
     prompt: Prompt | Tokens,
     *,
     node_mass: float | None = NODE_MASS,
-    edge_mass: float = EDGE_MASS,
+    edge_mass: float | None = None,
     max_nodes: int | None = None,
     influence_bound: float | None = None,
     approve: Callable[[Price], None] | None = None,
@@ -82,6 +84,7 @@ def trace(
     """A prompt's pruned graph, with what people call its features, and else what the feature bank does.
 
     Where the dictionary has concepts, what they read of the prompt stands as supernodes; see `naming.named`.
+    Without `edge_mass` the edges that carry `EDGE_MASS` stay, but at most `MOST_EDGES`.
     `node_mass=None` gives the whole graph, with people's labels alone: a bank takes long to name all its features.
     Without `max_nodes` and `influence_bound` everything is traced that can reach an answer, unless that `is_large`:
     then as much as `limits_of` says. The graph's certificate says what was left out, its provenance by which limits.
@@ -109,6 +112,8 @@ def trace(
     tokens = prompt if isinstance(prompt, Tokens) else tokens_of(microscope, prompt)
     device = str(microscope.model.device)
     most = MOST_NODES if max_nodes is None and influence_bound is None else max_nodes
+    max_edges = MOST_EDGES if edge_mass is None else None
+    edge_mass = EDGE_MASS if edge_mass is None else edge_mass
     begun = begin_attribution(
         microscope.model, microscope.dictionary, tokens, max_nodes=most, progress=progress
     )
@@ -116,7 +121,7 @@ def trace(
     price = begun.price(limits["max_nodes"])
     require_affordable(price, device)
     if node_mass is not None:
-        price = price.pruned(node_mass, edge_mass)
+        price = price.pruned(node_mass, edge_mass, max_edges)
         require_keepable(price, sure=node_mass == edge_mass == 1)
         require_affordable(price, device)
     if approve is not None:
@@ -129,7 +134,7 @@ def trace(
         with memory_told("What follows a trace", FIX):
             if node_mass is None:
                 return labelled(named(microscope, whole, tokens), bank=None, labels=microscope.labels)
-            small = prune(whole, node_mass=node_mass, edge_mass=edge_mass)
+            small = prune(whole, node_mass=node_mass, edge_mass=edge_mass, max_edges=max_edges)
             del whole
             require_readable(small)
             return labelled(named(microscope, small, tokens), bank=microscope.bank, labels=microscope.labels)

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, 
 
 from thoughtscope.core.labels import MAX_LABEL, is_plain_line
 from thoughtscope.microscope.keeping import MAX_MEMBERS, MAX_PINS, MAX_SUPERNODES
-from thoughtscope.microscope.tracing import EDGE_MASS, NODE_MASS
+from thoughtscope.microscope.tracing import NODE_MASS
 
 MAX_PROMPT_CHARACTERS = 20_000
 MAX_MESSAGES = 200
@@ -86,7 +86,8 @@ class PromptRequest(Wire):
 
 class TraceRequest(PromptRequest):
     node_mass: Share = NODE_MASS
-    edge_mass: Share = EDGE_MASS
+    edge_mass: Share | None = None
+    """The share of the influence whose edges stay; null for our choice."""
     max_nodes: Annotated[int, Field(ge=1, le=100_000)] | None = None
     influence_bound: Annotated[FiniteFloat, Field(ge=0, lt=1)] | None = None
     """End where at most that share of the influence is still to come; null, without `max_nodes`, for our choice."""

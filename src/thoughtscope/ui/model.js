@@ -6,6 +6,7 @@ import { tokenWord } from "./text.js";
 
 const LONGEST = 4000; // characters of a label: more cannot be read, and is slow to draw
 const MAX_NODES = 20000;
+const READABLE = 400; // features and errors that a graph opens with: of more, the slider shows the rest
 const MAX_TOKENS = 20000;
 const MAX_LAYERS = 1000;
 
@@ -40,14 +41,22 @@ export function buildGraph(json) {
   const connected = connect(links, byId);
   const influenceKnown = links.length > 0 && links.every((link) => link.influence !== null);
   const prompt = String(metadata.prompt ?? tokens.join(""));
+  const total = most(nodes.map((node) => node.cumulative ?? 0), 0) || 1;
   return {
     slug: String(metadata.slug ?? ""), prompt, heading: headingOf(turns) || prompt, scan: metadata.scan,
     tokens, turns, folded, nodes, byId, layers, links, metadata, json, ours: metadata.thoughtscope ?? null,
     influenceKnown,
     ranked: influenceKnown ? [...links].sort((a, b) => Number(b.influence) - Number(a.influence)) : links,
     hasErrors: nodes.some((node) => node.kind === "error"), held: finite(json.score_curve?.influence_held),
-    total: most(nodes.map((node) => node.cumulative ?? 0), 0) || 1, curve: readCurve(json.score_curve), ...connected,
+    total, opening: openingOf(inner, total), curve: readCurve(json.score_curve), ...connected,
   };
+}
+
+/** The share of the influence whose nodes a graph opens with: all, if they can be read, else the most that can. */
+function openingOf(nodes, total) {
+  const ranked = nodes.filter((node) => node.cumulative !== null).map((node) => node.cumulative).sort((a, b) => a - b);
+  const first = ranked[READABLE - (nodes.length - ranked.length)]; // nodes without a rank always show
+  return first === undefined ? 1 : Math.min(1, Math.max(0.2, (Math.ceil((first / total) * 100) - 1) / 100));
 }
 
 /** @returns {GraphNode} */

@@ -254,6 +254,8 @@ interface Graph {
   hasErrors: boolean;
   held: number | null;
   total: number;
+  /** The share of the influence whose nodes are shown at first. */
+  opening: number;
   curve: ScoreCurve | null;
   metadata: any;
   json: GraphFile;

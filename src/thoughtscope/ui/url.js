@@ -5,7 +5,7 @@ const EDGES = 300;
 
 export function readHash(hash) {
   const values = new URLSearchParams(String(hash).replace(/^#/, ""));
-  const prune = Number(values.get("t") ?? 1);
+  const prune = Number(values.get("t") ?? NaN);
   const edges = Math.trunc(Number(values.get("k") ?? EDGES));
   const theme = values.get("theme") ?? "";
   return {
@@ -13,7 +13,7 @@ export function readHash(hash) {
     selected: values.get("s"),
     pins: values.has("p") ? split(values.get("p")) : null,
     supernodes: values.has("n") ? readGroups(values.get("n")) : null,
-    prune: Number.isFinite(prune) ? Math.min(1, Math.max(0.2, prune)) : 1,
+    prune: Number.isFinite(prune) ? Math.min(1, Math.max(0.2, prune)) : null, // null: where the graph opens
     showErrors: values.get("e") !== "0",
     edgeCount: Number.isFinite(edges) && edges >= 0 ? edges : EDGES,
     theme: ["light", "dark"].includes(theme) ? theme : null,
@@ -42,7 +42,7 @@ export function writeHash(view) {
   const groups = view.supernodes?.map((g) => [g.label, ...g.members]) ?? [];
   if (groups.length) values.set("n", JSON.stringify(groups));
   else if (view.slug && !view.bare) values.set("n", "");
-  if (view.prune < 1) values.set("t", String(Math.round(view.prune * 100) / 100));
+  if (view.slug && view.prune !== (view.opening ?? 1)) values.set("t", String(Math.round(view.prune * 100) / 100));
   if (!view.showErrors) values.set("e", "0");
   if (view.slug && view.edgeCount !== EDGES) values.set("k", String(view.edgeCount));
   if (view.theme === "light" || view.theme === "dark") values.set("theme", view.theme);

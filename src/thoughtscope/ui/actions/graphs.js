@@ -53,7 +53,7 @@ function knownView(graph, view) {
   const pins = known(view.pins ?? (Array.isArray(query.pinnedIds) ? query.pinnedIds.map(String) : []));
   const named = view.selected?.startsWith("group:") && supernodes.some((g) => `group:${g.label}` === view.selected);
   return {
-    pins, supernodes, prune: view.prune, showErrors: view.showErrors, edgeCount: view.edgeCount,
+    pins, supernodes, prune: view.prune ?? graph.opening, showErrors: view.showErrors, edgeCount: view.edgeCount,
     selected: named || graph.byId.has(view.selected) ? view.selected : null,
   };
 }
@@ -139,7 +139,8 @@ function showSnapshot(json) {
 
 /** Puts a newer picture of the same graph on screen: selection, zoom and what was arranged stay, nodes keep places. */
 function replaceGraph(graph, json) {
-  const { selected, hovered, pins, marked, supernodes, prune, showErrors, edgeCount } = getState();
+  const { graph: before, selected, hovered, pins, marked, supernodes, showErrors, edgeCount } = getState();
+  const prune = getState().prune === before?.opening ? null : getState().prune; // only a moved slider stays
   const arranged = supernodes.some((g) => !json.named_by_rule?.some((named) => named.label === g.label));
   const view = { selected, pins, prune, showErrors, edgeCount, ...(arranged ? { supernodes } : {}) };
   const known = (ids) => ids.filter((id) => graph.byId.has(id));

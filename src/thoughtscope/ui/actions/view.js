@@ -16,7 +16,7 @@ export function writeAddress(how) {
   const fromAddress = readHash(location.hash).theme;
   const filed = state.graph?.json.qParams;
   const hash = writeHash({
-    ...state, slug: state.graph?.slug, theme: fromAddress ? state.theme : null,
+    ...state, slug: state.graph?.slug, opening: state.graph?.opening, theme: fromAddress ? state.theme : null,
     bare: !filed?.pinnedIds?.length && !filed?.supernodes?.length, // then an empty circuit need not be said
   });
   if (hash === (location.hash || "#")) return;
