@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from statistics import mean, median
@@ -129,16 +129,19 @@ def candidates() -> Iterator[tuple[str, list[Candidate]]]:
     _, dictionary = load("sae", "bfloat16")
     tables = [(part, contrasts(part), largest_activations(part)) for part in dictionary.parts]
     for number, (concept, words) in enumerate(CONCEPTS.items()):
-        pool = []
-        for part, contrast, largest in tables:
-            values, indices = (contrast[number] * (largest > 0)).topk(POOL)
-            for value, index in zip(values.tolist(), indices.tolist(), strict=True):
-                if value > 0:
-                    pool.append(
-                        Candidate(part=part.name, index=index, largest=float(largest[index]), contrast=value)
-                    )
-        pool = sorted(pool, key=lambda each: -each.contrast)[:POOL]
-        yield concept, sorted(pool, key=lambda each: -lift(each, words))[:CANDIDATES]
+        found = [
+            each for part, contrast, largest in tables for each in strongest(part, contrast[number], largest)
+        ]
+        pool, firsts = sorted(found, key=lambda each: -each.contrast)[:POOL], first_tokens(words)
+        yield concept, sorted(pool, key=lambda each: -lift(each, firsts))[:CANDIDATES]
+
+
+def strongest(part: Any, contrast: Any, largest: Any) -> Iterator[Candidate]:
+    """The part's features with most contrast that are ever active."""
+    values, indices = (contrast * (largest > 0)).topk(POOL)
+    for value, index in zip(values.tolist(), indices.tolist(), strict=True):
+        if value > 0:
+            yield Candidate(part=part.name, index=index, largest=float(largest[index]), contrast=value)
 
 
 def contrasts(part: Any) -> Any:
@@ -150,14 +153,19 @@ def contrasts(part: Any) -> Any:
     return (firing - others).clamp(min=0) * (firing >= FIRING)
 
 
-def lift(feature: Candidate, words: tuple[str, ...]) -> float:
-    """The chance of a first token of the words, mean over the model's own answers, with the feature turned up."""
+def first_tokens(words: tuple[str, ...]) -> list[int]:
+    """The tokens by which the words begin, within a text and at its start."""
+    model, _ = load("sae", "bfloat16")
+    spelled = [f"{before}{word}" for word in words for before in (" ", "")]
+    return sorted({model.tokenizer(each, add_special_tokens=False)["input_ids"][0] for each in spelled})
+
+
+def lift(feature: Candidate, firsts: list[int]) -> float:
+    """The chance of these tokens, mean over the model's own answers, with the feature turned up."""
     from thoughtscope.models import forward
 
     model, dictionary = load("sae", "bfloat16")
     longer, start = own_answers()
-    spelled = [f"{before}{word}" for word in words for before in (" ", "")]
-    firsts = sorted({model.tokenizer(each, add_special_tokens=False)["input_ids"][0] for each in spelled})
     values = [multiple * feature.largest for multiple in LIFT for _ in TUNING]
     logits = forward(model, longer, writes=turning(dictionary.part(feature.part), feature.index, values))
     return float(logits[:, start - 1 : -1].softmax(-1)[..., firsts].sum(-1).mean())
@@ -251,7 +259,7 @@ def steered(tuned: Tuned, seed: int) -> dict[str, Any]:
                            "multiple": tuned.multiple, "tuning": tuned.share, "example": said[""][0]}  # fmt: skip
     for name, texts in said.items():
         row[f"mentions{name}"] = mentions(texts, CONCEPTS[concept])
-        row[f"perplexity{name}"] = round(median(perplexities(PROMPTS, texts)), 2)
+        row[f"perplexity{name}"] = round(median(perplexities(PROMPTS, tuple(texts))), 2)
     return row
 
 
@@ -266,7 +274,7 @@ def chosen(concept: str, found: list[Candidate], seed: int) -> Tuned:
         values = [multiple * feature.largest for multiple in MULTIPLES for _ in TUNING]
         texts = answers(TUNING * len(MULTIPLES), (dictionary.part(feature.part), feature.index, values), seed)
         for number, multiple in enumerate(MULTIPLES):
-            here = texts[number * n : (number + 1) * n]
+            here = tuple(texts[number * n : (number + 1) * n])
             price, share = round(median(perplexities(TUNING, here)), 2), mentions(here, CONCEPTS[concept])
             tried.append(Tuned(concept=concept, feature=feature, multiple=multiple, share=share, price=price))
     affordable = [each for each in tried if each.price <= bar] or [min(tried, key=lambda each: each.price)]
@@ -280,8 +288,8 @@ def rows_of(indices: list[int]) -> Any:
 
 
 @cache
-def unsteered(prompts: tuple[str, ...], seed: int) -> list[str]:
-    return answers(prompts, None, seed)
+def unsteered(prompts: tuple[str, ...], seed: int) -> tuple[str, ...]:
+    return tuple(answers(prompts, None, seed))
 
 
 def answers(prompts: tuple[str, ...], turned: tuple[Any, int, list[float]] | None, seed: int) -> list[str]:
@@ -318,32 +326,33 @@ def until_end(model: Any, new: Any) -> list[list[int]]:
     return [list(takewhile(lambda token: token not in ends, row)) for row in new.tolist()]
 
 
-def mentions(found: list[str], words: tuple[str, ...]) -> float:
+def mentions(found: Iterable[str], words: tuple[str, ...]) -> float:
     """The share of texts that hold one of the words."""
     pattern = re.compile(rf"\b({'|'.join(map(re.escape, words))})(e?s)?\b", re.IGNORECASE)
     return round(mean(pattern.search(text) is not None for text in found), 4)
 
 
-def perplexities(prompts: tuple[str, ...], found: list[str]) -> list[float]:
+@cache
+def perplexities(prompts: tuple[str, ...], found: tuple[str, ...]) -> list[float]:
     """Of each answer under the model as it is; an empty one counts as its vocabulary's size."""
     from thoughtscope import tokenize
     from thoughtscope.models.hooks import run
 
     model, _ = load("sae", "bfloat16")
-    told = []
+    surprise = []
     for prompt, text in zip(prompts, found, strict=True):
         before = tokenize(model, chat=[{"role": "user", "content": prompt}]).ids[0].tolist()
         after = model.tokenizer(text, add_special_tokens=False)["input_ids"]
         if not after:
-            told.append(float(model.vocab_size))
+            surprise.append(float(model.vocab_size))
             continue
         ids = rows_of([before + after])
         logits = run(model, ids, ids.new_ones(ids.shape).bool())
         assert logits is not None
         chances = logits[0, len(before) - 1 : -1].log_softmax(-1)
         loss = -chances.gather(1, ids[0, len(before) :, None]).mean()
-        told.append(math.exp(min(float(loss), 20.0)))
-    return told
+        surprise.append(math.exp(min(float(loss), 20.0)))
+    return surprise
 
 
 if __name__ == "__main__":

@@ -111,5 +111,5 @@ if __name__ == "__main__":
         measure,
         claim="Mean Spearman correlation, over prompts, of a feature's influence in SmolLM2-135M-Instruct's graph with "
         "what its ablation changes (control: a random order).",
-        paper="0.72 from feature to feature, over 20 prompts (Ameisen et al. 2025)",
+        paper={"spearman": 0.72, "of": "feature to feature, 20 prompts", "source": "Ameisen et al. 2025"},
     )

@@ -142,7 +142,9 @@ def test_pruning_to_a_number_of_edges_keeps_those_that_carry_most() -> None:
     small = prune(graph, node_mass=1.0, edge_mass=1.0, max_edges=160)
     order = np.argsort(-edge_influence(whole))[:160]
     strongest, kept = ends_of(whole)[order].tolist(), ends_of(small).tolist()
-    assert 100 < len(kept) <= 160 and all(ends in strongest for ends in kept)  # the others led nowhere any more
+    assert 100 < len(kept) <= 160 and all(
+        ends in strongest for ends in kept
+    )  # the others led nowhere any more
     assert small.provenance["pruning"]["max_edges"] == 160
     assert prune(graph, max_edges=10**6).edges.nnz == prune(graph).edges.nnz
     with pytest.raises(ThoughtscopeError, match="max_edges must be at least 1"):

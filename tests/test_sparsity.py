@@ -36,9 +36,8 @@ def test_as_many_stay_as_are_asked_for_and_they_are_those_furthest_above_their_t
     after = with_l0(model, before, DOCUMENTS, l0=wanted / (n_tokens * len(before.parts)))
     stay = margins(after)
     assert len(stay) == wanted
-    factors = {
-        float((b.threshold / a.threshold).mean()) for a, b in zip(before.parts, after.parts, strict=True)
-    }  # type: ignore[operator]
+    pairs = zip(before.parts, after.parts, strict=True)
+    factors = {float((b.threshold / a.threshold).mean()) for a, b in pairs}
     assert max(factors) == pytest.approx(min(factors), rel=1e-5)
     assert [each * max(factors) for each in stay] == pytest.approx(there[:wanted], rel=1e-4)
     for a, b in zip(before.parts, after.parts, strict=True):

@@ -25,6 +25,7 @@ from thoughtscope.core.errors import ThoughtscopeError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from thoughtscope.cli.answers import Voice
     from thoughtscope.models import Sampling
 
 TALK_TOKENS = 2048
@@ -92,9 +93,8 @@ def chat(
             raise ThoughtscopeError(f"{option} is empty.")
 
     from thoughtscope import microscope
-    from thoughtscope.cli.answers import Voice, answer_once, show_like, show_search
+    from thoughtscope.cli.answers import Voice
     from thoughtscope.cli.serve import serve_chat
-    from thoughtscope.cli.talking import converse
     from thoughtscope.dictionaries.named import usual
 
     dictionary = usual(model, talking=True) if dictionary is None else dictionary
@@ -121,6 +121,16 @@ def chat(
         max_new_tokens=max_new_tokens,
         as_json=as_json,
     )
+    at_the_terminal(voice, prompt, multiples, search, like)
+
+
+def at_the_terminal(
+    voice: Voice, prompt: str | None, multiples: Mapping[str, float], search: str | None, like: str | None
+) -> None:
+    """What was asked for: lists of features, one answer, or a conversation where it is neither."""
+    from thoughtscope.cli.answers import answer_once, show_like, show_search
+    from thoughtscope.cli.talking import converse
+
     if search is not None:
         show_search(voice, search)
     if like is not None:

@@ -1,8 +1,8 @@
 """Dictionaries by a short name, `MODEL/DICTIONARY`: those in the package, and those made for a model with a short name.
 
 specimen/clt              shipped
+smollm2/sae               shipped, for talking
 smollm2/transcoders       in the user's data folder, dictionaries/smollm2/transcoders, once it is made there
-smollm2/sae               the same, for talking
 """
 
 from __future__ import annotations
@@ -30,13 +30,11 @@ def named(name: str) -> Path | None:
         return None
     found = _those_of(model)
     if name not in found:
-        there = f"There are: {', '.join(sorted(found))}." if found else "There is none yet."
-        fix = (
-            ""
-            if model == "specimen"
-            else f" Put one that was trained on it at {made_at(name)}, or name its folder."
+        own_one = f" Put one that was trained on it at {made_at(name)}, or name its folder."
+        fix = "" if model == "specimen" else own_one
+        raise DictionaryMismatch(
+            f'There is no dictionary "{name}". There are: {", ".join(sorted(found))}.{fix}'
         )
-        raise DictionaryMismatch(f'There is no dictionary "{name}". {there}{fix}')
     return found[name]
 
 

@@ -8,10 +8,10 @@ import { source } from "./actions/source.js";
 import { savedTheme } from "./actions/theme.js";
 import { readAddress, writeAddress } from "./chat/address.js";
 import { Composer } from "./chat/composer.js";
-import { idOf, labelOf, learn, meet } from "./chat/features.js";
+import { meet } from "./chat/features.js";
 import { Panel } from "./chat/panel.js";
 import { getChat, resetChat, setChat } from "./chat/state.js";
-import { SpokenToken, Talk, questionsFor } from "./chat/talk.js";
+import { SpokenToken, Talk } from "./chat/talk.js";
 import { BLANK, answerLast, read, stop } from "./chat/talking.js";
 import { Notice } from "./components/notice.js";
 import { Mark, Pages, ThemeButton } from "./components/pages.js";
@@ -19,12 +19,6 @@ import { Splitter } from "./components/splitter.js";
 import { setState, useParts } from "./store.js";
 import { plainText } from "./text.js";
 import { Login } from "./views/login.js";
-
-const RARE = 0.05; // share of tokens: what fires more often says little
-const OFFERED = 5;
-const THEMES = ["family", "music", "money", "night", "animals"];
-const FOUND = 12;
-const ALIKE = 40;
 
 function App() {
   const { session, fatal, locked, theme } = useParts("session", "fatal", "locked", "theme");
@@ -74,7 +68,6 @@ async function start() {
     setState({ session, theme: savedTheme() });
     if (!session.model) return;
     followAddress();
-    offer(session);
   } catch (error) {
     const { code, message } = /** @type {any} */ (error);
     setState(code === "token_needed" ? { locked: true, theme: savedTheme() } : { fatal: message });
@@ -94,34 +87,6 @@ async function followAddress() {
     await read({ exchange, side: "turned" });
   }
   if (exchanges.length && !exchanges.at(-1)?.plain) await answerLast(); // a message without an answer asks for one
-}
-
-/** For an empty page: features that are called by a theme; of a model without such, those of the first question. */
-async function offer(session) {
-  try {
-    const called = await Promise.all(THEMES.map(async (theme) => {
-      const { features } = await source.search(theme, FOUND);
-      return features.filter(({ matched }) => matched === "label").find(isNamed);
-    }));
-    const themes = called.filter(Boolean);
-    offerThese(themes.length ? themes : (await source.like(firstOf(session), ALIKE)).features.filter(isNamed));
-  } catch { /* an empty page without suggestions is as good */ }
-}
-
-function firstOf(session) {
-  const [text] = questionsFor(session);
-  return session.model.chat ? { chat: [{ role: "user", content: text }] } : { prompt: text ?? "" };
-}
-
-function isNamed({ label, largest, density }) {
-  return label && largest && (density ?? 1) < RARE;
-}
-
-function offerThese(features) {
-  const labels = new Set();
-  const offered = features.filter((one) => !labels.has(labelOf(one)) && labels.add(labelOf(one))).slice(0, OFFERED);
-  learn(offered);
-  setChat({ offered });
 }
 
 function onKey(event) {

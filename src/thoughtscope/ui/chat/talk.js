@@ -1,26 +1,20 @@
 // @ts-check
-// The conversation, and the page before there is one.
+// The conversation, or what to begin one with.
 import { html } from "../html.js";
 import { useEffect, useLayoutEffect, useRef } from "../vendor/hooks.mjs";
 import { Choice } from "../components/choice.js";
 import { useParts } from "../store.js";
-import { percent, plainText, tokenWord } from "../text.js";
+import { percent, tokenWord } from "../text.js";
+import { Empty } from "./empty.js";
 import { ExchangeView } from "./exchange.js";
-import { labelOf, largestOf, placeOf, turn, idOf } from "./features.js";
+import { labelOf, largestOf, placeOf } from "./features.js";
 import { setChat } from "./state.js";
-import { choose, heardBefore, say } from "./talking.js";
+import { choose, heardBefore } from "./talking.js";
 import { pointing } from "./words.js";
 
 const SHOWN = [{ value: "both", name: "both" }, { value: "plain", name: "as it is" },
   { value: "turned", name: "turned" }];
-const QUESTIONS = ["What should I do on a rainy Sunday?", "Write two sentences about the sea.",
-  "Who are you, and what do you like?"];
 const NEAR = 40; // pixels from the end: whoever is there follows the answer
-
-/** What a reader may begin with. */
-export function questionsFor(session) {
-  return session.model?.chat ? QUESTIONS : (session.example_prompts ?? []).slice(0, 3);
-}
 
 export function Talk() {
   const { exchanges, shown } = useParts("exchanges", "shown");
@@ -49,29 +43,6 @@ export function Talk() {
         : html`<${Empty} />`}
     </div><${Legend} />
   </section>`;
-}
-
-function Empty() {
-  const { session, offered, turned, known, seen } = useParts("session", "offered", "turned", "known", "seen");
-  const chat = Boolean(session.model?.chat);
-  return html`<div class="chat-empty">
-    <h1>Talk to the model with its features in hand.</h1>
-    <p class="lead">${chat ? "Say something." : "Type the beginning of a text."} Every token of what is said shows the
-      features that are strongest on it. Turn any of them up or down, and read both answers side by side: the model as
-      it is, and the model with that one thing changed.</p>
-    <section><h2>${chat ? "To begin with" : "Beginnings"}</h2><ul class="prompts">
-      ${questionsFor(session).map((text) => html`<li key=${text}><button onClick=${() => say(text)}>
-        <bdi>${plainText(text)}</bdi></button></li>`)}</ul></section>
-    ${offered.length > 0 && html`<section><h2>Features worth turning</h2><ul class="prompts offered">
-      ${offered.map((feature) => {
-        const id = idOf(feature);
-        const on = turned.some((one) => one.id === id);
-        return html`<li key=${id}><button disabled=${on || !largestOf({ known, seen }, id)} onClick=${() => {
-          turn(id);
-          choose(id);
-        }}><span>${labelOf(feature)}</span><small>${on ? "turned up" : placeOf(id)}</small></button></li>`;
-      })}</ul></section>`}
-  </div>`;
 }
 
 /** What the tint says, while there is one. */
