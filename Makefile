@@ -41,7 +41,7 @@ demo: $(READY)
 	$(RUN) -m thoughtscope demo $(DEMO_FLAGS)
 
 test: $(READY)
-	$(RUN) -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadgroup $(PYTEST_FLAGS)
+	$(RUN) -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadscope $(PYTEST_FLAGS)
 
 check: $(READY)
 	$(RUN) -m ruff format --check .

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import random
 import socket
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -18,6 +21,7 @@ from hypothesis import settings
 settings.register_profile("house", derandomize=True, deadline=None)
 settings.load_profile("house")
 
+ROOT = Path(__file__).parents[1]
 LOCAL = ("127.0.0.1", "::1", "localhost", "0.0.0.0", "")
 
 
@@ -44,12 +48,42 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", guarded)
 
 
-@pytest.hookimpl(tryfirst=True)
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """On several workers (`make test`) all tests that start a browser share one of them: they share a server and a tab."""
-    for item in items:
-        if "browser" in item.path.parts or item.get_closest_marker("browser"):
-            item.add_marker(pytest.mark.xdist_group("browser"))
+    """What takes long comes first, so that no worker is left with it in the end."""
+    items.sort(
+        key=lambda item: (worker_unit(item.nodeid) != "browser", not has_mark(file_of(item.nodeid), "slow"))
+    )
+
+
+def worker_unit(nodeid: str) -> str:
+    """What runs on one worker: a file, whose fixtures are made once; all tests that start a browser, which share it, a
+    server and a tab."""
+    file = file_of(nodeid)
+    return "browser" if Path(file).parent.name == "browser" or has_mark(file, "browser") else file
+
+
+def file_of(nodeid: str) -> str:
+    return nodeid.partition("::")[0]
+
+
+@cache
+def has_mark(file: str, mark: str) -> bool:
+    path = ROOT / file
+    return path.is_file() and f"pytest.mark.{mark}" in path.read_text()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """For several workers (`make test`). Not by marks of a group, which pytest-xdist 3.8 loses under pytest 9.2."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByUnit(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return worker_unit(nodeid)
+
+    config.option.loadscopereorder = False
+    return ByUnit(config, log)
 
 
 def must_run() -> bool:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import worker_unit
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "thoughtscope"
 FUNCTION_LINES, FILE_LINES, SCRIPT_LINES = 60, 600, 400
@@ -229,7 +231,7 @@ def test_may_skip():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [[], ["-n", "2", "--dist", "loadgroup"]], ids=["one process", "workers"])
+@pytest.mark.parametrize("workers", [[], ["-n", "2", "--dist", "loadscope"]], ids=["one process", "workers"])
 def test_a_skip_fails_where_every_test_must_run(tmp_path, workers):
     """Also a file that skips itself, and also when the tests run in workers."""
     (tmp_path / "test_some.py").write_text(SKIPS)
@@ -245,6 +247,14 @@ def test_a_skip_fails_where_every_test_must_run(tmp_path, workers):
     assert done["0"].returncode == 0 and "1 passed" in done["0"].stdout
     assert done["1"].returncode != 0 and "was skipped where every test must run" in done["1"].stdout
     assert re.search(r"1 error", done["1"].stdout), "a file that skips itself"
+
+
+def test_tests_that_start_a_browser_share_a_worker_and_others_run_by_file():
+    units = {
+        worker_unit(f"tests/{file}::test_some[a::b/c]") for file in ("browser/test_fit.py", "test_pareto.py")
+    }
+    assert units == {"browser"}
+    assert worker_unit("tests/test_store.py::TestThis::test_that[x]") == "tests/test_store.py"
 
 
 # --- imports -------------------------------------------------------------------------------------------------------

@@ -20,7 +20,6 @@ ENVIRONMENT = os.environ | {
     "OMP_NUM_THREADS": "1",
     "GLOO_SOCKET_IFNAME": "lo",
 }
-pytestmark = pytest.mark.xdist_group("ranks")  # one launch serves them all
 KINDS = ("TopK autoencoder", "BatchTopK cross-layer transcoder", "JumpReLU autoencoder")
 
 

@@ -96,7 +96,7 @@ def serving(load: Callable[[], Any], folder: Path) -> Iterator[Server]:
     session.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The real server with a tiny random model and its random dictionary."""
     from tests.tiny_microscope import tiny_microscope
@@ -105,7 +105,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Any]:
     chromium = find_chromium()
     if chromium is None:
@@ -119,7 +119,7 @@ def browser() -> Iterator[Any]:
         running.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def tab(browser: Any, server: Server) -> Any:
     """One tab for all tests, let in by the server's link: what it has read once it need not read again."""
     context = browser.new_context(reduced_motion="reduce", accept_downloads=True)
@@ -192,7 +192,7 @@ def node(graph: dict[str, Any]) -> Callable[..., str]:
     return find
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def traced(server: Server) -> str:
     """A graph that the tiny model made, with its slug."""
     with server.open("api/trace", json.dumps({"prompt": "ab cd"}).encode()) as answer:
