@@ -37,12 +37,9 @@ in [architecture.md](architecture.md)."""
 
 def cli_page() -> str:
     """The page of all commands: what each does, its examples, its arguments and options."""
-    import typer
+    from thoughtscope.cli.app import every_command
 
-    from thoughtscope.cli.app import app
-
-    group = typer.main.get_command(app)
-    commands = [section(name, command) for name, command in sorted(group.commands.items())]
+    commands = [section(name, command) for name, command in sorted(every_command().items())]
     return INTRODUCTION + "\n" + "\n".join(commands)
 
 

@@ -1,9 +1,9 @@
-"""`collect_examples`: one scan over text, then for every feature its examples, figures and outputs."""
+"""`collect_examples`: one pass over text, then for every feature its examples, figures and outputs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import os
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,40 +11,31 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from thoughtscope.atlas.bank import FeatureBank, LayerRecords, window_of
-from thoughtscope.core.errors import ThoughtscopeError
+from thoughtscope.atlas.bank import FeatureBank, LayerRecords
+from thoughtscope.atlas.columns import Columns
+from thoughtscope.atlas.picking import GROUPS, Windows, figures, pick
+from thoughtscope.atlas.recording import Recording, record
+from thoughtscope.core.errors import DictionaryMismatch
 from thoughtscope.core.progress import Progress, silent
 from thoughtscope.core.site import Site
-from thoughtscope.dictionaries import Dictionary, Part, check_fits, resident
-from thoughtscope.dictionaries.documents import Document, counted, document_batches
-from thoughtscope.dictionaries.features import flat
+from thoughtscope.dictionaries import Dictionary, Part
+from thoughtscope.dictionaries.documents import Document
 
 if TYPE_CHECKING:
     from thoughtscope.models import Model
 
-GROUPS = ("Top activations", "Upper quarter", "Upper middle", "Lower middle", "Lower quarter")
-BINS = 30
 N_LOGITS = 10
+BLOCK = 2**24
+"""Activations that are looked at together; a feature's are never parted."""
 _TO_RESIDUAL = ("embed", "resid_pre", "resid_mid", "resid_post", "attn_raw", "attn_out", "mlp_raw", "mlp_out")
-_LARGEST = torch.finfo(torch.float16).max  # an infinity would spoil the histogram
 
 
-@dataclass(kw_only=True)
-class _Scan:
-    """What one pass over the text found: its tokens, and by layer each (feature, token, value) that was active."""
-
-    ids: list[np.ndarray] = field(default_factory=list)
-    lengths: list[int] = field(default_factory=list)
-    events: list[list[tuple[np.ndarray, np.ndarray, np.ndarray]]]
-    n_tokens: int = 0
-
-
-@torch.no_grad()
 def collect_examples(
     model: Model,
     dictionary: Dictionary,
     documents: Iterable[Document],
     *,
+    folder: str | os.PathLike[str] | None = None,
     max_tokens: int = 200_000,
     n_top: int = 10,
     n_quantile: int = 3,
@@ -55,24 +46,57 @@ def collect_examples(
     """Runs the model over the first `max_tokens` tokens and keeps, of each feature, `n_top` examples, `n_quantile` of
     each quarter of its activations, a histogram, and the tokens that it raises and lowers most.
 
-    No two examples of a feature show the same text. Memory: about 10 bytes per active feature and token.
+    No two examples of a feature show the same text. With `folder`, what is active is written there on the way, and a
+    call that was killed goes on: see `record`, which also tells the memory, and `bank_of_recording`.
     Raises `DictionaryMismatch` for a dictionary of another model, `ThoughtscopeError` when there is no text.
     """
-    check_fits(dictionary, model)
-    scan = _scan(model, resident(dictionary, device=model.device), documents, max_tokens, context, progress)
-    ids = np.concatenate(scan.ids)
-    starts = np.concatenate([[0], np.cumsum(scan.lengths)])
+    found = record(
+        model, dictionary, documents, folder, max_tokens=max_tokens, context=context, progress=progress
+    )
+    assert found is not None  # one process sees to all of it
+    return bank_of_recording(
+        model, dictionary, found, n_top=n_top, n_quantile=n_quantile, window=window, progress=progress
+    )
+
+
+@torch.no_grad()
+def bank_of_recording(
+    model: Model,
+    dictionary: Dictionary,
+    recording: Recording,
+    *,
+    n_top: int = 10,
+    n_quantile: int = 3,
+    window: tuple[int, int] = (28, 14),
+    progress: Progress = silent,
+) -> FeatureBank:
+    """The bank of a recording, made without another pass over the text, some features after the others.
+
+    Raises `DictionaryMismatch` for the recording of another dictionary.
+    """
+    if recording.plan.scan != dictionary.scan or recording.plan.n_features != tuple(
+        part.n_features for part in dictionary.parts
+    ):
+        raise DictionaryMismatch(
+            f"This is a recording of {recording.plan.dictionary} with {recording.plan.n_features} features; "
+            f"{dictionary.name} is another dictionary. Record it anew."
+        )
+    ids, starts = recording.ids, recording.starts
+    windows = Windows.over(ids, starts, window)
     layers: list[LayerRecords] = []
     used = set(ids.tolist())
-    for part, events in zip(dictionary.parts, scan.events, strict=True):
+    progress("examples", 0, len(dictionary.parts))
+    for number, part in enumerate(dictionary.parts):
         outputs = output_tokens(model, part)
-        used |= set(outputs["top_logits"].flatten().tolist()) | set(
-            outputs["bottom_logits"].flatten().tolist()
-        )
-        picker = _Picker(
-            ids=ids, starts=starts, window=window, n_top=n_top, n_quantile=n_quantile, seed=len(layers)
-        )
-        layers.append(picker.records(events, part.n_features, outputs))
+        used |= {
+            token for name in ("top_logits", "bottom_logits") for token in outputs[name].flatten().tolist()
+        }
+        blocks = [
+            _records(columns, windows, n_top, n_quantile, seed=number + 1000 * at)
+            for at, columns in enumerate(_blocks(recording, number))
+        ]
+        layers.append(LayerRecords(**_together(blocks), **outputs))
+        progress("examples", number + 1, len(dictionary.parts))
     return FeatureBank(
         dictionary_name=dictionary.name,
         scan=dictionary.scan,
@@ -87,123 +111,47 @@ def collect_examples(
     )
 
 
-def _scan(
-    model: Model,
-    dictionary: Dictionary,
-    documents: Iterable[Document],
-    max_tokens: int,
-    context: int,
-    progress: Progress,
-) -> _Scan:
-    from thoughtscope.models import capture
-
-    scan = _Scan(events=[[] for _ in dictionary.parts])
-    for tokens in document_batches(model, documents, context=min(context, model.max_positions)):
-        acts = capture(model, tokens, dictionary.reads)
-        keep = counted(tokens.mask, skip_first=dictionary.skip_first)
-        # The number of each real token in the text scanned so far.
-        number = (tokens.mask.flatten().cumsum(0) - 1).view(tokens.mask.shape) + scan.n_tokens
-        numbers = number[keep].numpy()
-        held = {site: flat(acts[site][keep.to(acts[site].device)], 1) for site in dictionary.reads}
-        for events, part in zip(scan.events, dictionary.parts, strict=True):
-            values = part.activations(held).cpu()
-            row, feature = values.nonzero(as_tuple=True)
-            found = (
-                feature.numpy().astype(np.int32),
-                numbers[row].astype(np.int32),
-                values[row, feature].clamp(max=_LARGEST).half().numpy(),
-            )
-            events.append(found)
-        scan.ids.append(tokens.ids[tokens.mask].numpy().astype(np.int32))
-        scan.lengths += tokens.mask.sum(-1).tolist()
-        scan.n_tokens += int(tokens.mask.sum())
-        progress("collect", min(scan.n_tokens, max_tokens), max_tokens)
-        if scan.n_tokens >= max_tokens:
-            break
-    if not scan.n_tokens:
-        raise ThoughtscopeError("The documents hold no text to collect examples from.")
-    return scan
+def _blocks(recording: Recording, part: int) -> Iterator[Columns]:
+    """A part's features in as few blocks as `BLOCK` allows."""
+    total = np.cumsum(recording.count(part))
+    first = 0
+    while first < len(total):
+        before = int(total[first - 1]) if first else 0
+        end = max(first + 1, int(np.searchsorted(total, before + BLOCK, side="right")))
+        yield recording.columns(part, first, end)
+        first = end
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Picker:
-    """Chooses the examples of one layer's features."""
+def _records(
+    columns: Columns, windows: Windows, n_top: int, n_quantile: int, seed: int
+) -> dict[str, np.ndarray]:
+    """What a bank keeps of some features, in the fields of `LayerRecords`."""
+    histogram, quantiles = figures(columns)
+    picked = pick(columns, windows, n_top=n_top, n_quantile=n_quantile, seed=seed)
+    return {
+        "count": columns.count.astype(np.int32),
+        "histogram": histogram,
+        "quantiles": quantiles,
+        "example_offsets": picked.offsets.astype(np.int32),
+        "example_token": columns.token[picked.event],
+        "example_group": picked.group,
+        "active_offsets": picked.active_offsets.astype(np.int32),
+        "active_token": columns.token[picked.active],
+        "active_value": columns.value[picked.active],
+    }
 
-    ids: np.ndarray
-    starts: np.ndarray
-    window: tuple[int, int]
-    n_top: int
-    n_quantile: int
-    seed: int
 
-    def records(
-        self, events: Sequence[tuple[np.ndarray, ...]], n_features: int, outputs: Mapping[str, Tensor]
-    ) -> LayerRecords:
-        feature, token, value = (np.concatenate(column) for column in zip(*events, strict=True))
-        order = np.lexsort((token, feature))
-        feature, token, value = feature[order], token[order], value[order]
-        bounds = np.searchsorted(feature, np.arange(n_features + 1))
-        random = np.random.default_rng(self.seed)
-        histogram = np.zeros((n_features, BINS), np.int32)
-        quantiles = np.zeros((n_features, 5), np.float32)
-        examples: list[tuple[int, int]] = []
-        example_offsets, active_offsets, actives = [0], [0], []
-        for index in range(n_features):
-            where, strength = (
-                token[bounds[index] : bounds[index + 1]],
-                value[bounds[index] : bounds[index + 1]],
-            )
-            if len(where):
-                wide = strength.astype(np.float32)
-                histogram[index] = np.histogram(wide, bins=BINS, range=(0.0, float(wide.max())))[0]
-                quantiles[index] = np.quantile(wide, (0, 0.25, 0.5, 0.75, 1))
-            for group, chosen in self._choose(where, strength, random):
-                start, end = window_of(self.starts, int(where[chosen]), self.window)
-                inside = slice(*np.searchsorted(where, (start, end)))
-                actives.append((where[inside], strength[inside]))
-                active_offsets.append(active_offsets[-1] + inside.stop - inside.start)
-                examples.append((int(where[chosen]), group))
-            example_offsets.append(len(examples))
-        return LayerRecords(
-            count=torch.from_numpy(np.diff(bounds).astype(np.int32)),
-            histogram=torch.from_numpy(histogram),
-            quantiles=torch.from_numpy(quantiles),
-            **outputs,
-            example_offsets=torch.tensor(example_offsets, dtype=torch.int32),
-            example_token=torch.tensor([at for at, _ in examples], dtype=torch.int32),
-            example_group=torch.tensor([group for _, group in examples], dtype=torch.uint8),
-            active_offsets=torch.tensor(active_offsets, dtype=torch.int32),
-            active_token=torch.from_numpy(
-                np.concatenate([at for at, _ in actives] or [np.zeros(0, np.int32)])
-            ),
-            active_value=torch.from_numpy(
-                np.concatenate([v for _, v in actives] or [np.zeros(0, np.float16)])
-            ),
-        )
-
-    def _choose(
-        self, where: np.ndarray, strength: np.ndarray, random: np.random.Generator
-    ) -> Iterator[tuple[int, int]]:
-        """Groups and event numbers: the strongest, then some of each quarter by rank; no text twice."""
-        ranked = np.argsort(-strength, kind="stable")
-        seen: set[bytes] = set()
-        quarters = np.array_split(ranked, 4) if len(ranked) >= 8 else []
-        wanted = [(0, ranked, self.n_top)]
-        wanted += [
-            (1 + n, random.permutation(quarter), self.n_quantile) for n, quarter in enumerate(quarters)
-        ]
-        for group, candidates, n in wanted:
-            # Look a while for texts not shown yet; a feature of one phrase has few.
-            for event in candidates[: 20 * n]:
-                start, end = window_of(self.starts, int(where[event]), self.window)
-                text = self.ids[start:end].tobytes()
-                if text in seen:
-                    continue
-                seen.add(text)
-                yield group, int(event)
-                n -= 1
-                if not n:
-                    break
+def _together(blocks: list[dict[str, np.ndarray]]) -> dict[str, Tensor]:
+    """The records of all blocks: what counts examples or activations goes on where the block before ends."""
+    whole: dict[str, np.ndarray] = {}
+    for name in blocks[0]:
+        columns = [block[name] for block in blocks]
+        if name.endswith("_offsets"):
+            lasts = np.cumsum([0, *(column[-1] for column in columns)]).astype(np.int32)
+            moved = [column[1:] + last for column, last in zip(columns, lasts, strict=False)]
+            columns = [np.zeros(1, np.int32), *moved]
+        whole[name] = np.concatenate(columns)
+    return {name: torch.from_numpy(column) for name, column in whole.items()}
 
 
 def output_tokens(model: Model, part: Part) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ from thoughtscope.cli.convert import convert
 from thoughtscope.cli.curves import curves
 from thoughtscope.cli.doctor import doctor
 from thoughtscope.cli.evaluate import evaluate
+from thoughtscope.cli.features import collect
 from thoughtscope.cli.fetch import fetch
 from thoughtscope.cli.harvest import harvest
 from thoughtscope.cli.intervene import intervene
@@ -36,7 +37,17 @@ app = typer.Typer(
 )
 
 
-def add(command: Callable[..., None], short: str, text: str, *examples: str) -> None:
+features = typer.Typer(
+    help="What a dictionary's features are: collect examples of them.",
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(features, name="features", short_help="What a dictionary's features are.")
+
+
+def add(
+    command: Callable[..., None], short: str, text: str, *examples: str, group: typer.Typer = app
+) -> None:
     """Registers a command; its mistakes are told by `reporting`, its examples stand line by line in its help."""
 
     @wraps(command)
@@ -46,7 +57,7 @@ def add(command: Callable[..., None], short: str, text: str, *examples: str) -> 
 
     # The \b is the mark for "do not wrap these lines".
     lines = "\n".join(f"  thoughtscope {example}" for example in examples)
-    app.command(short_help=short, help=f"{text}\n\n\b\nExamples:\n{lines}")(reported)
+    group.command(short_help=short, help=f"{text}\n\n\b\nExamples:\n{lines}")(reported)
 
 
 add(
@@ -147,6 +158,14 @@ add(
     "evaluate ./transcoders --model ./llama --data text:texts --max-tokens 1000 --json",
 )
 add(
+    collect,
+    "Collect examples of a dictionary's features.",
+    "Run the model over text once, and write examples, histograms and outputs of every feature, for the pages to show.",
+    "features collect specimen/clt --data text:texts --max-tokens 1000 --out ./examples",
+    "features collect ./transcoders --model ./llama --data text:texts --recording ./recording --out ./examples",
+    group=features,
+)
+add(
     sweep,
     "Train and score every combination of some values.",
     "Train every combination of some values, each in its own folder, and score all of them on the same text.",
@@ -176,6 +195,16 @@ add(
     "doctor",
     "doctor --model ./gpt2 --dictionary ./transcoders",
 )
+
+
+def every_command() -> dict[str, Any]:
+    """By the words that call it, also those of groups: `features collect`."""
+    top = typer.main.get_command(app)
+    found: dict[str, Any] = {}
+    for name, command in getattr(top, "commands", {}).items():
+        inner = getattr(command, "commands", None)
+        found |= {name: command} if inner is None else {f"{name} {each}": one for each, one in inner.items()}
+    return found
 
 
 def _version(wanted: bool) -> bool:

@@ -18,12 +18,12 @@ from torch import Tensor
 from thoughtscope.core.errors import CorruptArtefact, DictionaryMismatch, ThoughtscopeError
 from thoughtscope.core.files import exclusive, writing
 from thoughtscope.core.progress import Progress, silent
+from thoughtscope.core.share import Share
 from thoughtscope.core.site import Site
 from thoughtscope.dictionaries import Dictionary, with_self_test
 from thoughtscope.dictionaries.documents import Document
 from thoughtscope.training.checkpoint import load_state, save_state
 from thoughtscope.training.data.harvest import Feed
-from thoughtscope.training.data.order import Share
 from thoughtscope.training.data.sources import Source, source_of
 from thoughtscope.training.data.stream import Batch, HarvestStream
 from thoughtscope.training.log import Log

@@ -36,12 +36,13 @@ from thoughtscope.core.errors import (
 )
 from thoughtscope.core.files import file_sha256
 from thoughtscope.core.progress import Progress, silent
+from thoughtscope.core.share import Share
 from thoughtscope.core.site import Site
 from thoughtscope.core.store import MANIFEST, Artefact, load_artefact
 from thoughtscope.core.tensors import all_finite
 from thoughtscope.training.data.ahead import ahead
 from thoughtscope.training.data.moments import Moments
-from thoughtscope.training.data.order import Share, generator
+from thoughtscope.training.data.order import generator
 from thoughtscope.training.data.stream import Batch
 
 KIND, SHARD = "activation-store", "activation-shard"

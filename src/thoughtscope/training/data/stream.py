@@ -22,12 +22,13 @@ from jaxtyping import Int
 from torch import Tensor
 
 from thoughtscope.core.errors import ThoughtscopeError
+from thoughtscope.core.share import Share
 from thoughtscope.core.site import Site
 from thoughtscope.dictionaries.documents import Document
 from thoughtscope.training.data.ahead import ahead
 from thoughtscope.training.data.harvest import Feed, Harvested, Lane, check_finite, in_pace, lanes_of
 from thoughtscope.training.data.moments import Moments, outliers
-from thoughtscope.training.data.order import LANES, Share, generator
+from thoughtscope.training.data.order import LANES, generator
 from thoughtscope.training.data.sources import Documents, Source, source_of
 
 if TYPE_CHECKING:

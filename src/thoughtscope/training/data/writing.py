@@ -20,13 +20,14 @@ from thoughtscope.core.files import exclusive, file_sha256, writing
 from thoughtscope.core.memory import memory_told
 from thoughtscope.core.progress import Progress, silent
 from thoughtscope.core.provenance import provenance
+from thoughtscope.core.share import Share
 from thoughtscope.core.site import Site
 from thoughtscope.core.store import MANIFEST, Artefact, is_artefact, load_artefact, save_artefact
 from thoughtscope.dictionaries.documents import Document
 from thoughtscope.training.data.ahead import ahead
 from thoughtscope.training.data.harvest import Feed, Lane, check_finite, in_pace, lanes_of
 from thoughtscope.training.data.moments import Moments, outliers
-from thoughtscope.training.data.order import LANES, Share, generator
+from thoughtscope.training.data.order import LANES, generator
 from thoughtscope.training.data.sources import Documents, Source, source_of
 from thoughtscope.training.data.store import (
     FACT_TYPES,

@@ -1,0 +1,86 @@
+"""`thoughtscope features …`: what a dictionary's features are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from thoughtscope.cli.console import emit, printable, progress_lines
+from thoughtscope.cli.options import Device, DType, Json, ModelName
+from thoughtscope.cli.training import SOURCES, command, opened
+from thoughtscope.core.errors import ThoughtscopeError
+
+
+def collect(
+    dictionary: Annotated[str, typer.Argument(help="A dictionary's folder or name: specimen/clt, …")],
+    data: Annotated[str, typer.Option("--data", help=f"Documents to draw examples from: {SOURCES}.")],
+    model: ModelName = "specimen",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the examples (default: features/ in the dictionary's, where they are found)."
+        ),
+    ] = None,
+    recording: Annotated[
+        Path | None,
+        typer.Option(
+            help="Keep what is active on the text in this folder: a collection that was stopped goes on there, and "
+            "several processes (torchrun) share the work."
+        ),
+    ] = None,
+    max_tokens: Annotated[int, typer.Option(min=2, help="Tokens of text.")] = 200_000,
+    context: Annotated[int, typer.Option(min=2, help="Tokens that the model sees at once.")] = 128,
+    n_top: Annotated[int, typer.Option(min=1, help="Strongest examples of a feature.")] = 10,
+    n_quantile: Annotated[int, typer.Option(min=0, help="Examples of each quarter of its activations.")] = 3,
+    device: Device = None,
+    dtype: DType = None,
+    as_json: Json = False,
+) -> None:
+    """Runs the model over the text once, and writes a bank of examples, figures and outputs of every feature."""
+    from thoughtscope.atlas import bank_of_recording, record
+    from thoughtscope.atlas.bank import FOLDER
+    from thoughtscope.core.share import Share
+    from thoughtscope.dictionaries import load_dictionary
+    from thoughtscope.training.data import parse_source
+
+    share = Share.from_environment()
+    if share.world > 1 and recording is None:
+        raise ThoughtscopeError(
+            "Several processes need a place where they meet: name a folder with --recording."
+        )
+    loaded = opened(model, device, dtype)
+    assert loaded is not None
+    found = load_dictionary(dictionary, loaded, preflight=False)
+    place = out or (found.card.folder and found.card.folder / FOLDER)
+    if place is None:
+        raise ThoughtscopeError(
+            f"{dictionary} lies in no folder of its own; name one for its examples with --out."
+        )
+    documents = parse_source(data, loaded).documents()
+    again = command("features", "collect", dictionary, data=data, model=model, out=out, recording=recording,
+                    max_tokens=max_tokens, context=context, n_top=n_top, n_quantile=n_quantile)  # fmt: skip
+    try:
+        with progress_lines(quiet=as_json) as progress:
+            whole = record(loaded, found, documents, recording, max_tokens=max_tokens, context=context,
+                           share=share, progress=progress)  # fmt: skip
+            if whole is None:  # another process ends it
+                return
+            bank = bank_of_recording(
+                loaded, found, whole, n_top=n_top, n_quantile=n_quantile, progress=progress
+            )
+    except KeyboardInterrupt:
+        if recording is not None and not as_json:
+            print(f"Stopped; what was recorded stays.\n\nGo on with:\n  {again}", flush=True)
+        raise
+    bank.save(place)
+    silent = sum(int((layer.count == 0).sum()) for layer in bank.layers)
+    told = {"bank": str(place), "features": found.n_features, "silent": silent, "tokens": bank.n_tokens}
+    if as_json:
+        emit(told)
+        return
+    print(
+        f"{found.n_features - silent:,} of {found.n_features:,} features were active on {bank.n_tokens:,} tokens"
+    )
+    print(f"Written: {printable(str(place))}")
