@@ -65,8 +65,9 @@ def chatting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chat]:
         pytest.skip("no Chromium: install it, or name it in the environment variable CHROMIUM")
     from playwright.sync_api import sync_playwright
 
-    model = chat_model(CHATML)
-    opened = Microscope(model=model, dictionary=random_dictionary(model), bank=None, max_tokens=200)
+    # Long enough for an answer that is stopped late: its bytes that are no text are three tokens each when read again.
+    model = chat_model(CHATML, max_position_embeddings=512)
+    opened = Microscope(model=model, dictionary=random_dictionary(model), bank=None, max_tokens=500)
     with serving(lambda: opened, tmp_path_factory.mktemp("talks")) as server, sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=list(FLAGS))
         page = browser.new_context(reduced_motion="reduce").new_page()
@@ -276,7 +277,7 @@ def test_features_are_found_by_words_and_by_example(chat: Chat) -> None:
 
 def test_what_the_server_refuses_is_said_where_the_answer_would_be(chat: Chat) -> None:
     page = chat.open("#n=6")
-    page.locator("#message").fill("ab " * 100)
+    page.locator("#message").fill("ab " * 200)
     page.keyboard.press("Enter")
     page.wait_for_selector(".answer-error")
     assert "tokens" in page.locator(".answer-error").inner_text()

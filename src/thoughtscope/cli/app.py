@@ -138,7 +138,7 @@ add(
     "Write a model's activations at some sites as a store that trainings read: several trainings, one forward pass.",
     "harvest specimen --data text:texts --sites resid_post.3 --n-tokens 5000 --out ./activations",
     "harvest specimen --data text:texts --sites mlp_in,mlp_out --n-tokens 2000 --out ./all-layers",
-    'harvest specimen --data "samples:tokens=64,seed=1" --sites resid_post.0,z.0 --n-tokens 1000 --out ./own-samples',
+    'harvest specimen --data "samples:tokens=64,seed=1" --sites resid_post.0,z.0 --n-tokens 200 --out ./own-samples',
 )
 add(
     train,
