@@ -171,7 +171,7 @@ def test_the_strongest_examples_are_those_of_a_plain_search(window):
     windows = Windows.over(whole.ids, whole.starts, window)
     for number, n_features in enumerate(whole.plan.n_features):
         columns = whole.columns(number, 0, n_features)
-        picked = pick(columns, windows, n_top=4, n_quantile=2, seed=0)
+        picked = pick(columns, strongest_first(columns), windows, n_top=4, n_quantile=2, seed=0)
         expected = plain_top(columns, whole.ids, whole.starts, window, 4)
         for feature in range(n_features):
             mine = slice(picked.offsets[feature], picked.offsets[feature + 1])
@@ -186,7 +186,7 @@ def test_what_is_active_within_an_example_is_all_that_is():
     whole, window = recorded(), (3, 2)
     windows = Windows.over(whole.ids, whole.starts, window)
     columns = whole.columns(1, 0, whole.plan.n_features[1])
-    picked = pick(columns, windows, n_top=3, n_quantile=1, seed=0)
+    picked = pick(columns, strongest_first(columns), windows, n_top=3, n_quantile=1, seed=0)
     for example, event in enumerate(picked.event.tolist()):
         feature, peak = columns.feature[event], columns.token[event]
         inside = (columns.feature == feature) & (columns.token >= windows.first[peak])
@@ -209,7 +209,7 @@ def test_windows_have_one_name_if_and_only_if_they_hold_one_text():
 def test_figures_are_those_of_numpy():
     whole = recorded()
     columns = whole.columns(0, 0, whole.plan.n_features[0])
-    histogram, quantiles = figures(columns)
+    histogram, quantiles = figures(columns, strongest_first(columns))
     for feature in range(len(columns.count)):
         values = columns.value[columns.offsets[feature] : columns.offsets[feature + 1]].astype(np.float32)
         if len(values):

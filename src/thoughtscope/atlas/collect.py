@@ -13,7 +13,7 @@ from torch import Tensor
 
 from thoughtscope.atlas.bank import FeatureBank, LayerRecords
 from thoughtscope.atlas.columns import Columns
-from thoughtscope.atlas.picking import GROUPS, Windows, figures, pick
+from thoughtscope.atlas.picking import GROUPS, Windows, figures, pick, strongest_first
 from thoughtscope.atlas.recording import Recording, record
 from thoughtscope.core.errors import DictionaryMismatch
 from thoughtscope.core.progress import Progress, silent
@@ -126,8 +126,9 @@ def _records(
     columns: Columns, windows: Windows, n_top: int, n_quantile: int, seed: int
 ) -> dict[str, np.ndarray]:
     """What a bank keeps of some features, in the fields of `LayerRecords`."""
-    histogram, quantiles = figures(columns)
-    picked = pick(columns, windows, n_top=n_top, n_quantile=n_quantile, seed=seed)
+    ranked = strongest_first(columns)
+    histogram, quantiles = figures(columns, ranked)
+    picked = pick(columns, ranked, windows, n_top=n_top, n_quantile=n_quantile, seed=seed)
     return {
         "count": columns.count.astype(np.int32),
         "histogram": histogram,

@@ -70,9 +70,20 @@ class Examples:
     """The events within each example's window."""
 
 
-def pick(columns: Columns, windows: Windows, *, n_top: int, n_quantile: int, seed: int) -> Examples:
-    """`n_top` of the strongest events of every feature, and `n_quantile` of each quarter, by chance from `seed`."""
-    ranked, n_features = strongest_first(columns), len(columns.count)
+def pick(
+    columns: Columns,
+    ranked: Int64[np.ndarray, " event"],
+    windows: Windows,
+    *,
+    n_top: int,
+    n_quantile: int,
+    seed: int,
+) -> Examples:
+    """`n_top` of the strongest events of every feature, and `n_quantile` of each quarter, by chance from `seed`.
+
+    `ranked` is `strongest_first(columns)`.
+    """
+    n_features = len(columns.count)
     random = np.random.default_rng(seed)
     taken = _Taken(windows.name[columns.token], n_features)
     taken.take(0, *_first_of(columns, n_top * LOOKS), n_top, ranked)
@@ -164,12 +175,15 @@ def _within(
 
 
 def figures(
-    columns: Columns,
+    columns: Columns, ranked: Int64[np.ndarray, " event"]
 ) -> tuple[Int32[np.ndarray, "feature bin"], Float32[np.ndarray, "feature quantile"]]:
-    """By feature, counts in equal bins from 0 to its largest activation, and activations at `QUANTILES`."""
+    """By feature, counts in equal bins from 0 to its largest activation, and activations at `QUANTILES`.
+
+    `ranked` is `strongest_first(columns)`.
+    """
     count, feature, value = columns.count, columns.feature, columns.value.astype(np.float32)
     n_features, fires = len(count), columns.count > 0
-    rising = value[strongest_first(columns)][::-1]  # of the last feature first
+    rising = value[ranked][::-1]  # of the last feature first
     start = len(value) - columns.offsets[1:]
     quantiles = np.zeros((n_features, len(QUANTILES)), np.float32)
     for column, share in enumerate(QUANTILES):

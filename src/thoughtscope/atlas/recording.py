@@ -13,7 +13,6 @@ them was killed: run the same recording again, and what is missing is made. One 
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -28,13 +27,13 @@ from torch import Tensor
 
 from thoughtscope.atlas.columns import Columns, StoredColumns, by_feature, joined
 from thoughtscope.core.errors import CorruptArtefact, ThoughtscopeError
-from thoughtscope.core.files import exclusive, writing
+from thoughtscope.core.planned import begin_or_go_on, finished_piece
 from thoughtscope.core.progress import Progress, silent
 from thoughtscope.core.share import Share
 from thoughtscope.core.site import Site
-from thoughtscope.core.store import Artefact, is_artefact, load_artefact, save_artefact
+from thoughtscope.core.store import Artefact, load_artefact, save_artefact
 from thoughtscope.dictionaries import Dictionary, Part, check_fits, resident
-from thoughtscope.dictionaries.documents import Document, counted, document_batches
+from thoughtscope.dictionaries.documents import NAMED, Document, counted, document_batches, documents_digest
 from thoughtscope.dictionaries.features import flat
 
 if TYPE_CHECKING:
@@ -44,7 +43,6 @@ KIND, STRETCH = "recording", "recording-stretch"
 STRETCH_TOKENS = 65_536
 DENSE = 2**25
 """Activations of one part that are in memory before the silent ones are left out."""
-_NAMED = 64  # documents whose hash stands in the plan: enough to tell two texts apart
 _LARGEST = torch.finfo(torch.float16).max  # an infinity would spoil the histogram
 
 
@@ -131,12 +129,13 @@ def record(
     """
     check_fits(dictionary, model)
     stream = iter(documents)
-    first = list(islice(stream, _NAMED))
+    first = list(islice(stream, NAMED))
     plan = _plan(model, dictionary, first, context, batch_tokens, max_tokens, stretch_tokens)
     own, share = resident(dictionary, device=model.device), share or Share()
     home = None if folder is None else Path(folder)
     if home is not None:
-        _open(home, plan)
+        begin_or_go_on(home, asdict(plan), kind=KIND, noun="recording",
+                       plan_of=lambda meta: asdict(_plan_of(meta, home)))  # fmt: skip
     made = []
     for number, (batches, done, last) in enumerate(_cut(model, chain(first, stream), plan)):
         if home is None:
@@ -238,41 +237,18 @@ def _plan(
             "A recording needs context, batch_tokens, max_tokens and stretch_tokens of 1 or more; got "
             f"{context}, {batch_tokens}, {max_tokens} and {stretch_tokens}."
         )
-    digest = hashlib.sha256()
-    for document in first:
-        digest.update(repr(document if isinstance(document, str) else [*document]).encode())
     return Plan(
         model=model.name,
         revision=model.revision,
         dictionary=dictionary.name,
         scan=dictionary.scan,
         n_features=tuple(part.n_features for part in dictionary.parts),
-        documents=digest.hexdigest(),
+        documents=documents_digest(first),
         context=min(context, model.max_positions),
         batch_tokens=batch_tokens,
         max_tokens=max_tokens,
         stretch_tokens=stretch_tokens,
     )
-
-
-def _open(home: Path, plan: Plan) -> None:
-    """Writes the plan, or compares it with the one that is there."""
-    with writing(home):
-        home.mkdir(parents=True, exist_ok=True)
-    with exclusive(home):
-        if not is_artefact(home, kind=KIND):
-            save_artefact(home, kind=KIND, tensors={}, meta={"plan": asdict(plan)})
-            return
-        here = _plan_of(load_artefact(home, kind=KIND).meta, home)
-    other = [
-        f"{name} {was!r}, now {asdict(plan)[name]!r}"
-        for name, was in asdict(here).items()
-        if was != asdict(plan)[name]
-    ]
-    if other:
-        raise ThoughtscopeError(
-            f"{home} holds another recording: {'; '.join(other)}. Ask for the same, or name a new folder."
-        )
 
 
 def _plan_of(meta: Mapping[str, Any], home: Path) -> Plan:
@@ -289,10 +265,7 @@ def _name(number: int) -> str:
 
 def _there(home: Path, number: int) -> Artefact | None:
     """A stretch that is written, or None where there is none or not a whole one."""
-    try:
-        return load_artefact(home / _name(number), kind=STRETCH, verify="size")
-    except CorruptArtefact:
-        return None
+    return finished_piece(home / _name(number), kind=STRETCH)
 
 
 def _is_whole(home: Path) -> bool:

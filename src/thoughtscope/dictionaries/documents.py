@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from random import Random
@@ -18,8 +19,18 @@ if TYPE_CHECKING:
 Document = str | Sequence[int]
 """A text, or its token ids."""
 
+NAMED = 64
+"""Documents whose hash tells one text from another."""
 POOL = 1024
 """Documents that are sorted by length together, so that a batch holds equally long ones."""
+
+
+def documents_digest(documents: Iterable[Document]) -> str:
+    """SHA-256 of the first `NAMED` documents."""
+    digest = hashlib.sha256()
+    for document in islice(documents, NAMED):
+        digest.update(repr(document if isinstance(document, str) else [*document]).encode())
+    return digest.hexdigest()
 
 
 def document_batches(

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import reduce
-from itertools import count, islice
+from functools import partial, reduce
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from thoughtscope.core.errors import CorruptArtefact, ThoughtscopeError
-from thoughtscope.core.files import exclusive, file_sha256, writing
+from thoughtscope.core.errors import ThoughtscopeError
+from thoughtscope.core.files import exclusive, file_sha256
 from thoughtscope.core.memory import memory_told
+from thoughtscope.core.planned import begin_or_go_on, finished_piece
 from thoughtscope.core.progress import Progress, silent
 from thoughtscope.core.provenance import provenance
 from thoughtscope.core.share import Share
 from thoughtscope.core.site import Site
-from thoughtscope.core.store import MANIFEST, Artefact, is_artefact, load_artefact, save_artefact
-from thoughtscope.dictionaries.documents import Document
+from thoughtscope.core.store import MANIFEST, Artefact, load_artefact, save_artefact
+from thoughtscope.dictionaries.documents import Document, documents_digest
 from thoughtscope.training.data.ahead import ahead
 from thoughtscope.training.data.harvest import Feed, Lane, check_finite, in_pace, lanes_of
 from thoughtscope.training.data.moments import Moments, outliers
@@ -44,8 +44,6 @@ from thoughtscope.training.data.store import (
 
 if TYPE_CHECKING:
     from thoughtscope.models import Model
-
-_NAMED = 64  # documents whose hash stands in the plan: enough to tell two sources of one name apart
 
 
 def harvest_to(
@@ -75,7 +73,10 @@ def harvest_to(
     reading, share = Documents(source), share or Share()
     plan = _plan(model, source, reading, sites, n_tokens, feed or Feed(), shard_tokens, lanes, seed)
     home = Path(folder)
-    _open(home, plan)
+    begin_or_go_on(
+        home, asdict(plan), kind=KIND, noun="harvest", plan_of=partial(_read_plan, home), meta={"complete": False},
+        provenance=provenance(seed=plan.seed),
+    )  # fmt: skip
     open_lanes = [lane for lane in share.of(lanes) if _shards(home, plan, lane) is None]
     if open_lanes or model.pace:  # a sharded model's passes need every process
         _write(home, plan, lambda: _made(home, plan, model, reading, open_lanes), progress)
@@ -99,16 +100,13 @@ def _plan(
             f"A store needs a site, and shard_tokens, lanes and n_tokens of 1 or more; got {len(wanted)} sites, "
             f"{shard_tokens}, {lanes} and {n_tokens}."
         )
-    digest = hashlib.sha256()
-    for document in islice(documents.peek(), _NAMED):
-        digest.update(repr(document if isinstance(document, str) else [*document]).encode())
     return Plan(
         model=model.name,
         revision=model.revision,
         sites=tuple(map(str, wanted)),
         widths=tuple(model.width(site) for site in wanted),
         source=source.name,
-        documents=digest.hexdigest(),
+        documents=documents_digest(documents.peek()),
         context=feed.context,
         forward_tokens=feed.forward_tokens,
         skip_first=feed.skip_first,
@@ -120,26 +118,9 @@ def _plan(
     )
 
 
-def _open(home: Path, plan: Plan) -> None:
-    """Writes the plan, or compares it with the one that is there."""
-    with writing(home):
-        home.mkdir(parents=True, exist_ok=True)
-    with exclusive(home):
-        if not is_artefact(home, kind=KIND):
-            meta = {"plan": asdict(plan), "complete": False}
-            save_artefact(home, kind=KIND, tensors={}, meta=meta, provenance=provenance(seed=plan.seed))
-            return
-        with well_formed(home):
-            here = plan_of(load_artefact(home, kind=KIND, verify="size").meta)
-    other = [
-        f"{name} {was!r}, now {asdict(plan)[name]!r}"
-        for name, was in asdict(here).items()
-        if was != asdict(plan)[name]
-    ]
-    if other:
-        raise ThoughtscopeError(
-            f"{home} holds another harvest: {'; '.join(other)}. Ask for the same, or name a new folder."
-        )
+def _read_plan(home: Path, meta: Mapping[str, Any]) -> Mapping[str, Any]:
+    with well_formed(home):
+        return asdict(plan_of(meta))
 
 
 # --- shards --------------------------------------------------------------------------------------------------------
@@ -162,10 +143,7 @@ def _name(piece: int, lane: int) -> str:
 
 def _there(path: Path) -> Artefact | None:
     """A shard that is written, or None where there is none or not a whole one."""
-    try:
-        return load_artefact(path, kind=SHARD, verify="size")
-    except CorruptArtefact:
-        return None
+    return finished_piece(path, kind=SHARD)
 
 
 def _wanted(plan: Plan, piece: int, lane: int) -> tuple[int, bool]:
