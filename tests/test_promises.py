@@ -19,6 +19,7 @@ import torch
 
 from tests.autograd_oracle import random_dictionary
 from tests.browser.fixture_graph import make_graph
+from tests.command_lines import run_commands
 from tests.tiny_models import tiny_model
 from thoughtscope import attribute, encode
 from thoughtscope.models import capture, tokens_from_ids
@@ -26,26 +27,17 @@ from thoughtscope.models import capture, tokens_from_ids
 ROOT = Path(__file__).parents[1]
 PROMPT = "Fact: the capital of the state containing Dallas is"
 
-# Runs commands, as many as there are lines on its input, with every look-up of a name and every connection written
-# down; nothing is held back, so that what would go out does try.
-WATCHED = """
-import json, sys
+# Writes down every look-up of a name and every connection, and says them in the end; nothing is held back, so that what
+# would go out does try.
+WATCH = """
+import atexit, sys
 seen = []
 def hook(event, arguments):
     if event in ("socket.getaddrinfo", "socket.connect", "socket.sendto", "socket.gethostbyname"):
         place = arguments[1] if event in ("socket.connect", "socket.sendto") else arguments[0]
         seen.append((event, str(place)))
 sys.addaudithook(hook)
-try:
-    for line in sys.stdin:
-        sys.argv = ["thoughtscope", *json.loads(line)]
-        from thoughtscope.cli import main
-        try:
-            main()
-        except SystemExit as end:
-            print("ended:", sys.argv[1], end.code or 0, file=sys.stderr)
-finally:
-    print("asked:", seen, file=sys.stderr)
+atexit.register(lambda: print("asked:", seen, file=sys.stderr))
 """
 
 COMMANDS = (
@@ -65,28 +57,13 @@ def test_no_command_asks_the_network_for_anything(tmp_path: Path) -> None:
     """With the hub allowed, on the model that ships: no name is looked up, nothing is connected to."""
     environment = {key: value for key, value in os.environ.items() if key != "HF_HUB_OFFLINE"}
     environment |= {"PYTHONPATH": str(ROOT / "src"), "XDG_DATA_HOME": str(tmp_path / "data")}
-    done = subprocess.run(
-        [sys.executable, "-c", WATCHED],
-        input="".join(json.dumps(command) + "\n" for command in COMMANDS),
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    ended = [line for line in done.stderr.splitlines() if line.startswith("ended: ")]
-    assert ended == [f"ended: {command[0]} 0" for command in COMMANDS], done.stderr
-    assert done.stderr.rstrip().endswith("asked: []"), done.stderr
+    told = run_commands(COMMANDS, tmp_path, environment, before=WATCH)
+    assert told.rstrip().endswith("asked: []"), told
 
 
 def test_the_watch_sees_a_connection() -> None:
-    asks = "import socket\n        main = lambda: socket.create_connection(('127.0.0.1', 9), 1)"
-    look = WATCHED.replace("from thoughtscope.cli import main", asks)
-    assert look != WATCHED
-    done = subprocess.run(
-        [sys.executable, "-c", look], input='["trace"]\n', capture_output=True, text=True, timeout=60
-    )
+    look = WATCH + "import socket\nsocket.create_connection(('127.0.0.1', 9), 1)"
+    done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, timeout=60)
     assert "socket.getaddrinfo" in done.stderr and "socket.connect" in done.stderr
 
 

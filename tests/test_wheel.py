@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.command_lines import run_commands
+
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PROMPT = "Fact: the capital of the state containing Dallas is"
@@ -70,36 +72,6 @@ def run(outside: dict[str, str], *command: str, folder: Path) -> str:
     return done.stdout
 
 
-COMMAND_LINES = """
-import json, sys
-from thoughtscope.cli import main
-for line in sys.stdin:
-    sys.argv = ["thoughtscope", *json.loads(line)]
-    try:
-        main()
-    except SystemExit as end:
-        if end.code:
-            sys.exit(f"{sys.argv} ended with {end.code}")
-    print("done:", sys.argv[1], flush=True)
-"""
-
-
-def run_commands(outside: dict[str, str], commands: list[list[str]], folder: Path) -> None:
-    """Command lines after each other, in one process, which imports the package once."""
-    done = subprocess.run(
-        [sys.executable, "-c", COMMAND_LINES],
-        input="".join(json.dumps(command) + "\n" for command in commands),
-        cwd=folder,
-        env=outside,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr
-    finished = [line for line in done.stdout.splitlines() if line.startswith("done: ")]
-    assert finished == [f"done: {command[0]}" for command in commands]
-
-
 def test_the_wheel_holds_everything_that_the_package_has(wheel: Path) -> None:
     listed = subprocess.run(
         ["git", "ls-files", "-z", "src"], cwd=ROOT, capture_output=True, text=True, check=True
@@ -138,7 +110,7 @@ def test_the_commands_of_the_readme_run_outside_the_checkout(outside: dict[str, 
     lines = [[word for word in shlex.split(command)[1:] if word != "--open"] for command in commands]
     lines = [line + [f"--set={each}" for each in few] * (line[0] == "train") for line in lines]
     made = [["trace", PROMPT, "--out", "graph.json"], ["report", "graph.json", "--out", "report.html"]]
-    run_commands(outside, lines + made, tmp_path)
+    run_commands(lines + made, tmp_path, outside)
     assert run(outside, "-m", "thoughtscope", "--version", folder=tmp_path)
     assert "Austin" in (tmp_path / "report.html").read_text()
 
