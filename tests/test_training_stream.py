@@ -197,7 +197,7 @@ def test_batches_depend_on_their_step_alone(model, passes):
     made = stream(model, passes=passes)
     whole = list(islice(made.batches(), 60))
     random = torch.Generator().manual_seed(1)
-    for step in [0, 1, 3, 4, *torch.randint(0, 57, (5,), generator=random).tolist()]:
+    for step in [0, 1, 3, 4, *torch.randint(0, 57, (12,), generator=random).tolist()]:
         again = list(islice(stream(model, passes=passes).batches(step), 3))
         assert all(same(a, b) for a, b in zip(again, whole[step:], strict=False))
     assert same(next(made.batches(37)), whole[37])  # nor does it matter what the same stream has given before
@@ -258,11 +258,11 @@ def test_skipping_runs_no_model(model):
     try:
         next(stream(model).batches())
         near = len(calls)
-        next(stream(model).batches(200))
+        next(stream(model).batches(400))
         assert len(calls) - near <= 5 * near  # two pieces, and the one that is made ahead
         far = len(calls)
-        list(islice(stream(model).batches(), 200))
-        assert len(calls) - far > 50
+        list(islice(stream(model).batches(), 400))
+        assert len(calls) - far > 100
     finally:
         handle.remove()
 
