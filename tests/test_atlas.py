@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from functools import cache
 
@@ -15,7 +17,7 @@ from tests.tiny_microscope import N_FEATURES, random_dictionary, shared_model
 from thoughtscope.atlas import FeatureBank, auto_label, bank_of, collect_examples
 from thoughtscope.core.errors import CorruptArtefact, LimitExceeded, ThoughtscopeError, UnknownFeature
 from thoughtscope.core.ids import FeatureId
-from thoughtscope.core.labels import LabelStore
+from thoughtscope.core.labels import Label, LabelStore
 from thoughtscope.dictionaries import Dictionary, layer_weights, load_dictionary, save_dictionary
 from thoughtscope.models import capture, tokenize
 from thoughtscope.models.tokens import describe
@@ -211,6 +213,63 @@ def test_labels_are_kept(tmp_path):
     assert store.get(texas) is None  # another's change is seen
 
 
+def test_each_author_has_a_label_and_the_newest_is_shown(tmp_path):
+    path = tmp_path / "labels.json"
+    store = LabelStore(path)
+    store.adopt("d", {"0/0": "unsigned"})
+    assert store.set("d/0/0", "Texas", author="anna") == "Texas"  # in place of what nobody signed
+    assert store.set("d/0/0", "places", author="ben\u202e") == "places"
+    assert store.set("d/0/0", "Texan places", author="anna") == "Texan places"
+    again = LabelStore(path)
+    assert [(label.author, label.text) for label in again.given("d/0/0")] == [
+        ("ben", "places"),
+        ("anna", "Texan places"),
+    ]
+    assert all(label.when.endswith("+00:00") for label in again.given("d/0/0"))
+    assert again.of("d") == {"0/0": "Texan places"} and again.given_of("d")["0/0"] == store.given("d/0/0")
+    assert again.set("d/0/0", "", author="anna") == "places"  # one takes back one's own only
+    assert again.set("d/0/0", "", author="ben") == "" and again.all() == {}
+    with pytest.raises(LimitExceeded, match="60 characters; got 61"):
+        store.set("d/0/0", "a", author="x" * 61)
+
+
+def test_labels_of_the_old_kind_are_read(tmp_path):
+    (tmp_path / "labels.json").write_text('{"d/0/0": "before authors"}')
+    store = LabelStore(tmp_path / "labels.json")
+    assert store.given("d/0/0") == (Label(text="before authors"),)
+    store.set("d/0/1", "since", author="anna")
+    assert LabelStore(tmp_path / "labels.json").all() == {"d/0/0": "before authors", "d/0/1": "since"}
+
+
+def test_the_author_is_who_the_environment_names(tmp_path, monkeypatch):
+    monkeypatch.setenv("THOUGHTSCOPE_AUTHOR", "Ada\nLovelace")
+    store = LabelStore(tmp_path / "labels.json")
+    store.set("d/0/0", "sums")
+    assert store.given("d/0/0")[0].author == "Ada Lovelace"
+
+
+WRITER = """
+import sys
+from thoughtscope.core.labels import Label, LabelStore
+store = LabelStore(sys.argv[1])
+for number in range(40):
+    store.set(f"d/0/{number}", f"{sys.argv[2]} {number}", author=sys.argv[2])
+"""
+
+
+def test_two_people_at_once_lose_nothing(tmp_path):
+    """Two processes name the same forty features."""
+    path = tmp_path / "labels.json"
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER, path, name]) for name in ("anna", "ben")]
+    assert [writer.wait(60) for writer in writers] == [0, 0]
+    store = LabelStore(path)
+    for number in range(40):
+        assert {(label.author, label.text) for label in store.given(f"d/0/{number}")} == {
+            ("anna", f"anna {number}"),
+            ("ben", f"ben {number}"),
+        }
+
+
 def test_two_stores_on_one_file_do_not_lose_labels(tmp_path):
     one, two = LabelStore(tmp_path / "labels.json"), LabelStore(tmp_path / "labels.json")
     one.set("d/0/0", "a")
@@ -231,7 +290,13 @@ def test_bad_labels_are_refused(tmp_path):
         store.set("d/0/0", "x" * 201)
     with pytest.raises(UnknownFeature, match="feature id"):
         store.set("0/0", "a")
-    for damaged in ('["not a table"]', '{"0/0": "a"', '{"0/0": 7}'):
+    for damaged in (
+        '["not a table"]',
+        '{"0/0": "a"',
+        '{"0/0": 7}',
+        '{"0/0": [{"words": "a"}]}',
+        '{"0/0": [{"text": 7}]}',
+    ):
         (tmp_path / "labels.json").write_text(damaged)
         for one in (store, LabelStore(tmp_path / "labels.json")):
             assert one.all() == {} and one.get("d/0/0") is None and len(one) == 0

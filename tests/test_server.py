@@ -303,6 +303,19 @@ def test_a_label_is_kept_and_shown_wherever_the_feature_is(
     assert client.get(f"/api/features/{layer}/{index}").json()["label"] == ""
 
 
+def test_a_label_says_whose_it_is(client: TestClient, folder: WorkFolder) -> None:
+    def given(**body: str) -> list[tuple[str, str]]:
+        assert client.put("/api/labels/0/0", json=body).status_code == 200
+        return [(one["author"], one["text"]) for one in client.get("/api/features/0/0").json()["given"]]
+
+    assert given(label="Texas", author="anna") == [("anna", "Texas")]
+    assert given(label="places", author="ben") == [("anna", "Texas"), ("ben", "places")]
+    answer = client.put("/api/labels/0/0", json={"label": "", "author": "ben"})
+    assert answer.json() == {"label": "Texas"}  # what another says is shown again
+    assert error(client.put("/api/labels/0/0", json={"label": "a", "author": "x" * 61}))[0] == 422
+    assert given(label="", author="anna") == []
+
+
 @pytest.mark.parametrize(
     ("place", "status"),
     [("3/0", 404), (f"0/{N_FEATURES}", 404), ("-1/0", 404), ("x/0", 404), ("0/x", 422), (f"0/{10**12}", 422)],

@@ -62,7 +62,8 @@ class StandIn(BaseHTTPRequestHandler):
         self.asked.append(("PUT", self.path, body))
         if match := re.fullmatch(r"/api/labels/(\d+)/(\d+)", self.path):
             self.labels[f"{match[1]}/{match[2]}"] = body["label"]
-        elif match := re.fullmatch(r"/api/graphs/([\w.-]+)/(supernodes|pins)", self.path):
+            return self.answer({"label": body["label"]})
+        if match := re.fullmatch(r"/api/graphs/([\w.-]+)/(supernodes|pins)", self.path):
             query = self.graphs[match[1]]["qParams"]
             query["supernodes" if match[2] == "supernodes" else "pinnedIds"] = body[match[2]]
         self.answer({"ok": True})

@@ -1,12 +1,16 @@
-"""`LabelStore`: the names that people give to features."""
+"""`LabelStore`: the names that people give to features, each with its author."""
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from thoughtscope.core.errors import CorruptArtefact, LimitExceeded, Problem, ThoughtscopeError
 from thoughtscope.core.files import (
@@ -21,6 +25,10 @@ from thoughtscope.core.parsing import strict_json
 
 MAX_LABEL = 200
 """Characters in a person's label."""
+MAX_AUTHOR = 60
+"""Characters in a person's name."""
+AUTHOR = "THOUGHTSCOPE_AUTHOR"
+"""The environment variable with the name under which one's labels are kept."""
 
 
 _HIDDEN = frozenset(
@@ -38,19 +46,42 @@ def is_plain_line(text: str) -> bool:
     return not any(ord(character) in _HIDDEN for character in text)
 
 
+def author_here() -> str:
+    """Under whose name labels are kept where nobody says otherwise: THOUGHTSCOPE_AUTHOR, or the name of the login."""
+    try:
+        return _line(os.environ.get(AUTHOR) or getpass.getuser())[:MAX_AUTHOR]
+    except (OSError, KeyError, ImportError):  # a user without an entry
+        return ""
+
+
+def _line(text: str) -> str:
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Label:
+    """What one person calls a feature."""
+
+    text: str
+    author: str = ""
+    """Empty where nobody was named."""
+    when: str = ""
+    """In UTC, to the second, as ISO 8601 writes it; empty for a label from before authors were kept."""
+
+
 class LabelStore:
     """The names that people give to features, by `str(FeatureId)`, in one JSON file of the user's.
 
-    Each change is on disk before `set` returns, and leaves what other threads and processes have written; without a
-    `path` the labels live as long as the store. A file that is not such a table has no labels, and `problem` says why;
-    it is never written over.
+    Each author has a label for a feature; the newest is the one that is shown. Each change is on disk before `set`
+    returns, and leaves what other threads and processes have written; without a `path` the labels live as long as the
+    store. A file that is not such a table has no labels, and `problem` says why; it is never written over.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         self.path = None if path is None else Path(path)
         self._lock = threading.Lock()
-        self._labels: dict[str, str] = {}
-        self._seen: tuple[tuple[int, int, int] | None, dict[str, str], Problem | None] = (None, {}, None)
+        self._labels: Table = {}
+        self._seen: tuple[tuple[int, int, int] | None, Table, Problem | None] = (None, {}, None)
 
     @property
     def problem(self) -> Problem | None:
@@ -62,39 +93,54 @@ class LabelStore:
 
     def get(self, feature: FeatureId | str) -> str | None:
         """The label of a feature, if somebody gave it one."""
-        return self.all().get(str(feature))
+        given = self.given(feature)
+        return given[-1].text if given else None
 
-    def set(self, feature: FeatureId | str, label: str) -> str:
-        """Keeps a label, as plain text in one line; an empty one removes it. Returns what is kept.
+    def given(self, feature: FeatureId | str) -> tuple[Label, ...]:
+        """The labels of a feature, one an author, the newest last."""
+        return self._read()[0].get(str(feature), ())
 
+    def set(self, feature: FeatureId | str, label: str, *, author: str | None = None) -> str:
+        """Keeps an author's label, as plain text in one line; an empty one removes it. Returns what is shown now:
+        the new one, or what another author calls the feature, or nothing.
+
+        Without an `author` it is `author_here()`'s.
         Raises `UnknownFeature` for what is not the id of a feature, `LimitExceeded` for more than `MAX_LABEL`
-        characters, `ThoughtscopeError` for what is not text, `CorruptArtefact` where the file is no table of labels.
+        characters (of a name, `MAX_AUTHOR`), `ThoughtscopeError` for what is not text, `CorruptArtefact` where the
+        file is no table of labels.
         """
         if not isinstance(label, str):
             raise ThoughtscopeError(f"A label is text; got {type(label).__name__}.")
         name = str(FeatureId.parse(str(feature)))
-        text = " ".join("".join(c if c.isprintable() else " " for c in label).split())
+        text, by = _line(label), author_here() if author is None else _line(author)
         if len(text) > MAX_LABEL:
             raise LimitExceeded(f"A label has at most {MAX_LABEL} characters; got {len(text)}.")
-        self._change({name: text})
-        return text
+        if len(by) > MAX_AUTHOR:
+            raise LimitExceeded(f"An author's name has at most {MAX_AUTHOR} characters; got {len(by)}.")
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        self._change({name: Label(text=text, author=by, when=now)})
+        return text or self.get(name) or ""
 
     def adopt(self, dictionary: str, labels: Mapping[str, str]) -> None:
         """Takes over a table by `layer/index`, as labels of one dictionary were kept before; what is there stays."""
-        self._change({f"{dictionary}/{place}": text for place, text in labels.items()}, replace=False)
+        old = {f"{dictionary}/{place}": Label(text=text) for place, text in labels.items()}
+        self._change(old, replace=False)
 
     def all(self) -> dict[str, str]:
-        """Every label, by the feature's id; what another process has written since is seen."""
-        return dict(self._read()[0])
+        """Every feature's label, by its id; what another process has written since is seen."""
+        return {name: given[-1].text for name, given in self._read()[0].items()}
 
     def of(self, dictionary: str) -> dict[str, str]:
         """The labels of one dictionary's features, by `part/index`."""
-        start = f"{dictionary}/"
-        known = self._read()[0].items()
-        found = {name.removeprefix(start): text for name, text in known if name.startswith(start)}
-        return {place: text for place, text in found.items() if place.count("/") == 1}
+        return {place: given[-1].text for place, given in self.given_of(dictionary).items()}
 
-    def _change(self, changes: Mapping[str, str], *, replace: bool = True) -> None:
+    def given_of(self, dictionary: str) -> dict[str, tuple[Label, ...]]:
+        """What all authors call one dictionary's features, by `part/index`, the newest last."""
+        start, table = f"{dictionary}/", self._read()[0]
+        found = {name.removeprefix(start): given for name, given in table.items() if name.startswith(start)}
+        return {place: given for place, given in found.items() if place.count("/") == 1}
+
+    def _change(self, changes: Mapping[str, Label], *, replace: bool = True) -> None:
         """Changes the table as it is on disk now: nobody else writes between reading and writing."""
         if self.path is None:
             with self._lock:
@@ -104,30 +150,47 @@ class LabelStore:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         with exclusive(self.path.parent):
             try:
-                labels = read_labels(self.path)
+                table = _table(self.path)
             except CorruptArtefact as error:
                 raise CorruptArtefact(f"The label was not kept: {_with_fix(error)}") from None
-            labels = _merged(labels, changes, replace=replace)
-            text = json.dumps(labels, ensure_ascii=False, indent=1, sort_keys=True)
-            atomic_write_text(self.path, text + "\n")
+            table = _merged(table, changes, replace=replace)
+            rows = {name: [asdict(label) for label in given] for name, given in table.items()}
+            atomic_write_text(
+                self.path, json.dumps(rows, ensure_ascii=False, indent=1, sort_keys=True) + "\n"
+            )
 
-    def _read(self) -> tuple[dict[str, str], Problem | None]:
+    def _read(self) -> tuple[Table, Problem | None]:
         """The table as it is on disk, or why it cannot be read; parsed again only when the file has changed."""
         if self.path is None:
             return self._labels, None
         version, seen = version_of(self.path), self._seen
         if version is None or seen[0] != version:
             try:
-                seen = (version, read_labels(self.path), None)
+                seen = (version, _table(self.path), None)
             except CorruptArtefact as error:
                 seen = (version, {}, Problem(file=str(self.path), why=_with_fix(error)))
             self._seen = seen
         return seen[1], seen[2]
 
 
-def _merged(labels: Mapping[str, str], changes: Mapping[str, str], *, replace: bool) -> dict[str, str]:
-    merged = {**labels, **changes} if replace else {**changes, **labels}
-    return {name: text for name, text in merged.items() if text}
+Table = dict[str, tuple[Label, ...]]
+"""Every feature that has labels, and they, the newest last."""
+
+
+def _merged(table: Table, changes: Mapping[str, Label], *, replace: bool) -> Table:
+    merged = dict(table)
+    for name, label in changes.items():
+        there = merged.get(name, ())
+        if there and not replace:
+            continue
+        # Who gives a name for all to see replaces what nobody signed.
+        others = [old for old in there if old.author not in (label.author, "")]
+        given = (*others, label) if label.text else tuple(others)
+        if given:
+            merged[name] = given
+        else:
+            merged.pop(name, None)
+    return merged
 
 
 def _with_fix(error: CorruptArtefact) -> str:
@@ -135,11 +198,31 @@ def _with_fix(error: CorruptArtefact) -> str:
 
 
 def read_labels(path: str | os.PathLike[str]) -> dict[str, str]:
-    """A table of labels, whatever its keys; empty where there is no file. Raises `CorruptArtefact`."""
+    """A table of labels without authors, whatever its keys; empty where there is no file. Raises `CorruptArtefact`."""
+    return {name: given[-1].text for name, given in _table(path).items()}
+
+
+def _table(path: str | os.PathLike[str]) -> Table:
+    """A file of labels: each feature's a list with authors, or a text without. Raises `CorruptArtefact`."""
     try:
-        labels = strict_json(read_file(path), path)
+        rows = strict_json(read_file(path), path)
     except FileNotFoundError:
         return {}
-    if not isinstance(labels, dict) or not all(isinstance(text, str) for text in labels.values()):
-        raise CorruptArtefact(f"{os.fspath(path)} is not a table of labels.")
-    return labels
+    try:
+        return {name: given for name, row in _items(rows) if (given := tuple(_labels(row)))}
+    except (TypeError, ValueError) as error:
+        raise CorruptArtefact(f"{os.fspath(path)} is not a table of labels: {error}.") from None
+
+
+def _items(rows: Any) -> Iterable[tuple[str, Any]]:
+    if not isinstance(rows, dict):
+        raise TypeError(f"expected an object, got {type(rows).__name__}")
+    return rows.items()
+
+
+def _labels(row: Any) -> Iterable[Label]:
+    for each in [{"text": row}] if isinstance(row, str) else row:
+        if not isinstance(each, dict) or not all(isinstance(value, str) for value in each.values()):
+            raise TypeError(f"expected texts, got {each!r:.100}")
+        if (label := Label(**each)).text:
+            yield label

@@ -62,10 +62,10 @@ def feature(microscope: Microscope, part: str, index: int) -> dict[str, Any]:
     """Examples, outputs, figures and labels of a feature, as the page shows them. Raises `UnknownFeature`."""
     from thoughtscope.reports.payload import feature_json
 
-    label = microscope.labels.get(feature_id(microscope, part, index))
+    given = microscope.labels.given(feature_id(microscope, part, index))
     number = microscope.dictionary.number(part)
     layer = microscope.dictionary.parts[number].layer
-    return {**feature_json(microscope.bank, number, index, label=label), "layer": layer, "part": part}
+    return {**feature_json(microscope.bank, number, index, given=given), "layer": layer, "part": part}
 
 
 def known(
@@ -117,9 +117,12 @@ def bank_of_part(microscope: Microscope, number: int) -> FeatureBank | None:
     return bank if fits else None
 
 
-def label(microscope: Microscope, part: str, index: int, text: str) -> str:
-    """Gives a feature a name, or with an empty text takes it away. Returns what is kept. Raises `UnknownFeature`."""
-    return microscope.labels.set(feature_id(microscope, part, index), text)
+def label(microscope: Microscope, part: str, index: int, text: str, *, author: str | None = None) -> str:
+    """Gives a feature an author's name, or with an empty text takes it away. Returns the one that is shown now.
+
+    Raises `UnknownFeature`.
+    """
+    return microscope.labels.set(feature_id(microscope, part, index), text, author=author)
 
 
 def feature_of_viewer(microscope: Microscope, scan: str, number: int) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from thoughtscope.graphs.names import feature_file_id, feature_key
 
 if TYPE_CHECKING:
     from thoughtscope.atlas import FeatureBank
-    from thoughtscope.core.labels import LabelStore
+    from thoughtscope.core.labels import Label, LabelStore
     from thoughtscope.dictionaries import Dictionary
     from thoughtscope.graphs import Graph
     from thoughtscope.interventions import Outcome
@@ -248,9 +248,12 @@ def with_names(file: Mapping[str, Any], model: Model | None, dictionary: Diction
 
 
 def feature_json(
-    bank: FeatureBank | None, layer: int, index: int, *, label: str | None = None
+    bank: FeatureBank | None, layer: int, index: int, *, given: Sequence[Label] = ()
 ) -> dict[str, Any]:
-    """What the page shows of a feature; without a bank, its place and its label only."""
+    """What the page shows of a feature; without a bank, its place and what people call it.
+
+    `given`: people's labels, the newest last.
+    """
     detail: dict[str, Any] = {
         "layer": layer,
         "index": index,
@@ -262,11 +265,18 @@ def feature_json(
     if bank is not None:
         detail.update(bank.detail(layer, index))
         auto = bank.auto_label(layer, index)
-    return {**detail, "layer": layer, "index": index, "label": label or "", "auto_label": auto or ""}
+    return {
+        **detail,
+        "layer": layer,
+        "index": index,
+        "label": given[-1].text if given else "",
+        "given": [asdict(label) for label in given],
+        "auto_label": auto or "",
+    }
 
 
 def features_of(
-    file: Mapping[str, Any], bank: FeatureBank | None, labels: Mapping[str, str]
+    file: Mapping[str, Any], bank: FeatureBank | None, labels: Mapping[str, Sequence[Label]]
 ) -> dict[str, Any]:
     """Every feature of a graph file that the bank knows, by `layer/index`, as are people's `labels`."""
     if bank is None:
@@ -276,7 +286,7 @@ def features_of(
     for key in keys:
         layer, index = map(int, key.split("/"))
         try:
-            found[key] = feature_json(bank, layer, index, label=labels.get(key))
+            found[key] = feature_json(bank, layer, index, given=labels.get(key, ()))
         except UnknownFeature:
             continue  # a graph of another dictionary: its features are not in this bank
     return found

@@ -81,14 +81,15 @@ def build_report(
         bank = bank_of(dictionary)
     shown = None if isinstance(graph, Mapping) else payload.labelled(graph, bank=bank, labels=labels)
     file = payload.graph_file(shown) if shown is not None else dict(cast("Mapping[str, Any]", graph))
-    own = {} if labels is None else labels.of(payload.source_of(file)[0])
+    given = {} if labels is None else labels.given_of(payload.source_of(file)[0])
+    own = {place: each[-1].text for place, each in given.items()}
     file = payload.relabelled(file, own)
     heading = title or payload.heading_of(file["metadata"])
     data = {
         "version": thoughtscope.__version__,
         "title": heading,
         "graph": payload.with_names(payload.for_page(file), model, dictionary),
-        "features": payload.features_of(file, bank, own),
+        "features": payload.features_of(file, bank, given),
         "circuit": _circuit(file),
         "outcomes": [
             dict(outcome)

@@ -249,7 +249,8 @@ def _add_feature_routes(app: FastAPI, session: Session) -> None:
     @app.put("/api/labels/{part}/{index}")
     async def label(part: PartName, index: Number, body: LabelRequest) -> dict[str, str]:
         opened = await session.microscope()
-        return {"label": await asyncio.to_thread(microscope.label, opened, part, index, body.label)}
+        kept = await asyncio.to_thread(microscope.label, opened, part, index, body.label, author=body.author)
+        return {"label": kept}
 
     @app.get("/api/search")
     async def search(text: Words, n: Annotated[int, Query(ge=1, le=MAX_FOUND)] = 20) -> Response:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
-from thoughtscope.core.labels import MAX_LABEL, is_plain_line
+from thoughtscope.core.labels import MAX_AUTHOR, MAX_LABEL, is_plain_line
 from thoughtscope.microscope.keeping import MAX_MEMBERS, MAX_PINS, MAX_SUPERNODES
 from thoughtscope.microscope.tracing import NODE_MASS
 
@@ -41,6 +41,7 @@ Prompt = Annotated[Text, Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS)]
 Words = Annotated[Text, Field(min_length=1, max_length=MAX_SEARCH)]
 PartName = Annotated[Text, Field(min_length=1, max_length=200)]
 Label = Annotated[Text, Field(max_length=MAX_LABEL), AfterValidator(_one_line)]
+Author = Annotated[Text, Field(max_length=MAX_AUTHOR), AfterValidator(_one_line)]
 NodeName = Annotated[str, Field(min_length=1, max_length=100)]
 Coordinate = Annotated[FiniteFloat, Field(ge=-1e6, le=1e6)]
 Place = Annotated[int, Field(ge=0, le=2**31)]
@@ -149,6 +150,8 @@ class LikeRequest(PromptRequest):
 
 class LabelRequest(Wire):
     label: Label
+    author: Author | None = None
+    """Who calls it so; by default, who runs the server."""
 
 
 class PinsRequest(Wire):

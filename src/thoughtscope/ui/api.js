@@ -132,7 +132,7 @@ const server = {
   saveSupernodes: (slug, supernodes) => put(`${slugPath(slug)}/supernodes`, { supernodes }),
   savePins: (slug, pins) => put(`${slugPath(slug)}/pins`, { pins }),
   saveLayout: (slug, layout) => put(`${slugPath(slug)}/layout`, { layout }),
-  saveLabel: (layer, index, label) => put(`labels/${layer}/${index}`, { label }),
+  saveLabel: (layer, index, label, author) => put(`labels/${layer}/${index}`, { label, author: author || null }),
   /** @returns {Promise<CircuitScores>} */
   score: (slug, nodes) => request(`${slugPath(slug)}/score`, { method: "POST", body: { nodes } }),
   /** @returns {Promise<Outcome>} */ intervene: (body, how) => work("intervene", body, "outcome", how),

@@ -11,6 +11,8 @@ let current = {
   /** @type {Graph | null} */ graph: null,
   loading: null, // what is being opened, in words
   labels: {}, // "layer/index" -> label, as edited here
+  labelled: 0, // how often a label was given or heard of: what is shown of its feature is asked for again
+  author: "", // whose labels are given here
   selected: null, // a node id, or "group:NAME" for a supernode
   hovered: null, // { id, by: "pointer" | "keys" }
   pins: [],

@@ -35,16 +35,35 @@ function relabel(node, text) {
   };
 }
 
+const KEY = "thoughtscope-author";
+
+/** The name under which labels are given from this browser; empty for that of who runs the server. */
+export function savedAuthor() {
+  try {
+    return localStorage.getItem(KEY) ?? "";
+  } catch {
+    return "";
+  }
+}
+
+export function writeAs(author) {
+  setState({ author: author.trim().slice(0, 60) });
+  try {
+    localStorage.setItem(KEY, getState().author);
+  } catch { /* a private window: the name lasts for this page */ }
+}
+
 async function giveLabel(node, next) {
   const key = String(featureKey(node));
   const before = getState().labels[key];
   setState({ labels: { ...getState().labels, [key]: next } });
   try {
     if (canWrite() && hasFeatures()) {
-      await source.saveLabel(node.layer, node.index, next);
-      tell({ label: { dictionary: getState().session?.dictionary?.name, key, text: next } });
+      const { label } = await source.saveLabel(node.layer, node.index, next, getState().author);
+      tell({ label: { dictionary: getState().session?.dictionary?.name, key, text: label } });
+      setState({ labels: { ...getState().labels, [key]: label } });
     }
-    details.delete(key);
+    forget(key);
   } catch (error) {
     setState({ labels: { ...getState().labels, [key]: before } });
     notify(`The label was not saved: ${/** @type {Error} */ (error).message}`, "error");
@@ -54,6 +73,12 @@ async function giveLabel(node, next) {
 /** A label that was given in another tab. */
 export function hearLabel({ dictionary, key, text }) {
   if (dictionary !== getState().session?.dictionary?.name || !hasFeatures()) return;
-  details.delete(key);
+  forget(key);
   setState({ labels: { ...getState().labels, [key]: text } });
+}
+
+/** Who asks for the feature again gets what is known of it now. */
+function forget(key) {
+  details.delete(key);
+  setState({ labelled: getState().labelled + 1 });
 }

@@ -9,6 +9,7 @@ import { hearLabel } from "./features.js";
 import { notify, notifyProblems } from "./notice.js";
 import { keep, listenToTabs, tell } from "./saving.js";
 import { source } from "./source.js";
+import { savedAuthor } from "./features.js";
 import { savedTheme } from "./theme.js";
 import { forgetSteps, writeAddress } from "./view.js";
 
@@ -21,7 +22,7 @@ let opening = 0;
 export async function start() {
   try {
     const session = await source.session();
-    setState({ session, theme: savedTheme() });
+    setState({ session, theme: savedTheme(), author: savedAuthor() });
     window.addEventListener("popstate", followAddress);
     listenToTabs({ onArrangement: () => writeAddress("replace"), onLabel: hearLabel, onLibrary: refreshSession });
     if (session.problems?.length) notifyProblems(session.problems);

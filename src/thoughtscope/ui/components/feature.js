@@ -2,7 +2,7 @@
 // A feature up close: real text where it fires, how strongly, and which outputs it raises and lowers directly.
 import { html } from "../html.js";
 import { useEffect, useState } from "../vendor/hooks.mjs";
-import { useParts, useStore } from "../store.js";
+import { useParts } from "../store.js";
 import { featureDetail } from "../actions/features.js";
 import { hasFeatures } from "../actions/source.js";
 import { featureKey } from "../model.js";
@@ -11,7 +11,7 @@ import { Examples, Histogram, Logits } from "./examples.js";
 
 export function useFeature(node) {
   const key = node?.kind === "feature" ? featureKey(node) : null;
-  const graph = useStore((s) => s.graph);
+  const { graph, labelled } = useParts("graph", "labelled");
   const [answer, setAnswer] = useState(/** @type {any} */ ({ key: null }));
   useEffect(() => {
     if (key === null || !hasFeatures()) return undefined;
@@ -19,7 +19,7 @@ export function useFeature(node) {
     const give = (part) => wanted && setAnswer({ key, ...part });
     featureDetail(node).then((detail) => give({ detail }), (error) => give({ error: error.message }));
     return () => { wanted = false; };
-  }, [key, graph.slug]);
+  }, [key, graph.slug, labelled]);
   if (key === null) return {};
   if (!hasFeatures()) return { foreign: true };
   return answer.key === key ? answer : { waiting: true };

@@ -5,6 +5,7 @@ import { useEffect, useMemo, useState } from "../vendor/hooks.mjs";
 import { setState, useParts, useStore } from "../store.js";
 import { renameGroup, toggleMark, togglePin, ungroup } from "../actions/circuit.js";
 import { editLabel } from "../actions/features.js";
+import { LabelLine } from "../components/label.js";
 import { canWrite, hasFeatures, source } from "../actions/source.js";
 import { hover, select } from "../actions/view.js";
 import { selectedMembers } from "../circuit.js";
@@ -43,7 +44,7 @@ function NodeHead({ node }) {
   return html`<header class="node-head">
     <div class="kind"><${Glyph}
       kind=${node.kind} /><span>${kindName(node.kind)}</span><small>${fullPlace(node)}</small></div>
-    <${NodeName} node=${node} label=${nodeLabel(node, labels)} automatic=${answer.detail?.auto_label} />
+    <${NodeName} node=${node} label=${nodeLabel(node, labels)} detail=${answer.detail} />
     <div class="facts">
       ${node.kind === "logit" && html`<span>probability <b>${percent(node.probability)}</b></span>`}
       ${node.activation !== null && node.kind === "feature"
@@ -57,13 +58,15 @@ function NodeHead({ node }) {
   </header>`;
 }
 
-function NodeName({ node, label, automatic }) {
+function NodeName({ node, label, detail }) {
   const own = useStore((s) => givenLabel(node, s.labels));
   if (node.kind === "token" || node.kind === "logit") return html`<h2><${Token} text=${label} /></h2>`;
   if (node.kind === "error") return html`<h2>What no feature explains here</h2>`;
   const fixed = source.kind === "report" || (hasFeatures() && !canWrite());
+  const automatic = detail?.auto_label;
   return html`<${EditableName} value=${own} placeholder=${automatic ? plainText(automatic) : "Name this feature"}
-    what="Label of the feature" onSave=${(text) => editLabel(node, text)} fixed=${fixed} />`;
+    what="Label of the feature" onSave=${(text) => editLabel(node, text)} fixed=${fixed} />
+    <${LabelLine} detail=${detail} own=${own} fixed=${fixed || !hasFeatures()} />`;
 }
 
 /** A name that turns into a field when it is edited; Enter keeps it, Escape leaves it as it was. */
