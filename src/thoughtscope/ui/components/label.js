@@ -27,7 +27,8 @@ F1: their harmonic mean. Token table: F1 of the best list of tokens.`;
 function Made({ made }) {
   if (!made) return null;
   const share = (value) => (Number.isFinite(value) ? value.toFixed(2) : "–");
-  return html`<span title=${FIGURES}>${made.side === "output" ? "what follows it" : "rule"}, by ${plainText(made.author)}:
+  const what = made.side === "output" ? "what follows it" : "rule";
+  return html`<span title=${FIGURES}>${what}, by ${plainText(made.author)}:
     on held-out text F1 <b>${share(made.f1)}</b> (precision ${share(made.precision)}, recall ${share(made.recall)};
     token table ${share(made.unigram_f1)})</span>`;
 }
