@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.tiny_microscope import N_FEATURES, tiny_microscope
+from thoughtscope.atlas import MadeLabel
 from thoughtscope.core.errors import ThoughtscopeError
 from thoughtscope.core.labels import LabelStore
 from thoughtscope.graphs import Graph, feature_key, graph_to_json, group
@@ -43,6 +44,11 @@ class TinyBank:
 
     def auto_label(self, layer: int, index: int) -> str | None:
         return f"auto {layer}.{index}"
+
+    def made_label(self, layer: int, index: int) -> MadeLabel:
+        return MadeLabel(
+            text=EVIL, author=EVIL, side="input", figures={"f1": 0.5, "unigram_f1": 0.25, "n": 12}
+        )
 
 
 def peoples_labels() -> LabelStore:

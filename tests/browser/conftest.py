@@ -18,6 +18,7 @@ import pytest
 
 from tests.browser.fixture_graph import make_feature, make_graph
 from tests.clients import BEARER, TOKEN
+from thoughtscope.atlas import MadeLabel
 from thoughtscope.core.labels import LabelStore
 
 FLAGS = (
@@ -43,8 +44,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 class Bank:
     """Made-up examples for every feature of the tiny dictionary."""
 
-    def label(self, layer: int, index: int) -> str | None:
-        return None
+    def made_label(self, layer: int, index: int) -> MadeLabel:
+        figures = {"f1": 0.62, "precision": 0.9, "recall": 0.47, "n": 120, "unigram_f1": 0.31}
+        return MadeLabel(text="Texas places", author="rules", side="input", figures=figures)
 
     def auto_label(self, layer: int, index: int) -> str | None:
         return "Texas places"

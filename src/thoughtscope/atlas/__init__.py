@@ -12,11 +12,17 @@ from thoughtscope.atlas.concepts import name_nodes as name_nodes
 from thoughtscope.atlas.concepts import read_concepts as read_concepts
 from thoughtscope.atlas.concepts import save_concepts as save_concepts
 from thoughtscope.atlas.labels import auto_label as auto_label
+from thoughtscope.atlas.made_labels import MadeLabel as MadeLabel
+from thoughtscope.atlas.made_labels import MadeLabels as MadeLabels
+from thoughtscope.atlas.made_labels import made_labels_of as made_labels_of
 from thoughtscope.atlas.recording import Recording as Recording
 from thoughtscope.atlas.recording import load_recording as load_recording
 from thoughtscope.atlas.recording import record as record
+from thoughtscope.atlas.rule_labels import label_by_rules as label_by_rules
+from thoughtscope.atlas.rules import Rule as Rule
 from thoughtscope.atlas.search import Found as Found
 from thoughtscope.atlas.search import find_text as find_text
 from thoughtscope.atlas.teaching import ConceptTable as ConceptTable
 from thoughtscope.atlas.teaching import Occurrence as Occurrence
 from thoughtscope.atlas.teaching import learn_concept as learn_concept
+from thoughtscope.atlas.text import Text as Text

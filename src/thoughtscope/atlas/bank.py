@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from thoughtscope.atlas.labels import auto_label
+from thoughtscope.atlas.made_labels import MadeLabel, MadeLabels
 from thoughtscope.atlas.soundness import check_bank
 from thoughtscope.core.errors import CorruptArtefact, UnknownFeature
 from thoughtscope.core.store import is_artefact, load_artefact, save_artefact
@@ -69,6 +70,8 @@ class FeatureBank:
     starts: Int[Tensor, " start"]
     "Where each document starts in `ids`; the last entry is the number of tokens."
     layers: tuple[LayerRecords, ...]
+    made: MadeLabels | None = None
+    """Labels that were made and tried; they are kept beside the bank, not in it."""
 
     @property
     def n_tokens(self) -> int:
@@ -105,8 +108,20 @@ class FeatureBank:
         }
 
     def auto_label(self, layer: int, index: int) -> str | None:
-        """A short label made from the examples and the outputs; None for a feature that never fired."""
-        return auto_label(self.detail(layer, index)) or None
+        """A label that was made and tried, or else a guess from the examples and the outputs; None for a feature that
+        never fired. Raises `UnknownFeature`.
+        """
+        made = self.made_label(layer, index)
+        return made.text if made is not None else auto_label(self.detail(layer, index)) or None
+
+    def made_label(self, layer: int, index: int) -> MadeLabel | None:
+        """The label that was made of a feature, with what it was worth when tried. Raises `UnknownFeature`."""
+        self._records(layer, index)
+        return None if self.made is None else self.made.get(layer, index)
+
+    def called(self, made: MadeLabels | None) -> FeatureBank:
+        """The same bank with these labels; without those of another dictionary."""
+        return replace(self, made=made if made is not None and made.scan == self.scan else None)
 
     def largest(self, layer: int, index: int) -> float | None:
         """The largest activation in the scanned text; None for a feature that never fired. Raises `UnknownFeature`."""

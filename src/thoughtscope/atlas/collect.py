@@ -74,13 +74,7 @@ def bank_of_recording(
 
     Raises `DictionaryMismatch` for the recording of another dictionary.
     """
-    if recording.plan.scan != dictionary.scan or recording.plan.n_features != tuple(
-        part.n_features for part in dictionary.parts
-    ):
-        raise DictionaryMismatch(
-            f"This is a recording of {recording.plan.dictionary} with {recording.plan.n_features} features; "
-            f"{dictionary.name} is another dictionary. Record it anew."
-        )
+    check_recorded(recording, dictionary)
     ids, starts = recording.ids, recording.starts
     windows = Windows.over(ids, starts, window)
     layers: list[LayerRecords] = []
@@ -93,7 +87,7 @@ def bank_of_recording(
         }
         blocks = [
             _records(columns, windows, n_top, n_quantile, seed=number + 1000 * at)
-            for at, columns in enumerate(_blocks(recording, number))
+            for at, columns in enumerate(in_blocks(recording, number))
         ]
         layers.append(LayerRecords(**_together(blocks), **outputs))
         progress("examples", number + 1, len(dictionary.parts))
@@ -104,14 +98,25 @@ def bank_of_recording(
         n_features=max(part.n_features for part in dictionary.parts),
         groups=GROUPS,
         window=window,
-        pieces=_pieces(model, used),
+        pieces=pieces_of(model, used),
         ids=torch.from_numpy(ids),
         starts=torch.from_numpy(starts),
         layers=tuple(layers),
     )
 
 
-def _blocks(recording: Recording, part: int) -> Iterator[Columns]:
+def check_recorded(recording: Recording, dictionary: Dictionary) -> None:
+    """Raises `DictionaryMismatch` for the recording of another dictionary."""
+    if recording.plan.scan != dictionary.scan or recording.plan.n_features != tuple(
+        part.n_features for part in dictionary.parts
+    ):
+        raise DictionaryMismatch(
+            f"This is a recording of {recording.plan.dictionary} with {recording.plan.n_features} features; "
+            f"{dictionary.name} is another dictionary. Record it anew."
+        )
+
+
+def in_blocks(recording: Recording, part: int) -> Iterator[Columns]:
     """A part's features in as few blocks as `BLOCK` allows."""
     total = np.cumsum(recording.count(part))
     first = 0
@@ -194,7 +199,8 @@ def _residual_writes(part: Part) -> list[Site]:
     return [site for site in part.writes if site.kind in _TO_RESIDUAL]
 
 
-def _pieces(model: Model, ids: Iterable[int]) -> dict[int, str]:
+def pieces_of(model: Model, ids: Iterable[int]) -> dict[int, str]:
+    """Each token as a person reads it."""
     from thoughtscope.models.tokens import describe
 
     ordered = sorted(ids)

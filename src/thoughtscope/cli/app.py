@@ -15,7 +15,7 @@ from thoughtscope.cli.convert import convert
 from thoughtscope.cli.curves import curves
 from thoughtscope.cli.doctor import doctor
 from thoughtscope.cli.evaluate import evaluate
-from thoughtscope.cli.features import collect
+from thoughtscope.cli.features import collect, label
 from thoughtscope.cli.fetch import fetch
 from thoughtscope.cli.harvest import harvest
 from thoughtscope.cli.intervene import intervene
@@ -38,7 +38,7 @@ app = typer.Typer(
 
 
 features = typer.Typer(
-    help="What a dictionary's features are: collect examples of them.",
+    help="What a dictionary's features are: collect examples of them, label them.",
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -163,6 +163,14 @@ add(
     "Run the model over text once, and write examples, histograms and outputs of every feature, for the pages to show.",
     "features collect specimen/clt --data text:texts --max-tokens 1000 --out ./examples",
     "features collect ./transcoders --model ./llama --data text:texts --recording ./recording --out ./examples",
+    group=features,
+)
+add(
+    label,
+    "Make a label for each feature, and try it.",
+    "Find for every feature the rule that says best where it is active, and say how far it holds on other text.",
+    "features label specimen/clt --data text:texts --max-tokens 2000 --sample 20 --out ./labels",
+    "features label ./transcoders --model ./llama --recording ./recording --out ./labels",
     group=features,
 )
 add(

@@ -62,7 +62,7 @@ def open_microscope(
             f"--model {model} --dictionary ./transcoders or --dictionary hf://org/transcoders-for-it; the specimen "
             "brings its own."
         )
-    from thoughtscope.atlas import bank_of, concepts_of
+    from thoughtscope.atlas import bank_of, concepts_of, made_labels_of
     from thoughtscope.dictionaries import load_dictionary
     from thoughtscope.models import load_model
 
@@ -71,17 +71,18 @@ def open_microscope(
     own = user_labels() if labels is None else labels
     nothing: tuple[Any, ...] = ()
     bank, no_bank = _unless_damaged(lambda: bank_of(fitting), None, f"{fitting.card.folder}/features")
+    made, no_made = _unless_damaged(lambda: made_labels_of(fitting), None, f"{fitting.card.folder}/labels")
     concepts, no_concepts = _unless_damaged(
         lambda: concepts_of(fitting), nothing, f"{fitting.card.folder}/concepts"
     )
-    problems = tuple(problem for problem in (no_bank, no_concepts, own.problem) if problem)
+    problems = tuple(problem for problem in (no_bank, no_made, no_concepts, own.problem) if problem)
     for problem in problems:
         if problem != own.problem or labels is not None:  # `user_labels` has said so itself
             warn_of(problem)
     return Microscope(
         model=loaded,
         dictionary=fitting,
-        bank=bank,
+        bank=None if bank is None else bank.called(made),
         concepts=concepts,
         max_tokens=min(loaded.max_positions, max_tokens or PROMPT_TOKENS),
         labels=own,

@@ -6,6 +6,7 @@ key/value heads. A mistake in a site table or in a linearisation that such defau
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -90,6 +91,23 @@ def byte_tokenizer() -> Any:
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token=_SPECIAL[0], eos_token=_SPECIAL[1], pad_token=_SPECIAL[2]
+    )
+
+
+@torch.no_grad()
+def with_shuffled_weights(model: Model, seed: int = 0) -> Model:
+    """The control of every claim about what a model has learnt: a copy, the entries of each of whose weights change
+    places among themselves.
+
+    Sizes, norms and distributions of all weights stay; what they compute goes (Bricken et al. 2023, "randomized
+    transformer"; Heap et al. 2025).
+    """
+    module, generator = copy.deepcopy(model.module), torch.Generator().manual_seed(seed)
+    for parameter in module.parameters():
+        order = torch.randperm(parameter.numel(), generator=generator).to(parameter.device)
+        parameter.copy_(parameter.flatten()[order].view_as(parameter))
+    return model_from(
+        module, model.tokenizer, name=f"{model.name}, weights shuffled", revision=f"{model.revision}+{seed}"
     )
 
 

@@ -14,7 +14,7 @@ from thoughtscope.core.turns import Turn, heading
 from thoughtscope.graphs.names import feature_file_id, feature_key
 
 if TYPE_CHECKING:
-    from thoughtscope.atlas import FeatureBank
+    from thoughtscope.atlas import FeatureBank, MadeLabel
     from thoughtscope.core.labels import Label, LabelStore
     from thoughtscope.dictionaries import Dictionary
     from thoughtscope.graphs import Graph
@@ -261,10 +261,10 @@ def feature_json(
         "top_logits": [],
         "bottom_logits": [],
     }
-    auto = None
+    auto = made = None
     if bank is not None:
         detail.update(bank.detail(layer, index))
-        auto = bank.auto_label(layer, index)
+        auto, made = bank.auto_label(layer, index), bank.made_label(layer, index)
     return {
         **detail,
         "layer": layer,
@@ -272,7 +272,13 @@ def feature_json(
         "label": given[-1].text if given else "",
         "given": [asdict(label) for label in given],
         "auto_label": auto or "",
+        "auto": None if made is None else made_json(made),
     }
+
+
+def made_json(made: MadeLabel) -> dict[str, Any]:
+    """Who made a label, all that it says, and its figures."""
+    return {"author": made.author, "side": made.side, "text": made.whole or made.text, **made.figures}
 
 
 def features_of(

@@ -76,9 +76,10 @@ def build_report(
     shown as interventions: nouns, or what the page got of them before.
     """
     if bank is None and dictionary is not None:
-        from thoughtscope.atlas import bank_of
+        from thoughtscope.atlas import bank_of, made_labels_of
 
-        bank = bank_of(dictionary)
+        found = bank_of(dictionary)
+        bank = None if found is None else found.called(made_labels_of(dictionary))
     shown = None if isinstance(graph, Mapping) else payload.labelled(graph, bank=bank, labels=labels)
     file = payload.graph_file(shown) if shown is not None else dict(cast("Mapping[str, Any]", graph))
     given = {} if labels is None else labels.given_of(payload.source_of(file)[0])
