@@ -24,15 +24,14 @@ def shares(
 
     from thoughtscope.atlas import label_by_rules, record
 
-    home = ROOT / "runs" / "labels" / f"{name}-{tokens}"
-    recording = record(model, dictionary, documents, home / "recording", max_tokens=tokens)
+    recording = record(
+        model, dictionary, documents, ROOT / "runs" / "labels" / f"{name}-{tokens}", max_tokens=tokens
+    )
     chosen = {
         number: sorted(Random(seed).sample(range(part.n_features), min(sample, part.n_features)))
         for number, part in enumerate(dictionary.parts)
     }
-    made = label_by_rules(
-        model, dictionary, recording, home / f"labels-{sample}-{seed}", features=chosen, seed=seed
-    )
+    made = label_by_rules(model, dictionary, recording, features=chosen, seed=seed)
     figures = [label.figures for label in made.labels.values() if "f1" in label.figures]
     n = len(figures)
 

@@ -25,7 +25,7 @@ WITH_EXAMPLES = sorted(
     for path in PACKAGE.rglob("*.py")
     if ">>> " in path.read_text()
 )
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
 
 each_notebook = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 
@@ -80,6 +80,7 @@ PAGES = (
     "README.zh-CN.md",
     "docs/cli.md",
     "docs/quickstart.md",
+    "docs/features.md",
     "docs/file-formats.md",
     "docs/training.md",
 )

@@ -17,7 +17,7 @@ import pytest
 from tests.command_lines import run_commands
 
 ROOT = Path(__file__).parents[1]
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
 PROMPT = "Fact: the capital of the state containing Dallas is"
 
 pytestmark = pytest.mark.slow

@@ -170,7 +170,7 @@ add(
     "Make a label for each feature, and try it.",
     "Find for every feature the rule that says best where it is active, and say how far it holds on other text.",
     "features label specimen/clt --data text:texts --max-tokens 2000 --sample 20 --out ./labels",
-    "features label ./transcoders --model ./llama --recording ./recording --out ./labels",
+    "features label ./transcoders --model ./llama --data text:texts --part 1 --out ./labels",
     group=features,
 )
 add(
