@@ -82,7 +82,7 @@ def _groups(data: Any) -> Any:
 
 
 def count(data: Any) -> int:
-    """Examples at whose token the feature is active; its groups are filled with others where it is active too seldom."""
+    """Examples at whose token the feature is active; where it seldom is, its groups are filled with others."""
     return sum(
         each.feat_acts[BUFFER] > 0
         for _, groups in _groups(data)

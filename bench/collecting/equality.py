@@ -50,7 +50,7 @@ def within(table: Mapping[str, Any], context: int, before: int, after: int) -> d
 
 
 def compare(ours: Table, theirs: Table, floor: np.ndarray) -> dict[str, Any]:
-    """How many of the examples above `floor` are on both sides, and by how much their values differ. Raises `Unequal`."""
+    """How many examples above `floor` are on both sides, and by how much their values differ. Raises `Unequal`."""
     keys, values = [], []
     for table in (ours, theirs):
         feature, place, value = (np.asarray(table[name]) for name in ("feature", "place", "value"))

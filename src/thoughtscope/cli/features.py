@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,12 @@ from thoughtscope.cli.console import emit, printable, progress_lines
 from thoughtscope.cli.options import Device, DType, Json, ModelName
 from thoughtscope.cli.training import SOURCES, command, opened
 from thoughtscope.core.errors import ThoughtscopeError
+from thoughtscope.core.progress import Progress
+
+if TYPE_CHECKING:
+    from thoughtscope.atlas import FeatureBank
+    from thoughtscope.dictionaries import Dictionary
+    from thoughtscope.models import Model
 
 
 def collect(
@@ -34,6 +40,14 @@ def collect(
     context: Annotated[int, typer.Option(min=2, help="Tokens that the model sees at once.")] = 128,
     n_top: Annotated[int, typer.Option(min=1, help="Strongest examples of a feature.")] = 10,
     n_quantile: Annotated[int, typer.Option(min=0, help="Examples of each quarter of its activations.")] = 3,
+    loss_effects: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="For so many examples of a feature, also by how much each token's loss rises without the feature: the "
+            "model runs once more for each of them.",
+        ),
+    ] = 0,
     device: Device = None,
     dtype: DType = None,
     as_json: Json = False,
@@ -60,7 +74,8 @@ def collect(
         )
     documents = parse_source(data, loaded).documents()
     again = command("features", "collect", dictionary, data=data, model=model, out=out, recording=recording,
-                    max_tokens=max_tokens, context=context, n_top=n_top, n_quantile=n_quantile)  # fmt: skip
+                    max_tokens=max_tokens, context=context, n_top=n_top, n_quantile=n_quantile,
+                    loss_effects=loss_effects)  # fmt: skip
     try:
         with progress_lines(quiet=as_json) as progress:
             whole = record(loaded, found, documents, recording, max_tokens=max_tokens, context=context,
@@ -70,6 +85,8 @@ def collect(
             bank = bank_of_recording(
                 loaded, found, whole, n_top=n_top, n_quantile=n_quantile, progress=progress
             )
+            if loss_effects:
+                bank = _with_effects(loaded, found, bank, loss_effects, quiet=as_json, progress=progress)
     except KeyboardInterrupt:
         if recording is not None and not as_json:
             print(f"Stopped; what was recorded stays.\n\nGo on with:\n  {again}", flush=True)
@@ -84,3 +101,19 @@ def collect(
         f"{found.n_features - silent:,} of {found.n_features:,} features were active on {bank.n_tokens:,} tokens"
     )
     print(f"Written: {printable(str(place))}")
+
+
+def _with_effects(
+    model: Model, dictionary: Dictionary, bank: FeatureBank, n: int, *, quiet: bool, progress: Progress
+) -> FeatureBank:
+    """The bank with its effects on the loss, whose price is said first."""
+    from thoughtscope.atlas import ablations
+    from thoughtscope.atlas import loss_effects as measured
+
+    price = ablations(bank, n=n)
+    if not quiet:
+        print(
+            f"Taking each feature out of {price.n_examples:,} examples: {price.n_tokens:,} tokens go through the model, "
+            f"{price.n_tokens / bank.n_tokens:.1f} times the text."
+        )
+    return measured(model, dictionary, bank, n=n, progress=progress)
