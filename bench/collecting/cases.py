@@ -18,8 +18,10 @@ from typing import Any
 
 import numpy as np
 
-TOP, QUARTER = 20, 5
-"""Examples of each feature: its strongest, and so many of each quarter."""
+DELPHI, DASHBOARD = "delphi", "SAEDashboard"
+TOP, QUARTER = 20, 15
+"""Of each feature, so many of its strongest examples and of each quarter: 80. SAEDashboard keeps 70 by default, delphi
+90."""
 GRAM = 15
 """No two stretches of so many tokens are equal: who leaves out repeated texts has none to leave out."""
 
@@ -42,6 +44,9 @@ class Case:
     n_features: int = 8192
     active: int = 32
     """Of a dictionary that is made of rows: how many features are active on a token, on average."""
+    dtype: str = "float32"
+    """In which every side runs the model; encoders are in float32."""
+    peers: tuple[str, ...] = (DELPHI, DASHBOARD)
 
 
 CASES = {
@@ -54,6 +59,17 @@ CASES = {
             dictionary="smollm2/sae",
             site="resid_post.12",
             rows=256,
+        ),
+        Case(
+            name="smollm2-bf16",
+            about="the same, the model in bfloat16, in which SmolLM2 is published",
+            model="smollm2",
+            dictionary="smollm2/sae",
+            site="resid_post.12",
+            rows=256,
+            dtype="bfloat16",
+            # In bfloat16, two ways through the model are no longer equal: only who runs the same one is compared.
+            peers=(DELPHI,),
         ),
         Case(
             name="specimen",

@@ -10,12 +10,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from bench.collecting.cases import CASES, TOP, Case, build
+from bench.collecting.cases import CASES, DASHBOARD, DELPHI, TOP, Case, build
 from bench.collecting.equality import compare, floors, windowed, within
 from bench.peer.duel import OURS, Side, child
 from bench.peer.environment import Peer, interpreter
 
-DELPHI = Peer(
+DELPHI_PEER = Peer(
     name="delphi 0.1.3",
     folder="delphi",
     # It asks for vllm, bitsandbytes, flask and fire, and imports none of them to collect.
@@ -26,7 +26,7 @@ DELPHI = Peer(
     alone=("eai-delphi==0.1.3",),
     imports="delphi.latents, delphi.sparse_coders.custom.gemmascope",
 )  # fmt: skip
-DASHBOARD = Peer(
+DASHBOARD_PEER = Peer(
     name="SAEDashboard 0.8.0",
     folder="sae-dashboard",
     # It asks for a reader of cross-layer transcoders that asks for torchvision and torchaudio, of other builds of
@@ -39,7 +39,7 @@ DASHBOARD = Peer(
     alone=("sae-dashboard==0.8.0",),
     imports="sae_dashboard.sae_vis_runner",
 )  # fmt: skip
-THEIRS, PAGES = "delphi", "SAEDashboard"
+PEERS = {DELPHI: (DELPHI_PEER, "delphi"), DASHBOARD: (DASHBOARD_PEER, "dashboard")}
 TOGETHER = (64, 256, 1024)
 TRIAL = 1024
 """Features of the trial that finds how many SAEDashboard should look at together."""
@@ -49,46 +49,42 @@ WARM_UP = 32
 
 def contest(case: Case, *, rounds: int, threads: int, seed: int = 0) -> dict[str, Any]:
     """What every side took. Raises `NoPeer` where one cannot be installed, `Unequal` where they found others."""
-    pythons = {OURS: Path(sys.executable), THEIRS: interpreter(DELPHI), PAGES: interpreter(DASHBOARD)}
-    modules = {OURS: "ours", THEIRS: "delphi", PAGES: "dashboard"}
+    entrants = {OURS: (Path(sys.executable), "ours")}
+    entrants |= {name: (interpreter(PEERS[name][0]), PEERS[name][1]) for name in case.peers}
     with tempfile.TemporaryDirectory(prefix="bench-") as place, ExitStack() as stack:
         folder = Path(place)
         told = build(case, folder, seed)
         sides = {
-            name: stack.enter_context(
-                child(name, python, f"bench.collecting.{modules[name]}", folder, threads)
-            )
-            for name, python in pythons.items()
+            name: stack.enter_context(child(name, python, f"bench.collecting.{module}", folder, threads))
+            for name, (python, module) in entrants.items()
         }
         requests: dict[str, dict[str, Any]] = {name: {} for name in sides}
-        together, trial = warmed(sides, place, threads, min(TRIAL, case.n_features))
-        requests[PAGES]["features"] = together
+        trial = warmed(sides, place, threads, min(TRIAL, case.n_features))
+        if trial:
+            requests[DASHBOARD]["features"] = min(trial, key=lambda together: trial[together])
         versions = {name: side.ask("open", folder=place, threads=threads) for name, side in sides.items()}
         turns = take_turns(sides, requests, folder, rounds)
         equality = equal(folder, told)
     return {
         "name": case.name, "about": case.about, "tokens": case.rows * case.context, "features": case.n_features,
-        "versions": versions, "threads": threads, "rounds": rounds, "features_together": together,
-        "trial": trial, "equality": equality, **summary(turns),
+        "dtype": case.dtype, "versions": versions, "threads": threads, "rounds": rounds, "trial": trial,
+        "equality": equality, **summary(turns),
     }  # fmt: skip
 
 
-def warmed(
-    sides: Mapping[str, Side], folder: str, threads: int, features: int
-) -> tuple[int, dict[int, float]]:
-    """An unmeasured turn of each side on a little text; and SAEDashboard's fastest batch of features, by one run each
-    over `features` of them."""
+def warmed(sides: Mapping[str, Side], folder: str, threads: int, features: int) -> dict[int, float]:
+    """An unmeasured turn of each side on a little text; and SAEDashboard's seconds for `features` of them by how many
+    it looks at together, one run each."""
     for name, side in sides.items():
         side.ask("open", folder=folder, threads=threads, rows=WARM_UP)
-        if name != PAGES:
-            side.ask("run")
-    sides[PAGES].ask("run", features=TOGETHER[0], only=TOGETHER[0])
-    sides[PAGES].ask("open", folder=folder, threads=threads)
-    trial = {
-        together: round(sides[PAGES].ask("run", features=together, only=features)["seconds"], 2)
+        side.ask("run", **({"features": TOGETHER[0], "only": TOGETHER[0]} if name == DASHBOARD else {}))
+    if DASHBOARD not in sides:
+        return {}
+    sides[DASHBOARD].ask("open", folder=folder, threads=threads)
+    return {
+        together: round(sides[DASHBOARD].ask("run", features=together, only=features)["seconds"], 2)
         for together in TOGETHER
     }
-    return min(trial, key=lambda together: trial[together]), trial
 
 
 def take_turns(
@@ -115,16 +111,17 @@ def equal(folder: Path, case: Mapping[str, Any]) -> dict[str, Any]:
     from bench.collecting.delphi import WINDOW
 
     tables = {}
-    for name in (OURS, THEIRS, PAGES):
+    for name in (OURS, *case["peers"]):
         with np.load(folder / f"{name}.npz") as stored:
             tables[name] = dict(stored)
     floor = {name: floors(table, TOP, case["n_features"]) for name, table in tables.items()}
-    ours = {
-        THEIRS: windowed(tables[OURS], WINDOW),
-        PAGES: within(tables[OURS], case["context"], BUFFER + 1, BUFFER),
+    mine = {
+        DELPHI: windowed(tables[OURS], WINDOW),
+        DASHBOARD: within(tables[OURS], case["context"], BUFFER + 1, BUFFER),
     }
     return {
-        name: compare(mine, tables[name], np.maximum(floor[OURS], floor[name])) for name, mine in ours.items()
+        name: compare(mine[name], tables[name], np.maximum(floor[OURS], floor[name]))
+        for name in case["peers"]
     }
 
 
@@ -134,11 +131,13 @@ def summary(turns: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
     for name, made in turns.items():
         seconds = [turn["seconds"] for turn in made]
         beside = [turn["seconds"] - turn["forward_seconds"] for turn in made]
+        lists = [turn.get("outputs_seconds", 0.0) for turn in made]
         examples = made[0]["examples"]
         sides[name] = {
             "seconds": statistics.median(seconds),
             "seconds_range": [min(seconds), max(seconds)],
             "without_forward": statistics.median(beside),
+            "outputs": statistics.median(lists),
             "cpu_seconds": statistics.median(turn["cpu_seconds"] for turn in made),
             "examples": examples,
             "examples_per_second": examples / statistics.median(seconds),
@@ -155,6 +154,8 @@ def summary(turns: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
         side["ratio_of_seconds"] = side["seconds"] / ours["seconds"]
         side["ratio_of_seconds_range"] = [min(pairs), max(pairs)]
         side["ratio_without_forward"] = side["without_forward"] / ours["without_forward"]
+        if name == DELPHI:  # it makes no lists of the tokens that a feature raises and lowers
+            side["ratio_of_same_work"] = side["seconds"] / (ours["seconds"] - ours["outputs"])
     return {"sides": sides, "peak_of": turns[OURS][0]["peak_of"]}
 
 

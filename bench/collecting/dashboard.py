@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from bench.collecting.clock import ForwardClock, collected
+from bench.collecting.clock import Clock, collected
 from bench.peer.child import serve
 
 BUFFER = 5
@@ -45,14 +45,14 @@ def open_case(folder: str, threads: int, rows: int | None = None) -> dict[str, A
         raise RuntimeError(f"weights that do not match: {', '.join(lost[:5])}")
     opened.update(
         case=case, model=model.eval(), encoder=SAE.load_from_disk(str(place / "sae-lens"), device="cpu"),
-        clock=ForwardClock(model), ids=torch.from_numpy(np.load(place / "ids.npy")[:rows]),
+        clocks={"forward": Clock(model)}, ids=torch.from_numpy(np.load(place / "ids.npy")[:rows]),
     )  # fmt: skip
     return {name: version(name) for name in ("sae-dashboard", "sae-lens", "transformer-lens", "torch")}
 
 
 def run(features: int, only: int | None = None, save: str | None = None) -> dict[str, Any]:
     """One collection, of all features or of the first `only`."""
-    return collected(opened["clock"], lambda: collect(features, only), table, count, save)
+    return collected(opened["clocks"], lambda: collect(features, only), table, count, save)
 
 
 def collect(together: int, only: int | None) -> Any:

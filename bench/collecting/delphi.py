@@ -1,7 +1,7 @@
 """delphi's child process: `python -m bench.collecting.delphi`, with the interpreter of its own environment.
 
 Its `LatentCache`, the cache's files, then its `LatentDataset` with constructor and sampler for every latent, as its
-command runs them before it explains. Its way to choose the same examples: `mix`, half of 40 from the strongest and the
+command runs them before it explains. Its way to choose the same examples: `mix`, a quarter from the strongest and the
 rest from 4 quantiles. What costs time and is not wanted is off: no examples for testing, none that do not activate, and
 no latent is passed over for having few. Its encoder is its own JumpReLU; the first position is silent as on all sides.
 """
@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from bench.collecting.clock import ForwardClock, collected
+from bench.collecting.clock import Clock, collected
 from bench.peer.child import serve
 
 WINDOW = 32
@@ -32,18 +32,19 @@ def open_case(folder: str, threads: int, rows: int | None = None) -> dict[str, A
     torch.set_num_threads(threads)
     place = Path(folder)
     case = json.loads((place / "case.json").read_text())
-    module = AutoModel.from_pretrained(place / "model", local_files_only=True, dtype=torch.float32)
+    dtype = getattr(torch, case["dtype"])
+    module = AutoModel.from_pretrained(place / "model", local_files_only=True, dtype=dtype)
     params = {name: torch.from_numpy(weight) for name, weight in np.load(place / "params.npz").items()}
     sae = JumpReluSae(*params["W_enc"].shape)
     sae.load_state_dict(params)
 
     def encode(x: Any) -> Any:
-        latents = sae.encode(x)
+        latents = sae.encode(x.float())
         latents[:, 0] = 0
         return latents
 
     opened.update(
-        case=case, module=module.eval(), encode=encode, clock=ForwardClock(module),
+        case=case, module=module.eval(), encode=encode, clocks={"forward": Clock(module)},
         tokenizer=AutoTokenizer.from_pretrained(place / "model", local_files_only=True),
         ids=torch.from_numpy(np.load(place / "ids.npy")[:rows]),
     )  # fmt: skip
@@ -53,7 +54,7 @@ def open_case(folder: str, threads: int, rows: int | None = None) -> dict[str, A
 def run(save: str | None = None) -> dict[str, Any]:
     """One collection."""
     return collected(
-        opened["clock"], collect, table, lambda records: sum(len(each.train) for each in records), save
+        opened["clocks"], collect, table, lambda records: sum(len(each.train) for each in records), save
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench.collecting.clock import ForwardClock, collected
+from bench.collecting.clock import Clock, collected
 from bench.peer.child import serve
 
 opened: dict[str, Any] = {}
@@ -22,17 +22,20 @@ def open_case(folder: str, threads: int, rows: int | None = None) -> dict[str, A
 
     import thoughtscope
     from thoughtscope import load_dictionary
+    from thoughtscope.atlas import collect
     from thoughtscope.models import model_from
 
     torch.set_num_threads(threads)
     place = Path(folder)
     case = json.loads((place / "case.json").read_text())
-    module = AutoModelForCausalLM.from_pretrained(place / "model", local_files_only=True, dtype=torch.float32)
+    dtype = getattr(torch, case["dtype"])
+    module = AutoModelForCausalLM.from_pretrained(place / "model", local_files_only=True, dtype=dtype)
     tokenizer = AutoTokenizer.from_pretrained(place / "model", local_files_only=True)
     model = model_from(module, tokenizer, name=case["model"])
     dictionary = load_dictionary(place / "sae-lens", model, preflight=False)
+    clocks = {"forward": Clock(module), "outputs": Clock(collect, "output_tokens")}
     opened.update(
-        case=case, model=model, dictionary=replace(dictionary, skip_first=True), clock=ForwardClock(module),
+        case=case, model=model, dictionary=replace(dictionary, skip_first=True), clocks=clocks,
         ids=np.load(place / "ids.npy")[:rows],
     )  # fmt: skip
     return {"thoughtscope": thoughtscope.__version__, "torch": torch.__version__}
@@ -51,7 +54,7 @@ def run(save: str | None = None) -> dict[str, Any]:
                 context=case["context"], n_top=case["top"], n_quantile=case["quarter"],
             )  # fmt: skip
 
-    return collected(opened["clock"], collect, table, lambda bank: len(bank.layers[0].example_token), save)
+    return collected(opened["clocks"], collect, table, lambda bank: len(bank.layers[0].example_token), save)
 
 
 def table(bank: Any) -> dict[str, Any]:

@@ -113,7 +113,7 @@ def _with_effects(
     price = ablations(bank, n=n)
     if not quiet:
         print(
-            f"Taking each feature out of {price.n_examples:,} examples: {price.n_tokens:,} tokens go through the model, "
+            f"Taking each feature out of {price.n_examples:,} examples: {price.n_tokens:,} tokens pass the model, "
             f"{price.n_tokens / bank.n_tokens:.1f} times the text."
         )
     return measured(model, dictionary, bank, n=n, progress=progress)
