@@ -12,9 +12,10 @@ import torch
 from tests.tiny_microscope import N_FEATURES, random_dictionary, shared_model
 from tests.tiny_models import tiny_model
 from thoughtscope.atlas import FeatureBank, ablations, collect_examples, loss_effects
+from thoughtscope.cli import app as command_line
 from thoughtscope.core.errors import CorruptArtefact, DictionaryMismatch, ThoughtscopeError, UnknownFeature
 from thoughtscope.core.site import Site
-from thoughtscope.dictionaries import Activation, Dictionary, Part, encode
+from thoughtscope.dictionaries import Activation, Dictionary, Part, encode, save_dictionary
 from thoughtscope.models import capture, tokens_from_ids
 from thoughtscope.models.edits import Edit, writes_of
 from thoughtscope.models.hooks import forward
@@ -226,3 +227,33 @@ def test_heads_and_attention_outputs_are_sites_like_others():
     bank = collect_examples(model, dictionary, documents(), n_top=2, n_quantile=0)
     (records,) = loss_effects(model, dictionary, bank, n=1).layers
     assert records.effect_value is not None and bool((records.effect_value != 0).any())
+
+
+def test_the_command_says_the_price_and_writes_the_effects(tmp_path, monkeypatch, capsys):
+    dictionary = autoencoder("relu")
+    save_dictionary(dictionary, tmp_path / "sae")
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "one.txt").write_text("The cat went to Rome. The bed is by the sea.")
+    monkeypatch.setattr("thoughtscope.models.load_model", lambda *_, **__: shared_model())
+    monkeypatch.chdir(tmp_path)
+    arguments = [
+        "features",
+        "collect",
+        "sae",
+        "--data",
+        "text:texts",
+        "--context",
+        "20",
+        "--loss-effects",
+        "2",
+    ]
+    monkeypatch.setattr("sys.argv", ["thoughtscope", *arguments])
+    with pytest.raises(SystemExit) as end:
+        command_line.run()
+    said = capsys.readouterr().out
+    bank = FeatureBank.load(tmp_path / "sae" / "features")
+    (records,) = bank.layers
+    assert not end.value.code and records.effect_offsets is not None
+    measured = int((records.effect_offsets.diff() > 0).sum())
+    price = ablations(bank, n=2)
+    assert f"{measured:,} examples: {price.n_tokens:,} tokens" in said and measured == price.n_examples > 10

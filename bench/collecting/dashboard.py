@@ -34,6 +34,8 @@ def open_case(folder: str, threads: int, rows: int | None = None) -> dict[str, A
     path = str(place / "model")
     module = AutoModelForCausalLM.from_pretrained(path, local_files_only=True, torch_dtype=torch.float32)
     config = loading.get_pretrained_model_config(path, device="cpu", dtype=torch.float32)
+    # From a folder, it takes the usual base of the rotary embedding and not the model's.
+    config.rotary_base = int(module.config.rope_theta)
     tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
     model = HookedSAETransformer(config, tokenizer)
     weights = loading.get_pretrained_state_dict(path, config, module, dtype=torch.float32)
