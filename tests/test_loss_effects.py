@@ -96,7 +96,7 @@ def test_effects_are_those_of_editing_one_example_at_a_time(kind):
     checked, largest = 0, 0.0
     for number, records in enumerate(found.layers):
         assert records.effect_offsets is not None and records.effect_value is not None
-        for index in range(0, N_FEATURES, 3):
+        for index in range(0, N_FEATURES, 2 * len(found.layers)):
             first, end = records.example_offsets[index : index + 2].tolist()
             for example in range(first, end):
                 effects = records.effect_value[slice(*records.effect_offsets[example : example + 2].tolist())]
@@ -150,9 +150,9 @@ def test_nothing_is_lost_up_to_the_first_active_token():
 
 def test_batches_and_the_other_features_do_not_matter():
     dictionary, bank = made("clt")
-    whole = loss_effects(shared_model(), dictionary, bank, n=N, batch_tokens=10_000)
-    split = loss_effects(shared_model(), dictionary, bank, n=N, batch_tokens=1)
-    some = loss_effects(shared_model(), dictionary, bank, n=N, features=[(1, 5), (2, 0)])
+    whole = loss_effects(shared_model(), dictionary, bank, n=1, batch_tokens=10_000)
+    split = loss_effects(shared_model(), dictionary, bank, n=1, batch_tokens=40)
+    some = loss_effects(shared_model(), dictionary, bank, n=1, features=[(1, 5), (2, 0)])
     for number in range(len(bank.layers)):
         a, b, c = (each.layers[number] for each in (whole, split, some))
         assert torch.equal(a.effect_offsets, b.effect_offsets)
