@@ -68,7 +68,7 @@ def ablations(bank: FeatureBank, *, n: int, features: Iterable[tuple[int, int]] 
     wanted = None if features is None else np.array([*features], np.int64).reshape(-1, 2)
     if wanted is not None:
         for layer, index in wanted.tolist():
-            bank.density(layer, index)
+            bank.density(layer, index)  # refuses a feature that is not there
     starts, found = bank.starts.numpy().astype(np.int64), []
     for number, records in enumerate(bank.layers):
         offsets = records.example_offsets.numpy().astype(np.int64)
@@ -85,10 +85,10 @@ def ablations(bank: FeatureBank, *, n: int, features: Iterable[tuple[int, int]] 
     layer, feature, document, length, example = np.concatenate(found, axis=1)
     runs, run = np.unique(np.stack([layer, feature, document]), axis=1, return_inverse=True)
     longest = np.zeros(runs.shape[1], np.int64)
-    np.maximum.at(longest, run, length)
+    np.maximum.at(longest, run.reshape(-1), length)
     return Ablations(
         layer=runs[0], feature=runs[1], document=runs[2], length=longest,
-        example_layer=layer, example=example, run=run,
+        example_layer=layer, example=example, run=run.reshape(-1),
     )  # fmt: skip
 
 
@@ -107,7 +107,8 @@ def loss_effects(
     every feature, or of some, each (layer, index). Effects that it had are replaced.
 
     Effects are 0 up to and at the first token at which the feature is active, and at a document's first token, which
-    nothing foresees. `ablations` tells the price.
+    nothing foresees. In half precision, rounding adds noise of its own size to them: load the model in float32.
+    `ablations` tells the price.
     Raises `DictionaryMismatch` for a bank of another dictionary, `UnknownFeature`.
     """
     check_fits(dictionary, model)
