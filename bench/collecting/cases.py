@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import sysconfig
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,7 @@ def build(case: Case, folder: Path, seed: int) -> dict[str, Any]:
     _save_model(model, folder / "model")
     if case.dictionary:
         whole = load_dictionary(case.dictionary, model, preflight=False)
-        part = whole.part(case.site)
+        part = _unit(whole.part(case.site))
     else:
         part = _of_rows(model, ids, case, seed)
     alone = Dictionary(name="bench/sae", scan="bench", model_name=case.model, parts=(part,))
@@ -107,6 +107,20 @@ def build(case: Case, folder: Path, seed: int) -> dict[str, Any]:
     told = {**asdict(case), "folder": str(folder), "top": TOP, "quarter": QUARTER}
     (folder / "case.json").write_text(json.dumps(told))
     return told
+
+
+def _unit(part: Any) -> Any:
+    """The same autoencoder with decoders of norm 1, as SAEDashboard makes every one; activations take the norm."""
+    (site,) = part.reads
+    W_dec = part.W_dec[site].float()
+    norm = W_dec.norm(dim=-1).clamp(min=1e-6)
+    return replace(
+        part,
+        W_enc={site: part.W_enc[site].float() * norm[:, None]},
+        b_enc=part.b_enc.float() * norm,
+        threshold=part.threshold.float() * norm,
+        W_dec={site: W_dec / norm[:, None]},
+    )
 
 
 def _rows(tokenizer: Any, n: int, context: int) -> Iterator[np.ndarray]:

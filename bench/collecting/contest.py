@@ -14,6 +14,7 @@ from bench.collecting.cases import CASES, DASHBOARD, DELPHI, TOP, Case, build
 from bench.collecting.equality import compare, floors, windowed, within
 from bench.peer.duel import OURS, Side, child
 from bench.peer.environment import Peer, interpreter
+from bench.peer.equality import Unequal
 
 DELPHI_PEER = Peer(
     name="delphi 0.1.3",
@@ -119,10 +120,13 @@ def equal(folder: Path, case: Mapping[str, Any]) -> dict[str, Any]:
         DELPHI: windowed(tables[OURS], WINDOW),
         DASHBOARD: within(tables[OURS], case["context"], BUFFER + 1, BUFFER),
     }
-    return {
-        name: compare(mine[name], tables[name], np.maximum(floor[OURS], floor[name]))
-        for name in case["peers"]
-    }
+    found = {}
+    for name in case["peers"]:
+        try:
+            found[name] = compare(mine[name], tables[name], np.maximum(floor[OURS], floor[name]))
+        except Unequal as error:
+            raise Unequal(f"{name}: {error}") from None
+    return found
 
 
 def summary(turns: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
