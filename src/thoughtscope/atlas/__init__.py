@@ -1,5 +1,8 @@
 """What is known of a dictionary's features from real text: examples, histograms, outputs, labels, concepts."""
 
+from thoughtscope.atlas.ablation import Ablations as Ablations
+from thoughtscope.atlas.ablation import ablations as ablations
+from thoughtscope.atlas.ablation import loss_effects as loss_effects
 from thoughtscope.atlas.bank import FeatureBank as FeatureBank
 from thoughtscope.atlas.bank import bank_of as bank_of
 from thoughtscope.atlas.collect import bank_of_recording as bank_of_recording

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from thoughtscope.atlas.labels import auto_label
 from thoughtscope.atlas.made_labels import MadeLabel, MadeLabels
+from thoughtscope.atlas.picking import windows_of
 from thoughtscope.atlas.soundness import check_bank
 from thoughtscope.core.errors import CorruptArtefact, UnknownFeature
 from thoughtscope.core.store import is_artefact, load_artefact, save_artefact
@@ -52,6 +53,14 @@ class LayerRecords:
     active_offsets: Int[Tensor, " example+1"]
     active_token: Int[Tensor, " active"]
     active_value: Float[Tensor, " active"]
+    effect_offsets: Int[Tensor, " example+1"] | None = None
+    "Of the tokens shown of each example for which `loss_effects` was asked; none for the others."
+    effect_value: Float[Tensor, " shown"] | None = None
+    "By how many nats a token's loss rises without the feature."
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Those that there are, by name."""
+        return {name: tensor for name, tensor in vars(self).items() if tensor is not None}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -152,7 +161,7 @@ class FeatureBank:
             "pieces": {str(token): piece for token, piece in self.pieces.items()},
             "n_layers": len(self.layers),
         }
-        tensors = {f"layer_{number}": vars(records) for number, records in enumerate(self.layers)}
+        tensors = {f"layer_{number}": records.tensors() for number, records in enumerate(self.layers)}
         return save_artefact(
             path, kind=KIND, tensors={"text": {"ids": self.ids, "starts": self.starts}, **tensors}, meta=meta
         )
@@ -202,19 +211,25 @@ class FeatureBank:
         tokens, strengths = records.active_token[active].tolist(), records.active_value[active].tolist()
         for token, strength in zip(tokens, strengths, strict=True):
             values[token - start] = round(strength, 4)
-        return {
+        found = {
             "tokens_acts_list": values,
             "train_token_ind": peak - start,
             "is_repeated_datapoint": False,
             "tokens": [self.pieces[token] for token in self.ids[start:end].tolist()],
         }
+        if records.effect_offsets is not None and records.effect_value is not None:
+            shown = slice(int(records.effect_offsets[number]), int(records.effect_offsets[number + 1]))
+            effects = records.effect_value[shown].tolist()
+            return found | (
+                {"loss_effects_list": [round(effect, 5) for effect in effects]} if effects else {}
+            )
+        return found
 
 
 def window_of(starts: Int[np.ndarray, " start"], peak: int, window: tuple[int, int]) -> tuple[int, int]:
     """The tokens shown around a peak: a stretch of its own document."""
-    document = int(np.searchsorted(starts, peak, side="right")) - 1
-    first, end = int(starts[document]), int(starts[document + 1])
-    return max(first, peak - window[0]), min(end, peak + window[1] + 1)
+    first, end = windows_of(starts, np.array([peak]), window)
+    return int(first[0]), int(end[0])
 
 
 def bank_of(dictionary: Dictionary) -> FeatureBank | None:

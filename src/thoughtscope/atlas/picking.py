@@ -37,14 +37,21 @@ class Windows:
         cls, ids: Int[np.ndarray, " pos"], starts: Int[np.ndarray, " start"], window: tuple[int, int]
     ) -> Windows:
         """`window`: tokens before and after. Documents begin at `starts`, whose last entry is the text's length."""
-        at, lengths = np.arange(len(ids)), np.diff(starts)
-        first = np.maximum(np.repeat(starts[:-1], lengths), at - window[0])
-        end = np.minimum(np.repeat(starts[1:], lengths), at + window[1] + 1)
+        first, end = windows_of(starts, np.arange(len(ids)), window)
         # Σ ids[k] Bᵏ up to each place: a difference of two, times B⁻ᶠⁱʳˢᵗ, is the polynomial of the tokens between.
         powers, inverses = _powers(_BASE, len(ids) + 1), _powers(_inverse(_BASE), len(ids) + 1)
         terms = (ids.astype(np.uint64) + np.uint64(1)) * powers[:-1]
         sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(terms, dtype=np.uint64)])
         return cls(first=first, end=end, name=(sums[end] - sums[first]) * inverses[first])
+
+
+def windows_of(
+    starts: Int[np.ndarray, " start"], peak: Int[np.ndarray, " example"], window: tuple[int, int]
+) -> tuple[Int[np.ndarray, " example"], Int[np.ndarray, " example"]]:
+    """The first token shown around each peak, and the one after the last."""
+    document = np.searchsorted(starts, peak, side="right") - 1
+    first = np.maximum(starts[document], peak - window[0])
+    return first, np.minimum(starts[document + 1], peak + window[1] + 1)
 
 
 def _powers(base: np.uint64, n: int) -> UInt64[np.ndarray, " n"]:
@@ -106,7 +113,7 @@ def strongest_first(columns: Columns) -> Int64[np.ndarray, " event"]:
 
 def _first_of(columns: Columns, most: int) -> tuple[np.ndarray, np.ndarray]:
     """The first `most` places in each feature's ranking: feature, place."""
-    return _ragged(columns.offsets[:-1], np.minimum(columns.count, most))
+    return ragged(columns.offsets[:-1], np.minimum(columns.count, most))
 
 
 def _drawn_of(
@@ -121,7 +128,7 @@ def _drawn_of(
     return feature, columns.offsets[feature] + first[feature] + inside
 
 
-def _ragged(first: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def ragged(first: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """For each i, `first[i], first[i] + 1, …` (`length[i]` of them): i, and the numbers."""
     owner = np.repeat(np.arange(len(length)), length)
     before = np.cumsum(length) - length
@@ -170,7 +177,7 @@ def _within(
     peak = columns.token[event]
     first = np.searchsorted(keys, feature * n_tokens + windows.first[peak])
     end = np.searchsorted(keys, feature * n_tokens + windows.end[peak])
-    _, found = _ragged(first, end - first)
+    _, found = ragged(first, end - first)
     return found, np.concatenate([[0], np.cumsum(end - first)])
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
+from thoughtscope.atlas.picking import windows_of
 from thoughtscope.core.tensors import all_finite
 
 if TYPE_CHECKING:
@@ -44,12 +45,12 @@ def check_bank(bank: FeatureBank) -> None:
 
 
 def _check_records(bank: FeatureBank, records: LayerRecords, known: np.ndarray) -> None:
-    fields: dict[str, Tensor] = vars(records)
+    fields = records.tensors()
     _require(all(all_finite(tensor) for tensor in fields.values()), "every number is finite")
     ranks = {"histogram": 2, "quantiles": 2, "top_logits": 2, "bottom_logits": 2}
     for name, tensor in fields.items():
         _require(tensor.ndim == ranks.get(name, 1), f"{name} has {ranks.get(name, 1)} axes")
-        floating = name in ("quantiles", "output_strength", "active_value")
+        floating = name in ("quantiles", "output_strength", "active_value", "effect_value")
         _require(
             tensor.is_floating_point() == floating,
             f"{name} holds {'floats' if floating else 'whole numbers'}",
@@ -73,15 +74,25 @@ def _check_records(bank: FeatureBank, records: LayerRecords, known: np.ndarray) 
     _require(bool(((group >= 0) & (group < len(bank.groups))).all()), "every group has a name")
     _require(bool(((peak >= 0) & (peak < bank.n_tokens)).all()), "every example lies in the text")
     # What is active around a peak lies in the window that is shown of its document.
-    starts = bank.starts.numpy().astype(np.int64)
-    document = np.searchsorted(starts, peak, side="right") - 1
-    first = np.maximum(starts[document], peak - bank.window[0])
-    end = np.minimum(starts[document + 1], peak + bank.window[1] + 1)
+    first, end = windows_of(bank.starts.numpy().astype(np.int64), peak, bank.window)
     example = np.repeat(np.arange(n_examples), np.diff(records.active_offsets.numpy()))
     token = records.active_token.numpy()
     _require(
         bool(((token >= first[example]) & (token < end[example])).all()), "what is active is near its peak"
     )
+    _check_effects(fields, end - first)
+
+
+def _check_effects(fields: dict[str, Tensor], shown: np.ndarray) -> None:
+    """Effects on the loss: of no example, or of every token that is shown of some."""
+    there = [name in fields for name in ("effect_offsets", "effect_value")]
+    _require(all(there) or not any(there), "effects have values and offsets")
+    if not any(there):
+        return
+    offsets = fields["effect_offsets"].numpy()
+    _require(_runs(offsets, len(fields["effect_value"]), len(shown)), "effect_offsets cut the effects")
+    length = np.diff(offsets)
+    _require(bool(((length == 0) | (length == shown)).all()), "an effect stands for every token shown")
 
 
 def check_concept(concept: Concept) -> None:

@@ -15,7 +15,8 @@ from thoughtscope.cli.convert import convert
 from thoughtscope.cli.curves import curves
 from thoughtscope.cli.doctor import doctor
 from thoughtscope.cli.evaluate import evaluate
-from thoughtscope.cli.features import collect, label
+from thoughtscope.cli.features import collect
+from thoughtscope.cli.features_label import label
 from thoughtscope.cli.fetch import fetch
 from thoughtscope.cli.harvest import harvest
 from thoughtscope.cli.intervene import intervene
