@@ -55,16 +55,23 @@ function Example({ example, top }) {
   const from = Math.max(0, peak - 28);
   return html`<p class="example">${from > 0 ? "…" : ""}${tokens.slice(from, peak + 14).map((text, k) => {
     const i = from + k;
-    return html`<${ExampleToken} key=${i} text=${text} value=${values[i]} top=${top} peak=${i === peak} />`;
+    return html`<${ExampleToken} key=${i} text=${text} value=${values[i]} top=${top} peak=${i === peak}
+      effect=${example.loss_effects_list?.[i]} />`;
   })}</p>`;
 }
 
 const HIDDEN = /[\u0000-\u0009\u000b-\u001f\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g;
 
-/** In running text spaces stay spaces; only other invisible characters become marks. */
-function ExampleToken({ text, value, top, peak }) {
+const FELT = 0.02; // nats: smaller effects are not marked
+
+/** In running text spaces stay spaces; only other invisible characters become marks. A line above a token marks what
+ * the feature did to its loss. */
+function ExampleToken({ text, value, top, peak, effect }) {
   const style = value > 0 ? { background: heat(value, top) } : null;
   const shown = String(text).replace(HIDDEN, "�").replaceAll("\n", "↵");
-  const title = value > 0 ? plainNumber(value) : null;
-  return html`<span class=${peak ? "peak" : ""} style=${style} title=${title}>${shown}</span>`;
+  const felt = Math.abs(effect) >= FELT ? (effect > 0 ? "helped" : "hindered") : "";
+  const without = felt && `without the feature its loss is ${plainNumber(Math.abs(effect))} nats `
+    + (effect > 0 ? "higher" : "lower");
+  const title = [value > 0 ? plainNumber(value) : "", without].filter(Boolean).join("; ") || null;
+  return html`<span class=${`${peak ? "peak" : ""} ${felt}`.trim()} style=${style} title=${title}>${shown}</span>`;
 }
