@@ -48,7 +48,7 @@ def ask(
         return [answers[key] for key in keys]
     estimate = estimate_of(assistant, sent, kept=len(answers), prices=prices)
     if not consent(estimate):
-        raise NotAgreed(f"Nothing was sent. {estimate} Agree to it to have it sent.")
+        raise NotAgreed(f"Nothing was sent. {estimate} Agree to it (--yes) to have it sent.")
     row = failed = 0
     progress("ask", len(answers), len(asked), failed=0.0)
     for number, answer in assistant.answers(sent):

@@ -4,10 +4,15 @@ from thoughtscope.atlas.explaining.baselines import shuffled as shuffled
 from thoughtscope.atlas.explaining.baselines import table_score as table_score
 from thoughtscope.atlas.explaining.baselines import unigram_label as unigram_label
 from thoughtscope.atlas.explaining.baselines import unigram_table as unigram_table
+from thoughtscope.atlas.explaining.comparing import ASKING as ASKING
+from thoughtscope.atlas.explaining.comparing import INSIDE as INSIDE
+from thoughtscope.atlas.explaining.comparing import averages as averages
+from thoughtscope.atlas.explaining.comparing import compare as compare
 from thoughtscope.atlas.explaining.contexts import Context as Context
 from thoughtscope.atlas.explaining.contexts import Contexts as Contexts
 from thoughtscope.atlas.explaining.contexts import Excerpts as Excerpts
 from thoughtscope.atlas.explaining.contexts import contexts_of as contexts_of
+from thoughtscope.atlas.explaining.contexts import testable as testable
 from thoughtscope.atlas.explaining.explain import EXPLAINERS as EXPLAINERS
 from thoughtscope.atlas.explaining.explain import Explanation as Explanation
 from thoughtscope.atlas.explaining.explain import explain as explain

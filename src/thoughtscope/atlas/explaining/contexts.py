@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 Kind = Literal["active", "random", "hard"]
 LEAST = 8
 """Tokens of the shortest excerpt: a document's end may be shorter than the others."""
+BLOCK = 4096
+"""Features that are looked at together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,6 +171,24 @@ def contexts_of(
         found[feature] = Contexts(
             **{name: tuple(show(number, kind) for number, kind in rows) for name, rows in chosen.items()}
         )
+    return found
+
+
+def testable(recording: Recording, part: int, excerpts: Excerpts, *, least: int = 10) -> list[int]:
+    """The features that are active on at least `least` excerpts of each half, and silent on as many."""
+    n_features, n_excerpts = recording.plan.n_features[part], len(excerpts.first)
+    size = np.bincount(excerpts.explains, minlength=2)
+    found: list[int] = []
+    for first in range(0, n_features, BLOCK):
+        columns = recording.columns(part, first, min(first + BLOCK, n_features))
+        at = excerpts.of_token[columns.token]
+        pairs = np.unique(columns.feature[at >= 0] * n_excerpts + at[at >= 0])
+        half = excerpts.explains[pairs % n_excerpts]
+        counts = np.bincount(2 * (pairs // n_excerpts) + half, minlength=2 * len(columns.count)).reshape(
+            -1, 2
+        )
+        enough = ((counts >= least) & (size - counts >= least)).all(axis=1)
+        found += (first + np.flatnonzero(enough)).tolist()
     return found
 
 
