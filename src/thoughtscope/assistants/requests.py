@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from thoughtscope.assistants.estimate import Destination
 from thoughtscope.core.errors import CorruptArtefact, ThoughtscopeError
@@ -101,6 +101,7 @@ def _spoken(data: Mapping[str, Any]) -> Spoken:
     return Spoken(text=str(data["text"]), logprob=float(data["logprob"]), top=top)
 
 
+@runtime_checkable
 class Assistant(Protocol):
     """A language model that answers requests. `Endpoint` and `Local` are two."""
 

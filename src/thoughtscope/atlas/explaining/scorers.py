@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -30,6 +30,7 @@ _LIST = re.compile(r"\[[^\[\]]*\]")
 _LINE = re.compile(r"^[ \t]*(?P<number>\d+)[ \t]*[:.)][ \t]*(?P<value>\d+)[ \t]*$", re.MULTILINE)
 
 
+@runtime_checkable
 class Scorer(Protocol):
     """What is asked about a label, and what the answers say of it."""
 
