@@ -370,13 +370,13 @@ def drawn(recording: Recording, dictionary: Dictionary, n: int, seed: int) -> li
     """`n` features by chance, of those that can be tested. Raises `ThoughtscopeError` where there are none."""
     from random import Random
 
-    from thoughtscope.atlas.explaining import Excerpts, testable
+    from thoughtscope.atlas.explaining import Excerpts, scorable
 
     excerpts = Excerpts.of(recording.ids, recording.starts, seed=seed)
     every = [
         f"{part.name}/{index}"
         for number, part in enumerate(dictionary.parts)
-        for index in testable(recording, number, excerpts)
+        for index in scorable(recording, number, excerpts)
     ]
     if not every:
         raise ThoughtscopeError(

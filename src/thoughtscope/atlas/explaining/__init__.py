@@ -12,7 +12,7 @@ from thoughtscope.atlas.explaining.contexts import Context as Context
 from thoughtscope.atlas.explaining.contexts import Contexts as Contexts
 from thoughtscope.atlas.explaining.contexts import Excerpts as Excerpts
 from thoughtscope.atlas.explaining.contexts import contexts_of as contexts_of
-from thoughtscope.atlas.explaining.contexts import testable as testable
+from thoughtscope.atlas.explaining.contexts import scorable as scorable
 from thoughtscope.atlas.explaining.explain import EXPLAINERS as EXPLAINERS
 from thoughtscope.atlas.explaining.explain import Explanation as Explanation
 from thoughtscope.atlas.explaining.explain import explain as explain

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from thoughtscope.assistants import Assistant, Prices, only_here
 from thoughtscope.assistants.asking import Consent
@@ -73,7 +73,7 @@ def compare(
     return by_kind
 
 
-def averages(scores: Scores[Key]) -> dict[str, dict[str, dict[str, float]]]:
+def averages(scores: Scores[Key]) -> dict[str, dict[str, dict[str, Any]]]:
     """`averaged` by kind of label and scorer."""
     return {
         kind: {

@@ -174,7 +174,7 @@ def contexts_of(
     return found
 
 
-def testable(recording: Recording, part: int, excerpts: Excerpts, *, least: int = 10) -> list[int]:
+def scorable(recording: Recording, part: int, excerpts: Excerpts, *, least: int = 10) -> list[int]:
     """The features that are active on at least `least` excerpts of each half, and silent on as many."""
     n_features, n_excerpts = recording.plan.n_features[part], len(excerpts.first)
     size = np.bincount(excerpts.explains, minlength=2)
