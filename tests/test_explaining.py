@@ -622,3 +622,26 @@ def test_averages_leave_out_labels_without_a_figure_and_say_how_many_had_one():
         10,
         2,
     ) and "auroc" not in found
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_random_weights_keep_the_spread_of_each_parameter_and_nothing_else(family):
+    from tests.tiny_models import tiny_model
+    from thoughtscope.models import forward, tokenize
+    from thoughtscope.models.random_models import with_random_weights
+
+    model = tiny_model(family, hidden_size=64)
+    before = {name: each.clone() for name, each in model.module.named_parameters()}
+    one, two, again = (with_random_weights(model, seed=seed) for seed in (0, 1, 0))
+    for name, each in one.module.named_parameters():
+        assert torch.equal(before[name], dict(model.module.named_parameters())[name])
+        assert torch.equal(each, dict(again.module.named_parameters())[name])
+        if each.numel() > 2000:
+            assert float(each.std()) == pytest.approx(float(before[name].std()), rel=0.1)
+            assert (
+                abs(float(torch.corrcoef(torch.stack([each.flatten(), before[name].flatten()]))[0, 1])) < 0.1
+            )
+    tokens = tokenize(model, "Hello there")
+    logits = [forward(each, tokens) for each in (model, one, two)]
+    assert all(not torch.allclose(logits[a], logits[b]) for a, b in ((0, 1), (0, 2), (1, 2)))
+    assert one.tokenizer is model.tokenizer and one.name == f"{model.name}-random"

@@ -172,8 +172,8 @@ add(
     "Ask a language model for labels of features: one behind an OpenAI-compatible address, or one that is loaded here. "
     "Where the requests go, how many tokens they have and what they cost at most is shown before; another machine gets "
     "them with --yes only. A run that was stopped goes on with the answers that it has.",
-    "features explain sae --model ./chat-model --data text:texts --max-tokens 4000 --assistant ./chat-model --sample 2 "
-    "--folder ./explained",
+    "features explain sae --model ./chat-model --data text:texts --max-tokens 4000 --assistant ./chat-model "
+    "--feature resid_post.1/0 --folder ./explained",
     group=features,
 )
 add(

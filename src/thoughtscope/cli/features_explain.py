@@ -123,6 +123,7 @@ def explain(
         text = recorded(loaded, found, data, recording, max_tokens, progress)
         places = places_of(found, features) if features is not None else drawn(text, found, sample or 1, seed)
         contexts = contexts_at(loaded, found, text, places, seed, n_explain=n_examples)
+        silent, contexts = without_silent(contexts)
         made = explaining.explain(
             asked,
             list(contexts.values()),
@@ -138,7 +139,7 @@ def explain(
         "author": asked.name,
         "seed": seed,
     }
-    told |= {"outcomes": counts_of(made), "estimate": shown[0].to_json() if shown else None}
+    told |= {"outcomes": counts_of(made), "silent": silent, "estimate": shown[0].to_json() if shown else None}
     told["features"] = {place: each.to_json() for place, each in zip(contexts, made, strict=True)}
     written = save(folder / LABELS, told)
     if as_json:
@@ -146,7 +147,8 @@ def explain(
         return
     rows = [[place, each.outcome, each.label or ""] for place, each in zip(contexts, made, strict=True)]
     print(table(rows))
-    print(", ".join(f"{n:,} {outcome}" for outcome, n in counts_of(made).items()))
+    counts = {**counts_of(made), "silent on this text": len(silent)}
+    print(", ".join(f"{n:,} {outcome}" for outcome, n in counts.items()))
     print(f"Written: {printable(str(written))}")
 
 
@@ -418,6 +420,16 @@ def contexts_at(
         )
         found |= {f"{dictionary.parts[part].name}/{index}": each for index, each in made.items()}
     return {place: found[place] for place in places}
+
+
+def without_silent(contexts: Mapping[str, Contexts]) -> tuple[list[str], dict[str, Contexts]]:
+    """The features with nothing to be explained from, and the others. Raises `ThoughtscopeError` for no others."""
+    silent = [place for place, each in contexts.items() if not each.explaining]
+    if len(silent) == len(contexts):
+        raise ThoughtscopeError(
+            f"None of {', '.join(silent[:8])} is active on the half of this text that is for explaining. Give more."
+        )
+    return silent, {place: each for place, each in contexts.items() if each.explaining}
 
 
 # --- what is kept --------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ key/value heads. A mistake in a site table or in a linearisation that such defau
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -68,6 +69,24 @@ def random_model(
     tokenizer = byte_tokenizer() if config.vocab_size >= 256 + len(_SPECIAL) else None
     return model_from(
         module, tokenizer, name=f"random-{family}", revision=f"seed-{seed}", prove_sites=prove_sites
+    )
+
+
+@torch.no_grad()
+def with_random_weights(model: Model, *, seed: int = 0) -> Model:
+    """The same model with nothing learnt in it: each parameter is drawn anew, by its own mean and standard deviation.
+
+    What is found in it as well is no sign of anything that the model has learnt (Heap et al. 2025). The tokenizer and
+    the architecture are the model's own, which stays as it is.
+    """
+    module = copy.deepcopy(model.module)
+    random = torch.Generator().manual_seed(seed)
+    for parameter in module.parameters():  # tied ones come once
+        spread, mean = torch.std_mean(parameter.float(), correction=0)
+        drawn = torch.randn(parameter.shape, generator=random) * spread.cpu() + mean.cpu()
+        parameter.copy_(drawn.to(parameter))
+    return model_from(
+        module, model.tokenizer, name=f"{model.name}-random", revision=f"{model.revision}+seed-{seed}"
     )
 
 
