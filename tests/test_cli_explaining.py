@@ -106,7 +106,7 @@ def test_labels_are_asked_for_kept_and_scored(run, tmp_path, monkeypatch):
     kept = json.loads((tmp_path / "work" / "labels.json").read_text())
     labels = [each["label"] for each in kept["features"].values()]
     assert sorted(labels, key=str) == [None, "the letter e", "the letter e"]
-    assert set(told["averages"]) == {"given", "unigram", "shuffled"}
+    assert set(told["averages"]) == {"given", "given, shuffled", "unigram"}
     for kind in told["averages"].values():
         assert kind["detection"]["balanced_accuracy"] == 0.5 and kind["detection"]["unparsed"] == 0
         assert kind["embedding"]["n"] == kind["detection"]["n"] == kind["detection"]["asked"] > 0
@@ -162,7 +162,10 @@ def test_labels_of_ones_own_are_scored_without_asking(run, tmp_path, monkeypatch
     (tmp_path / "mine.json").write_text(json.dumps({f"{PART}/0": "cats", f"{PART}/3": "dogs"}))
     ran = run("score", "--labels", tmp_path / "mine.json", "--scorer", "embedding", "--scorer", "surprisal")
     assert ran.code == 0, ran.err
-    assert len(re.findall(r"^(given|unigram|shuffled) +(embedding|surprisal) ", ran.out, re.MULTILINE)) == 6
+    assert (
+        len(re.findall(r"^(given|unigram|given, shuffled) +(embedding|surprisal) ", ran.out, re.MULTILINE))
+        == 6
+    )
     scores = json.loads((tmp_path / "work" / "scores.json").read_text())
     assert set(scores["scores"]["given"]) == {f"{PART}/0", f"{PART}/3"} and scores["judge"] is None
 

@@ -546,32 +546,32 @@ def test_labels_are_scored_beside_their_baselines():
 
     labels = {Q: "the letter q", P: "the letter p"}
     found = compare(
-        labels,
+        {"by hand": labels},
         contexts(),
         assistant=Scripted(knows),
         scorers=["detection", "embedding"],
         model=shared_model(),
     )
     assert {kind: list(features) for kind, features in found.items()} == {
-        kind: [Q, P] for kind in ("given", "unigram", "shuffled")
+        kind: [Q, P] for kind in ("by hand", "by hand, shuffled", "unigram")
     }
     means = averages(found)
     assert (
-        means["given"]["detection"]["balanced_accuracy"]
+        means["by hand"]["detection"]["balanced_accuracy"]
         == means["unigram"]["detection"]["balanced_accuracy"]
         == 1.0
     )
-    assert means["shuffled"]["detection"]["balanced_accuracy"] < 0.8
-    assert means["given"]["embedding"]["n"] == 80 and means["given"]["detection"]["labels"] == 2
+    assert means["by hand, shuffled"]["detection"]["balanced_accuracy"] < 0.8
+    assert means["by hand"]["embedding"]["n"] == 80 and means["by hand"]["detection"]["labels"] == 2
 
 
 def test_comparing_says_what_is_missing():
     with pytest.raises(ThoughtscopeError, match=r"detection, fuzzing, simulation, embedding, surprisal"):
-        compare({Q: "q"}, contexts(), scorers=["guessing"])
+        compare({"a": {Q: "q"}}, contexts(), scorers=["guessing"])
     with pytest.raises(ThoughtscopeError, match="Fuzzing asks an assistant"):
-        compare({Q: "q"}, contexts(), scorers=["fuzzing"])
+        compare({"a": {Q: "q"}}, contexts(), scorers=["fuzzing"])
     with pytest.raises(ThoughtscopeError, match="Surprisal runs a model"):
-        compare({Q: "q"}, contexts(), scorers=["surprisal"])
+        compare({"a": {Q: "q"}}, contexts(), scorers=["surprisal"])
 
 
 def test_nothing_of_explaining_or_scoring_is_sent_elsewhere_unasked():
@@ -580,7 +580,7 @@ def test_nothing_of_explaining_or_scoring_is_sent_elsewhere_unasked():
     for ask_it in (
         lambda: explain(far, [contexts()[Q]]),
         lambda: score(far, [Detection()], [case()]),
-        lambda: compare({Q: "q"}, contexts(), assistant=far),
+        lambda: compare({"a": {Q: "q"}}, contexts(), assistant=far),
     ):
         with pytest.raises(NotAgreed, match=r"api.example.com"):
             ask_it()

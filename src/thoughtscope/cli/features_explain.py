@@ -203,7 +203,7 @@ def score(
             loaded, found, text, places_of(found, list(given)), seed, half, n_contexts - half
         )
         scores = compare(
-            given,
+            {"given": given},
             contexts,
             scorers=scorers or ("detection",),
             assistant=asked,

@@ -1,4 +1,4 @@
-"""`compare`: labels scored beside the two that cost nothing, the strongest tokens and another feature's label."""
+"""`compare`: labels scored beside those that cost nothing: the strongest tokens, and another feature's label."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ INSIDE: Mapping[str, Callable[..., list[Score]]] = {
 }
 """Scorers that run a model of this process."""
 Scores = dict[str, dict[Key, dict[str, Score]]]
-"""By what the label is (`given`, `unigram`, `shuffled`), by feature, by scorer."""
+"""By what the label is (an author's, the same exchanged, `unigram`), by feature, by scorer."""
 
 
 def compare(
-    labels: Mapping[Key, str],
+    labels: Mapping[str, Mapping[Key, str]],
     contexts: Mapping[Key, Contexts],
     *,
     scorers: Sequence[str | Scorer] = ("detection",),
@@ -44,19 +44,19 @@ def compare(
     consent: Consent = only_here,
     progress: Progress = silent,
 ) -> Scores[Key]:
-    """The scores of labels, of each feature's unigram label, and (from two labels on) of exchanged ones.
+    """The scores of each author's labels, of the same labels exchanged (from two on), and of every unigram label.
 
-    All three are tested on the same contexts, in one call of `ask`. `assistant` answers the scorers that ask, `model`
-    is what the others run. Raises `ThoughtscopeError` for a scorer that is unknown or has not what it needs, and as
-    `ask` does.
+    All are tested on the same contexts, in one call of `ask`. `assistant` answers the scorers that ask, `model` is
+    what the others run. Raises `ThoughtscopeError` for a scorer that is unknown or has not what it needs, and as `ask`
+    does.
     """
     asking, inside = _parted(scorers, assistant, model)
-    kinds = {
-        "given": dict(labels),
-        "unigram": {key: unigram_label(contexts[key].explaining) for key in labels},
+    kinds = {author: dict(own) for author, own in labels.items()}
+    kinds |= {f"{author}, shuffled": shuffled(own, seed) for author, own in labels.items() if len(own) > 1}
+    labelled = {key for own in labels.values() for key in own}
+    kinds["unigram"] = {
+        key: unigram_label(each.explaining) for key, each in contexts.items() if key in labelled
     }
-    if len(labels) > 1:
-        kinds["shuffled"] = shuffled(labels, seed)
     places = [(kind, key) for kind, texts in kinds.items() for key in texts]
     cases = [Case(label=kinds[kind][key], contexts=contexts[key].scoring) for kind, key in places]
     found: list[dict[str, Score]] = [{} for _ in cases]
