@@ -33,7 +33,8 @@ def ask(
 ) -> list[Answer]:
     """The answer to each request. Equal requests are sent once; with `folder`, those answered before are not sent.
 
-    Before anything is sent, `consent` is called with the `Estimate` of exactly that, once. Each answer is kept as it
+    Before anything is sent, `consent` is called with the `Estimate` of exactly that, once; what a busy server makes an
+    assistant send again is not in it. Each answer is kept as it
     comes, so a call that was killed goes on where it was.
     Raises `NotAgreed` without consent, and `NotAnswered` after `FAILURES` failures in a row.
     """

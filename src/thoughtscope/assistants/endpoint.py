@@ -109,9 +109,11 @@ class Endpoint:
             if stopped.is_set():
                 break
             status, after, data = self._post(body, key)
+            if key is not None:  # a server may say back what it was sent
+                data = data.replace(key.encode(), b"[key]")
             if status == 200:
                 return _read(data)
-            why = _without(key, f"{status or 'no answer'}: {_shown(data)}")
+            why = f"{status or 'no answer'}: {_shown(data)}"
             if status in _HOPELESS:
                 raise NotAnswered(f"{self.name} does not answer: {why}")
             if status and status < 500 and status not in _AGAIN:
@@ -138,14 +140,20 @@ class Endpoint:
         proxies = [urllib.request.ProxyHandler({})] if self.destination.is_here else []
         opener = urllib.request.build_opener(_NoRedirection, *proxies)
         try:
-            with opener.open(call, timeout=self.timeout) as response:
-                return response.status, None, response.read(ANSWER_BYTES + 1)
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, _seconds(error.headers.get("Retry-After")), error.read(2**16)
+            with _opened(opener, call, self.timeout) as response:
+                after = _seconds(response.headers.get("Retry-After"))
+                return response.status, after, response.read(ANSWER_BYTES + 1)
         except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
             reason = getattr(error, "reason", None) or error
             return 0, None, str(reason or type(error).__name__).encode()
+
+
+def _opened(opener: urllib.request.OpenerDirector, call: urllib.request.Request, timeout: float) -> Any:
+    """The response, whatever its status."""
+    try:
+        return opener.open(call, timeout=timeout)
+    except urllib.error.HTTPError as error:
+        return error
 
 
 class _NoRedirection(urllib.request.HTTPRedirectHandler):
@@ -211,8 +219,8 @@ def _read(data: bytes) -> Answer:
         content = (choice.get("logprobs") or {}).get("content")
         return Answer(
             text=text,
-            tokens_in=usage.get("prompt_tokens"),
-            tokens_out=usage.get("completion_tokens"),
+            tokens_in=_count(usage.get("prompt_tokens")),
+            tokens_out=_count(usage.get("completion_tokens")),
             logprobs=None if content is None else tuple(_spoken(each) for each in content),
             refusal=refusal,
             cut=choice.get("finish_reason") == "length",
@@ -221,9 +229,16 @@ def _read(data: bytes) -> Answer:
         return Answer(error=f"the server's answer is no chat completion: {error!r:.200}")
 
 
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
 def _spoken(entry: Mapping[str, Any]) -> Spoken:
-    top = tuple((str(each["token"]), float(each["logprob"])) for each in entry.get("top_logprobs") or ())
-    return Spoken(text=str(entry["token"]), logprob=float(entry["logprob"]), top=top)
+    """A token; a probability over 1 counts as 1."""
+    top = tuple(
+        (str(each["token"]), float(min(0.0, each["logprob"]))) for each in entry.get("top_logprobs") or ()
+    )
+    return Spoken(text=str(entry["token"]), logprob=float(min(0.0, entry["logprob"])), top=top)
 
 
 def _seconds(text: str | None) -> float | None:
@@ -233,8 +248,3 @@ def _seconds(text: str | None) -> float | None:
 
 def _shown(data: bytes) -> str:
     return " ".join(data[:400].decode(errors="replace").split())
-
-
-def _without(key: str | None, text: str) -> str:
-    """A server may say back what it was sent."""
-    return text if key is None else text.replace(key, "[key]")

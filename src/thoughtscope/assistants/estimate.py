@@ -68,9 +68,10 @@ class Estimate:
         counted = (
             f"{self.tokens_in:,}" if self.exact else f"about {self.tokens_in:,} (bytes / {BYTES_PER_TOKEN})"
         )
-        cost = "no prices given" if self.cost is None else f"at most {self.cost:,.4f} at the prices given"
-        if self.cost is not None and not self.exact:
-            cost = f"about {cost}"
+        about = "" if self.exact else "about "
+        cost = (
+            "no prices given" if self.cost is None else f"at most {about}{self.cost:,.4f} at the prices given"
+        )
         return (
             f"{self.requests:,} requests to {self.assistant} ({where}): {counted} tokens in, at most "
             f"{self.tokens_out:,} out; {cost}; {self.kept:,} answered before."

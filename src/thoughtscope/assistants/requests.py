@@ -91,14 +91,16 @@ class Answer:
             answer = cls(**{**data, "logprobs": read})
         except (TypeError, KeyError, ValueError) as error:
             raise CorruptArtefact(f"This is no answer of an assistant: {error!r:.200}.") from None
-        if not isinstance(answer.text, str):
-            raise CorruptArtefact("This is no answer of an assistant: its text is none.")
+        texts = all(isinstance(each, str | None) for each in (answer.refusal, answer.error))
+        counts = all(isinstance(each, int | None) for each in (answer.tokens_in, answer.tokens_out))
+        if not (isinstance(answer.text, str) and isinstance(answer.cut, bool) and texts and counts):
+            raise CorruptArtefact("This is no answer of an assistant: a field has another type.")
         return answer
 
 
 def _spoken(data: Mapping[str, Any]) -> Spoken:
-    top = tuple((str(text), float(logprob)) for text, logprob in data["top"])
-    return Spoken(text=str(data["text"]), logprob=float(data["logprob"]), top=top)
+    top = tuple((str(text), float(min(0.0, logprob))) for text, logprob in data["top"])
+    return Spoken(text=str(data["text"]), logprob=float(min(0.0, data["logprob"])), top=top)
 
 
 @runtime_checkable

@@ -82,9 +82,9 @@ def _score(name: str, case: Case, values: Sequence[float]) -> Score:
 def _embedded(
     model: Model, texts: Sequence[str], site: Site, progress: Progress
 ) -> Float[Tensor, "text d_model"]:
-    from thoughtscope.models import capture, tokenize
+    from thoughtscope.models import capture
 
-    rows = [tokenize(model, text, bos=False).ids[0].tolist() for text in texts]
+    rows = [_ids(model, text) for text in texts]
     found = torch.zeros(len(rows), model.width(site))
     done = 0
     for numbers, tokens in _batches(model, rows):
@@ -107,10 +107,12 @@ def _centred(vectors: Float[Tensor, "text d_model"]) -> Float[Tensor, "text d_mo
 @torch.no_grad()
 def _surprisals(model: Model, pairs: Sequence[tuple[str, str]], progress: Progress) -> list[float]:
     """The mean surprisal of each text's tokens after its label, in nats."""
-    from thoughtscope.models import forward, tokenize
+    from thoughtscope.models import forward
 
-    heads = {label: tokenize(model, _head(label), bos=None).ids[0].tolist() for label, _ in pairs}
-    texts = {text: tokenize(model, text, special_tokens=False).ids[0].tolist() for _, text in pairs}
+    heads = {label: _ids(model, _head(label)) for label in dict.fromkeys(label for label, _ in pairs)}
+    texts = {
+        text: _ids(model, text, special_tokens=False) for text in dict.fromkeys(text for _, text in pairs)
+    }
     rows = [[*heads[label], *texts[text]] for label, text in pairs]
     found = [0.0] * len(rows)
     done = 0
@@ -125,6 +127,14 @@ def _surprisals(model: Model, pairs: Sequence[tuple[str, str]], progress: Progre
         done += len(numbers)
         progress("surprisal", done, len(rows))
     return found
+
+
+def _ids(model: Model, text: str, *, special_tokens: bool = True) -> list[int]:
+    """A text's tokens as the tokenizer itself begins them; nobody needs to be told how."""
+    from thoughtscope.models.tokens import heard, tokenize
+
+    with heard():
+        return tokenize(model, text, special_tokens=special_tokens).ids[0].tolist()
 
 
 def _head(label: str) -> str:
