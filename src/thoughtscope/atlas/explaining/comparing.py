@@ -55,7 +55,9 @@ def compare(
     kinds |= {f"{author}, shuffled": shuffled(own, seed) for author, own in labels.items() if len(own) > 1}
     labelled = {key for own in labels.values() for key in own}
     kinds["unigram"] = {
-        key: unigram_label(each.explaining) for key, each in contexts.items() if key in labelled
+        key: unigram_label(each.explaining)
+        for key, each in contexts.items()
+        if key in labelled and each.explaining
     }
     places = [(kind, key) for kind, texts in kinds.items() for key in texts]
     cases = [Case(label=kinds[kind][key], contexts=contexts[key].scoring) for kind, key in places]
