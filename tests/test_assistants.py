@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.chat_templates import CHATML, GEMMA, chat_model
+from tests.chat_templates import CHATML, GEMMA, THINKING, chat_model
 from tests.tiny_models import tiny_model
 from thoughtscope.assistants import (
     Answer,
@@ -231,6 +231,7 @@ def test_a_killed_run_pays_nothing_twice(tmp_path):
         {"temperature": 0.5},
         {"seed": 1},
         {"logprobs": 2},
+        {"opening": "A"},
         {"messages": ({"role": "user", "content": "else"},)},
     ],
 )
@@ -517,6 +518,32 @@ def test_a_local_models_logprobs_are_those_of_its_tokens(local):
         assert [value for _, value in spoken.top] == pytest.approx(top, abs=1e-5)
         assert spoken.logprob == pytest.approx(top[0], abs=1e-5)  # the likeliest was taken
         assert spoken.text == whole.pieces[0][at + 1]
+
+
+def test_an_answer_goes_on_from_its_opening(local):
+    """It is the model's own continuation of that, and the tokens with their alternatives still spell all of it."""
+    (answer,) = ask(local, [user_says("Hi", max_tokens=5, logprobs=2, opening="Label: a")])
+    prompt = tokenize(
+        local.model, chat=[{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Label: a"}]
+    )
+    whole = generate(local.model, prompt, max_new_tokens=5)
+    assert answer.text == whole.turns[0][-1].text and answer.text.startswith("Label: a")
+    assert answer.tokens_in == prompt.ids.shape[1]
+    assert answer.logprobs[0] == Spoken(text="Label: a", logprob=0.0, top=())
+    assert [each.text for each in answer.logprobs[1:]] == list(whole.pieces[0][prompt.ids.shape[1] :])
+
+
+def test_an_opening_is_for_who_can_be_made_to_begin_so():
+    """A server is not sent a message that it would take for a whole one; a template that cannot be left open is not."""
+    with serving(ok("Label: x")) as served:
+        assert ask(endpoint(served), [user_says("Hi", max_tokens=5, opening="Label:")])[0].text == "Label: x"
+    assert (
+        served.bodies[0]["messages"] == [{"role": "user", "content": "Hi"}]
+        and "opening" not in served.bodies[0]
+    )
+    closing = Local(model=chat_model(THINKING.replace("m['content'].split('</think>')[-1]", "'thought'")))
+    one, two = (ask(closing, [user_says("Hi", max_tokens=5, opening=opening)]) for opening in ("", "Label:"))
+    assert one == two and one[0].state == "given"
 
 
 def test_a_local_estimate_is_exact_and_stays_here(local):

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from thoughtscope.models import Model
 
 
+_Row = tuple[int, list[int], str]
+"""A request's number, its tokens, and how its answer begins."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Local:
     """Requests of one kind and of about one length are answered together, `batch_tokens` of prompts at a time.
@@ -47,42 +51,42 @@ class Local:
 
     def tokens_of(self, request: Request) -> int | None:
         found = self._encoded(request)
-        return None if isinstance(found, Answer) else len(found)
+        return None if isinstance(found, Answer) else len(found[0])
 
     def answers(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answer]]:
         """The shortest first. A request over the model's positions is one that failed."""
-        alike: dict[tuple[float, int, int], list[tuple[int, list[int]]]] = {}
+        alike: dict[tuple[float, int, int], list[_Row]] = {}
         for number, request in enumerate(requests):
-            ids = self._encoded(request)
-            if isinstance(ids, Answer):
-                yield number, ids
+            found = self._encoded(request)
+            if isinstance(found, Answer):
+                yield number, found
             else:
                 kind = (request.temperature, request.logprobs, request.max_tokens)
-                alike.setdefault(kind, []).append((number, ids))
+                alike.setdefault(kind, []).append((number, *found))
         for rows in alike.values():
             for batch in _batches(sorted(rows, key=lambda row: len(row[1])), self.batch_tokens):
-                numbers = [number for number, _ in batch]
-                found = self._together([ids for _, ids in batch], [requests[number] for number in numbers])
-                yield from zip(numbers, found, strict=True)
+                answers = self._together(batch, [requests[number] for number, _, _ in batch])
+                yield from zip((number for number, _, _ in batch), answers, strict=True)
 
-    def _encoded(self, request: Request) -> list[int] | Answer:
+    def _encoded(self, request: Request) -> tuple[list[int], str] | Answer:
+        """A request's tokens and how its answer begins: as asked, if the template can be left open after that."""
         from thoughtscope.models import tokenize
 
+        limit = max(1, self.model.max_positions - request.max_tokens)
+        asked, opening = list(request.messages), request.opening
+        if opening:
+            try:
+                chat = [*asked, {"role": "assistant", "content": opening}]
+                return tokenize(self.model, chat=chat, max_tokens=limit).ids[0].tolist(), opening
+            except ThoughtscopeError:
+                pass  # then the answer begins as it will
         try:
-            return (
-                tokenize(
-                    self.model,
-                    chat=list(request.messages),
-                    max_tokens=max(1, self.model.max_positions - request.max_tokens),
-                )
-                .ids[0]
-                .tolist()
-            )
+            return tokenize(self.model, chat=asked, max_tokens=limit).ids[0].tolist(), ""
         except ThoughtscopeError as error:
             return Answer(error=str(error))
 
     @torch.no_grad()
-    def _together(self, rows: list[list[int]], requests: Sequence[Request]) -> list[Answer]:
+    def _together(self, rows: Sequence[_Row], requests: Sequence[Request]) -> list[Answer]:
         from thoughtscope.core.site import Site
         from thoughtscope.models import Sampling, stream, tokens_from_ids
 
@@ -92,11 +96,12 @@ class Local:
         )  # fmt: skip
         held: dict[str, Float[Tensor, "batch vocab"]] = {}
         reads = {Site("logits"): lambda x, _: held.update(last=x[:, -1].float().log_softmax(-1))}
-        spoken: list[list[Spoken]] = [[] for _ in rows]
-        texts, counts, open_rows = [""] * len(rows), [0] * len(rows), [True] * len(rows)
+        texts = [opening for _, _, opening in rows]
+        spoken = [[Spoken(text=text, logprob=0.0, top=())] if text else [] for text in texts]
+        counts, open_rows = [0] * len(rows), [True] * len(rows)
         steps = stream(
             self.model,
-            tokens_from_ids(self.model, rows),
+            tokens_from_ids(self.model, [ids for _, ids, _ in rows]),
             max_new_tokens=first.max_tokens,
             reads=reads if first.logprobs else None,
             sampling=drawn,
@@ -111,7 +116,7 @@ class Local:
         return [
             Answer(
                 text=texts[row],
-                tokens_in=len(rows[row]),
+                tokens_in=len(rows[row][1]),
                 tokens_out=counts[row],
                 logprobs=tuple(spoken[row]) if first.logprobs else None,
                 cut=open_rows[row],
@@ -131,7 +136,7 @@ class Local:
         )
 
 
-def _batches(rows: Sequence[tuple[int, list[int]]], most: int) -> Iterator[Sequence[tuple[int, list[int]]]]:
+def _batches(rows: Sequence[_Row], most: int) -> Iterator[Sequence[_Row]]:
     """Rows, shortest first, in batches of at most `most` tokens with their padding; a longer one alone."""
     start = 0
     while start < len(rows):

@@ -25,6 +25,8 @@ class Request:
     seed: int = 0
     logprobs: int = 0
     """How many alternatives are wanted at each token of the answer; 0 for none."""
+    opening: str = ""
+    """How the answer begins, where the assistant can be made to go on from it; elsewhere the prompt has to say it."""
 
     def __post_init__(self) -> None:
         conversation(list(self.messages))
@@ -39,9 +41,10 @@ class Request:
         return asdict(self) | {"messages": [dict(message) for message in self.messages]}
 
 
-def user_says(text: str, *, max_tokens: int, logprobs: int = 0) -> Request:
+def user_says(text: str, *, max_tokens: int, logprobs: int = 0, opening: str = "") -> Request:
     """A request of one message of the user's: the form that every chat template takes."""
-    return Request(messages=({"role": "user", "content": text},), max_tokens=max_tokens, logprobs=logprobs)
+    said = ({"role": "user", "content": text},)
+    return Request(messages=said, max_tokens=max_tokens, logprobs=logprobs, opening=opening)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +61,7 @@ class Answer:
     """What came back: a text, or `error` where nothing did. `refusal` is the assistant's own word that it refuses."""
 
     text: str = ""
+    """With the request's opening, where the answer was made to begin so."""
     tokens_in: int | None = None
     tokens_out: int | None = None
     """None where the assistant does not count."""

@@ -23,14 +23,14 @@ from thoughtscope.core.labels import MAX_LABEL, is_plain_line
 from thoughtscope.core.progress import Progress, silent
 
 Outcome = Literal["labelled", "unparsed", "refused", "failed"]
-ANSWER_TOKENS = 200
+ANSWER_TOKENS = 100
 _LABEL = re.compile(
     r"^[ \t]*\**label\**[ \t]*:[ \t]*\**[ \t]*(?P<label>.*?)[ \t]*\**[ \t]*$", re.MULTILINE | re.IGNORECASE
 )
 _END = (
-    "What decides where it reacts: certain words or word parts, a grammatical form, what comes before, a topic, a "
-    "format, a language? Describe it in one phrase of at most fifteen words, as narrow as the excerpts are. "
-    "End your answer with one line of this form:\nLabel: your phrase"
+    "It may react to certain words or parts of words, to what comes before them, or to a topic, a form or a language. "
+    "What do those tokens have in common? Answer with one line of at most fifteen words and nothing else, in this "
+    "form:\nLabel: what they have in common"
 )
 
 
@@ -84,7 +84,9 @@ def explaining_request(contexts: Contexts, explainer: str = "marked") -> Request
         raise ThoughtscopeError(
             "A feature without active contexts cannot be explained. Leave it out, or record more text."
         )
-    return user_says(f"{EXPLAINERS[explainer](contexts)}\n\n{_END}", max_tokens=ANSWER_TOKENS)
+    return user_says(
+        f"{EXPLAINERS[explainer](contexts)}\n\n{_END}", max_tokens=ANSWER_TOKENS, opening="Label:"
+    )
 
 
 def read_label(answer: Answer) -> str | None:

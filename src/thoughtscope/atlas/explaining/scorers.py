@@ -160,6 +160,7 @@ def _verdicts_wanted(question: str, excerpts: Sequence[str], logprobs: int) -> R
         f"excerpts: [{form}], with 1 for yes and 0 for no in place of each question mark.",
         max_tokens=16 + 4 * len(excerpts),
         logprobs=logprobs,
+        opening="[",
     )
 
 
@@ -274,6 +275,7 @@ class Simulation:
             "line for each token and nothing else: its number, a colon, and your number.",
             max_tokens=16 + 8 * len(context.pieces),
             logprobs=self.logprobs,
+            opening="1:",
         )
 
 
