@@ -164,7 +164,7 @@ def test_levels_go_from_nothing_to_the_largest():
 @pytest.mark.parametrize(
     ("text", "label"),
     [("Label: the letter q", "the letter q"), ("I see.\n**Label:** “the letter q”\n", "the letter q"),
-     ("label : x", "x"), ("the letter q", None), ("Label:", None), ("Label: a\nLabel: b", None), ("", None),
+     ("label : x", "x"), ("the letter q", None), ("Label:", None), ("Label: …", None), ("Label: a\nLabel: b", None), ("", None),
      ("My Label: x", None), ("Label: " + "x" * 201, None), ("Label: a\u202eb", None),
      ("<think>Label: a</think>Label: b", "b")],
 )  # fmt: skip

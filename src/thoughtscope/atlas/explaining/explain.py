@@ -30,7 +30,7 @@ _LABEL = re.compile(
 _END = (
     "It may react to certain words or parts of words, to what comes before them, or to a topic, a form or a language. "
     "What do those tokens have in common? Answer with one line of at most fifteen words and nothing else, in this "
-    "form:\nLabel: what they have in common"
+    "form:\nLabel: …"
 )
 
 
@@ -95,7 +95,8 @@ def read_label(answer: Answer) -> str | None:
     if len(found) != 1:
         return None
     label = " ".join(found[0].strip("\"'“”").split())
-    return label if label and len(label) <= MAX_LABEL and is_plain_line(label) else None
+    says = any(character.isalnum() for character in label)
+    return label if says and len(label) <= MAX_LABEL and is_plain_line(label) else None
 
 
 def _explanation(answer: Answer, explainer: str, author: str) -> Explanation:
