@@ -99,7 +99,8 @@ def contexts_of_features(model: Any, dictionary: Any, part: int, seed: int) -> d
     found = record(model, dictionary, documents, max_tokens=sum(map(len, documents)), context=width)
     assert found is not None
     excerpts = Excerpts.of(found.ids, found.starts, seed=seed)
-    chosen = sorted(Random(seed).sample(scorable(found, part, excerpts, least=CONTEXTS // 2), FEATURES))
+    able = scorable(found, part, excerpts, least=CONTEXTS // 2)
+    chosen = sorted(Random(seed).sample(able, min(FEATURES, len(able))))
     contexts = contexts_of(
         model,
         found,

@@ -153,11 +153,13 @@ def _in_groups(n: int, size: int, seed: int) -> list[list[int]]:
 
 def _verdicts_wanted(question: str, excerpts: Sequence[str], logprobs: int) -> Request:
     listed = "\n".join(f"{number}. {text}" for number, text in enumerate(excerpts, 1))
-    form = ", ".join("?" for _ in excerpts)
-    several = f"a list of {len(excerpts)} numbers" if len(excerpts) > 1 else "a list of one number"
+    form = (
+        "[1] for yes or [0] for no"
+        if len(excerpts) == 1
+        else f"a list of {len(excerpts)} numbers in square brackets, in their order, 1 for yes and 0 for no"
+    )
     return user_says(
-        f"{question} The excerpts:\n\n{listed}\n\nAnswer with {several} and nothing else, in the order of the "
-        f"excerpts: [{form}], with 1 for yes and 0 for no in place of each question mark.",
+        f"{question} The excerpts:\n\n{listed}\n\nAnswer with {form}, and nothing else.",
         max_tokens=16 + 4 * len(excerpts),
         logprobs=logprobs,
         opening="[",
