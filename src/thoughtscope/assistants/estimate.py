@@ -73,6 +73,6 @@ class Estimate:
             "no prices given" if self.cost is None else f"at most {about}{self.cost:,.4f} at the prices given"
         )
         return (
-            f"{self.requests:,} requests to {self.assistant} ({where}): {counted} tokens in, at most "
+            f"{self.requests:,} request{'' if self.requests == 1 else 's'} to {self.assistant} ({where}): {counted} tokens in, at most "
             f"{self.tokens_out:,} out; {cost}; {self.kept:,} answered before."
         )
