@@ -136,8 +136,8 @@ def test_another_machine_gets_nothing_until_it_is_agreed_to(run, monkeypatch):
     assert ran.json["estimate"]["destination"] == {"host": "api.example.com", "is_here": False}
 
 
-def test_a_model_of_this_machine_is_asked_too(run, place):
-    """The random model says nothing of sense, and that is what is counted."""
+def test_a_model_of_this_machine_is_asked_too(run, place, tmp_path):
+    """The random model says nothing of sense; each answer is a label by its form, or counted as none."""
     ran = run(
         "explain",
         "--sample",
@@ -151,9 +151,16 @@ def test_a_model_of_this_machine_is_asked_too(run, place):
         "--json",
     )
     assert ran.code == 0, ran.out + ran.err
-    assert ran.json["outcomes"] == {"labelled": 0, "unparsed": 2, "refused": 0, "failed": 0}
-    assert len(ran.json["features"]) == 2 and ran.json["estimate"]["exact"]
-    ran = run("score", "--scorer", "embedding")
+    outcomes, labels = ran.json["outcomes"], [each["label"] for each in ran.json["features"].values()]
+    assert outcomes["labelled"] == 2 - labels.count(None) and outcomes["unparsed"] == labels.count(None)
+    assert (outcomes["refused"], outcomes["failed"], len(labels)) == (0, 0, 2) and ran.json["estimate"][
+        "exact"
+    ]
+
+
+def test_without_labels_nothing_is_scored(run, tmp_path):
+    (tmp_path / "none.json").write_text(json.dumps({"features": {f"{PART}/0": {"label": None}}}))
+    ran = run("score", "--labels", tmp_path / "none.json", "--scorer", "embedding")
     assert ran.code == 2 and "holds no labels" in ran.err
 
 

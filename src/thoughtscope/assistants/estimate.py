@@ -72,7 +72,8 @@ class Estimate:
         cost = (
             "no prices given" if self.cost is None else f"at most {about}{self.cost:,.4f} at the prices given"
         )
+        requests = "1 request" if self.requests == 1 else f"{self.requests:,} requests"
         return (
-            f"{self.requests:,} request{'' if self.requests == 1 else 's'} to {self.assistant} ({where}): {counted} tokens in, at most "
+            f"{requests} to {self.assistant} ({where}): {counted} tokens in, at most "
             f"{self.tokens_out:,} out; {cost}; {self.kept:,} answered before."
         )
