@@ -1,4 +1,4 @@
-"""Rules as labels, tried on held-out text: of a dictionary as it is, and of one of a model with shuffled weights."""
+"""Rules as labels, tried on held-out text: of a dictionary as it is, and of one of a model with random weights."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 from _claim import ROOT, told
 
 BELIEVED = 0.8
-SMALL = {"n_features": 1024, "k": 16, "n_tokens": 400_000, "schedule.batch": 2048}
-"""The autoencoders that are trained alike on the model and on the one with shuffled weights."""
+SMALL = {"schedule.n_tokens": 400_000, "schedule.batch": 2048}
+"""The autoencoders that are trained alike on the model and on the one with random weights."""
 
 
 def shares(
@@ -49,17 +49,17 @@ def shares(
     })  # fmt: skip
 
 
-def beside_shuffled(
+def beside_random(
     model: Any, site: str, training: Callable[[], Iterable[Any]], held_out: Callable[[], Iterable[Any]], *,
     name: str, tokens: int, sample: int, seed: int,
 ) -> dict[str, Any]:  # fmt: skip
-    """The same figures of two small autoencoders, trained alike on the model and on one whose weights are shuffled."""
-    from thoughtscope.models.random_models import with_shuffled_weights
+    """The same figures of two small autoencoders, trained alike on the model and on one whose weights are random."""
+    from thoughtscope.models.random_models import with_random_weights
     from thoughtscope.training import recipes, train_dictionary
 
     found = {}
-    for kind, each in (("trained", model), ("shuffled", with_shuffled_weights(model, seed))):
-        made = train_dictionary(each, training, recipes.sae(site, **SMALL, seed=seed), name=f"{name}-{kind}",
+    for kind, each in (("trained", model), ("random", with_random_weights(model, seed=seed))):
+        made = train_dictionary(each, training, recipes.sae(site, n_features=1024, k=16, seed=seed, **SMALL), name=f"{name}-{kind}",
                                 folder=ROOT / "runs" / "labels" / f"{name}-{kind}-training-{seed}")  # fmt: skip
         found[kind] = shares(
             each, made, held_out(), name=f"{name}-{kind}", tokens=tokens, sample=sample, seed=seed

@@ -3,13 +3,13 @@
 Rules are found on half of the documents, chosen on a fifth and tried on the rest, every token of it: precision over all
 tokens that a rule names, recall as the mean over tenths of the feature's range. The control is the list of tokens, of
 any length, that says best where the feature is active. Two autoencoders, trained alike on the model and on one whose
-weights are shuffled, stand beside it.
+weights are random, stand beside it.
 """
 
 from __future__ import annotations
 
 from _claim import Measured, main
-from _labels import beside_shuffled, shares
+from _labels import beside_random, shares
 from _specimen import load
 
 TOKENS, SAMPLE, SITE = 300_000, 200, "resid_post.3"
@@ -24,7 +24,7 @@ def measure(seed: int) -> Measured:
     model, dictionary = load("clt")
     clt = shares(model, dictionary, sample_documents(HELD_OUT_SEED, 100_000), name="specimen-clt", tokens=TOKENS,
                  sample=SAMPLE, seed=seed)  # fmt: skip
-    random = beside_shuffled(
+    random = beside_random(
         model, SITE, lambda: sample_documents(TRAINING_SEED, 400_000), lambda: sample_documents(HELD_OUT_SEED, 100_000),
         name="specimen-sae", tokens=TOKENS, sample=6 * SAMPLE, seed=seed,
     )  # fmt: skip

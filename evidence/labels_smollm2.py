@@ -6,7 +6,7 @@ As `labels.py`, on text that neither the model's dictionary nor the rules were m
 from __future__ import annotations
 
 from _claim import Measured, main
-from _labels import beside_shuffled, shares
+from _labels import beside_random, shares
 from _smollm2 import documents, load
 
 TOKENS, SAMPLE, SITE = 400_000, 300, "resid_post.6"
@@ -24,7 +24,7 @@ def measure(seed: int) -> Measured:
         sample=SAMPLE,
         seed=seed,
     )
-    random = beside_shuffled(model, SITE, lambda: documents(held_out=False), lambda: documents(held_out=True),
+    random = beside_random(model, SITE, lambda: documents(held_out=False), lambda: documents(held_out=True),
                              name="smollm2-small", tokens=TOKENS // 2, sample=SAMPLE, seed=seed)  # fmt: skip
     return Measured(value=sae["share"], n=sae["n"], control=sae["unigram"], details={"sae": sae, **random})
 

@@ -106,7 +106,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from thoughtscope.dictionaries import save_dictionary
 
     folder = tmp_path_factory.mktemp("workplace")
-    chatting = chat_model(CHATML, layers=3)
+    chatting = chat_model(CHATML, layers=3, max_position_embeddings=8192)
     chatting.module.save_pretrained(folder / "chat-model")
     chatting.tokenizer.save_pretrained(folder / "chat-model")
     save_dictionary(random_coder(chatting, ["resid_post.1"]), folder / "sae")
@@ -121,6 +121,10 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / "texts" / f"{number}.txt").write_text("The cat sees the dog in the park. " * (20 + number))
     (folder / "recipes.py").write_text(
         "from thoughtscope.training import recipes\n\n\ndef mine():\n    return recipes.sae('resid_post.2')\n"
+    )
+    (folder / "labels").mkdir()
+    (folder / "labels" / "labels.json").write_text(
+        '{"resid_post.1/0": "the letter c", "resid_post.1/3": "dogs"}'
     )
     for name in ("first", "second"):
         (folder / "runs" / name).mkdir(parents=True)

@@ -16,7 +16,6 @@ import transformers
 from tests.tiny_models import FAMILIES, tiny_model
 from thoughtscope.core.errors import CorruptArtefact, ThoughtscopeError, UnknownModel, UnsupportedModel
 from thoughtscope.models import checkpoints, forward, load_model, model_from, tokenize, tokens_from_ids
-from thoughtscope.models.random_models import with_shuffled_weights
 
 
 def save(folder: Path, family: str = "llama", **options) -> Path:
@@ -371,17 +370,3 @@ def test_a_cached_snapshot_needs_no_network(tmp_path: Path, monkeypatch: pytest.
     (home / "snapshots" / commit / "model.safetensors").unlink()
     with pytest.raises(UnknownModel, match=r"not on this machine"):
         load_model("org/small")
-
-
-def test_shuffled_weights_are_the_same_numbers_in_other_places():
-    model = tiny_model("llama")
-    shuffled = with_shuffled_weights(model, seed=3)
-    assert shuffled.name.endswith("weights shuffled") and shuffled.revision.endswith("+3")
-    pairs = dict(zip(model.module.parameters(), shuffled.module.parameters(), strict=True))
-    for one, other in pairs.items():
-        assert torch.equal(one.flatten().sort().values, other.flatten().sort().values)
-    assert not any(torch.equal(one, other) for one, other in pairs.items() if one.ndim > 1)
-    tokens = tokenize(model, "the capital of Texas")
-    assert not torch.allclose(forward(model, tokens), forward(shuffled, tokens))
-    again = with_shuffled_weights(model, seed=3)
-    assert torch.equal(forward(again, tokens), forward(shuffled, tokens))

@@ -326,6 +326,27 @@ def label_files() -> dict[str, bytes]:
     return {"labels.json": json.dumps({"a/b/0/1": "Texas", "a/b/1/7": "say “é”"}).encode()}
 
 
+def completion_files() -> dict[str, bytes]:
+    top = [{"token": "a", "logprob": -0.1}, {"token": "é", "logprob": -3.5}]
+    choice = {
+        "finish_reason": "stop",
+        "message": {"role": "assistant", "content": "a cat", "refusal": None},
+        "logprobs": {"content": [{"token": "a", "logprob": -0.1, "top_logprobs": top}]},
+    }
+    usage = {"prompt_tokens": 11, "completion_tokens": 3}
+    return {"body.json": json.dumps({"id": "1", "choices": [choice], "usage": usage}).encode()}
+
+
+def completion(folder: Path) -> Any:
+    from dataclasses import asdict
+
+    from thoughtscope.assistants.endpoint import _read
+
+    answer = _read((folder / "body.json").read_bytes())
+    json.dumps(answer.to_json(), allow_nan=False).encode()  # what is read can be kept
+    return asdict(answer)
+
+
 @cache
 def activation_files() -> dict[str, bytes]:
     from tests.tiny_models import tiny_model
@@ -397,6 +418,7 @@ TARGETS: dict[str, Target] = {
         Target(name="concepts", files=lambda: atlas_files("concepts"), read=within(concepts), seal=seal_artefacts),
         Target(name="activations", files=activation_files, read=within(activations), seal=seal_artefacts),
         Target(name="labels", files=label_files, read=labels, naive=naive_json),
+        Target(name="completion", files=completion_files, read=completion),
         Target(name="outcome", files=outcome_files, read=outcome, naive=naive_json),
     ]
 }  # fmt: skip

@@ -16,6 +16,7 @@ from thoughtscope.cli.curves import curves
 from thoughtscope.cli.doctor import doctor
 from thoughtscope.cli.evaluate import evaluate
 from thoughtscope.cli.features import collect
+from thoughtscope.cli.features_explain import explain, score
 from thoughtscope.cli.features_label import label
 from thoughtscope.cli.fetch import fetch
 from thoughtscope.cli.harvest import harvest
@@ -39,7 +40,7 @@ app = typer.Typer(
 
 
 features = typer.Typer(
-    help="What a dictionary's features are: collect examples of them, label them.",
+    help="What a dictionary's features are: collect examples of them, label them, ask for labels, score labels.",
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -172,6 +173,25 @@ add(
     "Find for every feature the rule that says best where it is active, and say how far it holds on other text.",
     "features label specimen/clt --data text:texts --max-tokens 2000 --sample 20 --out ./labels",
     "features label ./transcoders --model ./llama --data text:texts --part 1 --out ./labels",
+    group=features,
+)
+add(
+    explain,
+    "Ask a language model what features stand for.",
+    "Ask a language model for labels of features: one behind an OpenAI-compatible address, or one that is loaded here. "
+    "Where the requests go, how many tokens they have and what they cost at most is shown before; another machine gets "
+    "them with --yes only. A run that was stopped goes on with the answers that it has.",
+    "features explain sae --model ./chat-model --data text:texts --max-tokens 4000 --assistant ./chat-model "
+    "--feature resid_post.1/0 --folder ./explained",
+    group=features,
+)
+add(
+    score,
+    "Score labels of features, with baselines beside.",
+    "Score labels on text that they were not made from: can who knows the label tell where the feature is active? The "
+    "strongest tokens as a label, and other features' labels, are scored beside them.",
+    "features score sae --model ./chat-model --data text:texts --max-tokens 4000 --scorer embedding --scorer surprisal "
+    "--folder ./labels",
     group=features,
 )
 add(

@@ -109,6 +109,18 @@ class NotFetched(ThoughtscopeError):
     code = "not_fetched"
 
 
+class NotAgreed(ThoughtscopeError):
+    """Something would be sent to another machine, and nobody agreed to it. Says what, where to, and what it costs."""
+
+    code = "not_agreed"
+
+
+class NotAnswered(ThoughtscopeError):
+    """An assistant that does not answer; says what came instead."""
+
+    code = "not_answered"
+
+
 class MissingExtra(ThoughtscopeError):
     """A package that only some files need, and that is not installed. Names the extra to install."""
 

@@ -72,6 +72,24 @@ def random_model(
     )
 
 
+@torch.no_grad()
+def with_random_weights(model: Model, *, seed: int = 0) -> Model:
+    """The same model with nothing learnt in it: each parameter is drawn anew, by its own mean and standard deviation.
+
+    What is found in it as well is no sign of anything that the model has learnt (Heap et al. 2025). The tokenizer and
+    the architecture are the model's own, which stays as it is.
+    """
+    module = copy.deepcopy(model.module)
+    random = torch.Generator().manual_seed(seed)
+    for parameter in module.parameters():  # tied ones come once
+        spread, mean = torch.std_mean(parameter.float(), correction=0)
+        drawn = torch.randn(parameter.shape, generator=random) * spread.cpu() + mean.cpu()
+        parameter.copy_(drawn.to(parameter))
+    return model_from(
+        module, model.tokenizer, name=f"{model.name}-random", revision=f"{model.revision}+seed-{seed}"
+    )
+
+
 def byte_tokenizer() -> Any:
     """A byte-level fast tokenizer without merges: ids 0 to 255 are bytes, then begin, end and padding."""
     from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
@@ -91,23 +109,6 @@ def byte_tokenizer() -> Any:
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token=_SPECIAL[0], eos_token=_SPECIAL[1], pad_token=_SPECIAL[2]
-    )
-
-
-@torch.no_grad()
-def with_shuffled_weights(model: Model, seed: int = 0) -> Model:
-    """The control of every claim about what a model has learnt: a copy, the entries of each of whose weights change
-    places among themselves.
-
-    Sizes, norms and distributions of all weights stay; what they compute goes (Bricken et al. 2023, "randomized
-    transformer"; Heap et al. 2025).
-    """
-    module, generator = copy.deepcopy(model.module), torch.Generator().manual_seed(seed)
-    for parameter in module.parameters():
-        order = torch.randperm(parameter.numel(), generator=generator).to(parameter.device)
-        parameter.copy_(parameter.flatten()[order].view_as(parameter))
-    return model_from(
-        module, model.tokenizer, name=f"{model.name}, weights shuffled", revision=f"{model.revision}+{seed}"
     )
 
 
