@@ -59,7 +59,8 @@ def beside_random(
 
     found = {}
     for kind, each in (("trained", model), ("random", with_random_weights(model, seed=seed))):
-        made = train_dictionary(each, training, recipes.sae(site, n_features=1024, k=16, seed=seed, **SMALL), name=f"{name}-{kind}",
+        recipe = recipes.sae(site, n_features=1024, k=16, seed=seed, **SMALL)
+        made = train_dictionary(each, training, recipe, name=f"{name}-{kind}",
                                 folder=ROOT / "runs" / "labels" / f"{name}-{kind}-training-{seed}")  # fmt: skip
         found[kind] = shares(
             each, made, held_out(), name=f"{name}-{kind}", tokens=tokens, sample=sample, seed=seed

@@ -17,6 +17,7 @@ from tests.dictionary_oracle import random_coder
 from tests.test_assistants import SECRET, VARIABLE, Reply, ok, serving
 from thoughtscope.assistants import Local
 from thoughtscope.assistants.endpoint import Endpoint
+from thoughtscope.atlas import MadeLabels
 from thoughtscope.cli import app
 from thoughtscope.dictionaries import save_dictionary
 
@@ -175,6 +176,23 @@ def test_labels_of_ones_own_are_scored_without_asking(run, tmp_path, monkeypatch
     )
     scores = json.loads((tmp_path / "work" / "scores.json").read_text())
     assert set(scores["scores"]["given"]) == {f"{PART}/0", f"{PART}/3"} and scores["judge"] is None
+
+
+def test_labels_that_were_scored_are_kept_where_pages_find_them(run, place, tmp_path):
+    (tmp_path / "mine.json").write_text(json.dumps({f"{PART}/0": "cats", f"{PART}/3": "dogs"}))
+    ran = run("score", "--labels", tmp_path / "mine.json", "--scorer", "embedding", "--keep", "--json")
+    assert ran.code == 0, ran.err
+    made = MadeLabels.load(place / "sae" / "labels")
+    assert {place: (label.text, label.author) for place, label in made.labels.items()} == {
+        (0, 0): ("cats", "mine.json"),
+        (0, 3): ("dogs", "mine.json"),
+    }
+    told = ran.json["scores"]["given"][f"{PART}/0"]["embedding"]
+    assert dict(made.labels[0, 0].figures) == {
+        f"embedding {name}": told[name]
+        for name in ("balanced_accuracy", "f1", "auroc", "pearson")
+        if told[name] is not None
+    }
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from thoughtscope.assistants.asking import Consent
     from thoughtscope.atlas import Recording
     from thoughtscope.atlas.explaining import Contexts
+    from thoughtscope.atlas.explaining.scores import Score
     from thoughtscope.core.progress import Progress
     from thoughtscope.dictionaries import Dictionary
     from thoughtscope.models import Model
@@ -178,6 +179,13 @@ def score(
         typer.Option(help="The model of embedding and surprisal (default: the one that is examined)."),
     ] = None,
     n_contexts: Annotated[int, typer.Option(min=2, help="Excerpts on which a label is tested.")] = 40,
+    keep: Annotated[
+        bool,
+        typer.Option(
+            "--keep",
+            help="Put the labels, with their scores, in the dictionary's folder: pages show them from then on.",
+        ),
+    ] = False,
     data: Data = None,
     recording: RecordingFolder = None,
     max_tokens: MaxTokens = 200_000,
@@ -227,11 +235,16 @@ def score(
         for kind, places in scores.items()
     }
     written = save(folder / SCORES, told)
+    kept = (
+        kept_with(found, given, scores["given"], author_of(folder / LABELS if labels is None else labels))
+        if keep
+        else None
+    )
     if as_json:
-        emit(told | {"written": str(written)})
+        emit(told | {"written": str(written), "kept": None if kept is None else str(kept)})
         return
     print(averages_told(told["averages"]))
-    print(f"Written: {printable(str(written))}")
+    print(f"Written: {printable(str(written))}" + ("" if kept is None else f", {printable(str(kept))}"))
 
 
 # --- who is asked --------------------------------------------------------------------------------------------------
@@ -468,6 +481,40 @@ def read_labels(path: Path) -> dict[str, str]:
     ):
         raise ThoughtscopeError(f'{path} holds no labels. Give {{"PART/INDEX": "label"}}.')
     return found
+
+
+def author_of(path: Path) -> str:
+    """Who wrote the labels of a file, where it says so."""
+    from thoughtscope.core.files import read_file
+    from thoughtscope.core.parsing import strict_json
+
+    found = strict_json(read_file(path, limit=LARGEST), path)
+    author = found.get("author")
+    return author if isinstance(author, str) and isinstance(found.get("features"), dict) else path.name
+
+
+def kept_with(
+    dictionary: Dictionary, labels: Mapping[str, str], scores: Mapping[str, Mapping[str, Score]], author: str
+) -> Path:
+    """Puts labels beside what is known of a dictionary, in place of what was made of the same features before.
+
+    Raises `ThoughtscopeError` for a dictionary without a folder.
+    """
+    from thoughtscope.atlas.explaining.scores import FIGURES
+    from thoughtscope.atlas.made_labels import FOLDER, MadeLabel, MadeLabels, made_labels_of
+
+    if dictionary.card.folder is None:
+        raise ThoughtscopeError(
+            f"{dictionary.name} lies in no folder of its own, where its labels could be kept."
+        )
+    made = {}
+    for name, (part, index) in zip(labels, _placed(dictionary, list(labels)), strict=True):
+        figures = {f"{scorer} {figure}": value for scorer, score in scores.get(name, {}).items()
+                   for figure in FIGURES if (value := getattr(score, figure)) is not None}  # fmt: skip
+        made[part, index] = MadeLabel(text=labels[name], author=author, side="input", figures=figures)
+    new = MadeLabels(dictionary=dictionary.name, scan=dictionary.scan, labels=made)
+    there = made_labels_of(dictionary)
+    return (new if there is None else there | new).save(dictionary.card.folder / FOLDER)
 
 
 def averages_told(averages: Mapping[str, Any]) -> str:
