@@ -16,7 +16,7 @@ from specimens.tokenizer import BOS, PAD
 VOCABULARY = 768
 CONTEXT = 256
 REPEATS = 400
-_PIECES = rf"{OPEN}|{CLOSE}|\n|[{BLOCKS}]| ?\p{{L}}+| ?\p{{N}}| ?[^\s\p{{L}}\p{{N}}{BLOCKS}]+|\s"
+_PIECES = rf"{OPEN}|{CLOSE}|\n|[{BLOCKS}]| ?\p{{L}}+| ?\p{{N}}| ?[^\s\p{{L}}\p{{N}}{BLOCKS}⟦⟧]+|\s|."
 """What no token goes beyond: the frame of a drawing, a row's end, a block, a word, a figure, punctuation."""
 
 
