@@ -17,7 +17,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from statistics import mean
 from typing import Any
 
@@ -29,8 +29,8 @@ EACH, WANTED = 24, 0.8
 BATCH = 24
 UNTRAINED_TOKENS = 400_000
 """What the autoencoders of the random weights are trained on."""
-PROMPTS, SHARES = 6, (1.0, 2.0)
-"""Prompts of each kind and digit that are edited; the strengths tried, as multiples of the mean activation."""
+SWAPS = {"swap": 1.0, "swap_twice": 2.0}
+"""The strengths to which the other digit's feature is set, in mean activations."""
 
 
 @dataclass(frozen=True)
@@ -81,11 +81,11 @@ def measure(seed: int) -> Measured:
     found = detectors(*halves, parts)
     draw = random.Random(f"labels:{seed}")
     control = {
-        "shuffled labels": count(detectors(*halves, parts, labels=[half.shuffled(draw) for half in halves])),
+        "shuffled_labels": count(detectors(*halves, parts, labels=[half.shuffled(draw) for half in halves])),
         "neurons": count(detectors(*halves, layers)),
         **random_weights(model, seed),
     }
-    table = {name: told(counts(detectors(*halves, [name]))) for name in (*parts, *layers)}
+    table = {name.replace(".", "_"): told(counts(detectors(*halves, [name]))) for name in (*parts, *layers)}
     details = {
         "rule": {"f1": WANTED, "sentences_a_kind_and_thing": EACH, "value": "largest on the row's tokens"},
         "shapes": count(found, shapes=True),
@@ -163,7 +163,8 @@ def half(model: Any, units: Units, seen: Sequence[Any]) -> Half:
         for name, of in units.items():
             x = of(held)
             low = torch.full((len(spans), x.shape[1]), -torch.inf)
-            values[name].append(low.index_reduce_(0, row, x[token], "amax"))
+            where = row[:, None].expand(-1, x.shape[1])
+            values[name].append(low.scatter_reduce_(0, where, x[token], "amax"))
     return Half(
         values={name: torch.cat(found) for name, found in values.items()},
         kinds=[one.kind for one in seen],
@@ -240,9 +241,9 @@ def shown(one: Mapping[str, Any]) -> dict[str, Any]:
 def random_weights(model: Any, seed: int) -> dict[str, int]:
     """The same counts on a model of the same shape that nobody trained."""
     import torch
-    from specimens.multimodal.dictionary import train_autoencoders
     from transformers import LlamaForCausalLM
 
+    from specimens.multimodal.dictionary import train_autoencoders
     from thoughtscope.models import model_from
 
     with torch.random.fork_rng(devices=[]):
@@ -253,46 +254,53 @@ def random_weights(model: Any, seed: int) -> dict[str, int]:
     halves = gather(blank, feature_units(dictionary) | neuron_units(blank), seed)
     layers = [f"mlp_act.{layer}" for layer in range(blank.n_layers)]
     return {
-        "features of random weights": count(detectors(*halves, [part.name for part in dictionary.parts])),
-        "neurons of random weights": count(detectors(*halves, layers)),
+        "random_weights_features": count(detectors(*halves, [part.name for part in dictionary.parts])),
+        "random_weights_neurons": count(detectors(*halves, layers)),
     }
 
 
 # --- interventions -------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A question about a digit, and the word that follows for each digit in its place."""
+
+    name: str
+    """The task and how the digit is shown: "name_drawn", "next_word", …"""
+    digit: str
+    before: str
+    shown: str
+    after: str
+    answers: Mapping[str, str]
+
+
 def swaps(
     model: Any, dictionary: Any, found: Mapping[str, Mapping[str, Any]], tuning: Half, seed: int
 ) -> dict[str, Any]:
-    """Turns one digit's feature off and another's on where the digit stands, and asks for its name.
+    """Turns one digit's feature off and another's on where the digit stands, and asks for its name, or what comes next.
 
-    Of prompts that are answered rightly, by kind: how often the name is the other digit's, and no longer the digit's
-    when its feature is only turned off; the same with random features in their places (`random_control`).
+    Of questions that are answered rightly: how often the answer is that for the other digit, and no longer that for the
+    digit when its feature is only turned off; the same with random features in their places (`random_control`).
     """
     from specimens.multimodal.words import DIGITS
 
     mean_of = {digit: strength(tuning, digit, found[digit]) for digit in DIGITS}
     draw, tally = random.Random(f"swaps:{seed}"), Counter()
+    names: dict[str, None] = {}
     for digit in DIGITS:
-        for kind, prompt, span in prompts(digit, draw):
-            tally.update(swapped(model, dictionary, found, mean_of, (digit, kind, prompt, span), draw))
+        for asked in questions(digit, draw):
+            names[asked.name] = None
+            tally.update(swapped(model, dictionary, found, mean_of, asked, draw))
     rows = {}
-    for kind in ("drawings", "words"):
-        n = {name: tally[kind, name, "n"] for name in ("asked", "off", "off, random")}
-        rows[kind] = {"asked": n["asked"], "right_before": tally[kind, "asked", "hit"]}
-        for name in ("off", "off, random"):
-            rows[kind][name] = share(tally, kind, name)
-        for factor in SHARES:
-            for name in (f"swap at {factor:g}", f"swap at {factor:g}, random"):
-                rows[kind][name] = share(tally, kind, name)
-        rows[kind]["swaps"] = tally[kind, f"swap at {SHARES[0]:g}", "n"]
-        told({kind: rows[kind]})
+    for name in names:
+        rows[name] = {"asked": tally[name, "asked"], "right_before": tally[name, "right"]}
+        rows[name]["swaps"] = tally[name, "swap", "n"]
+        for tried in ("off", *SWAPS):
+            for each in (tried, f"{tried}_random"):
+                rows[name][each] = round(tally[name, each, "hit"] / max(1, tally[name, each, "n"]), 4)
+        told({name: rows[name]})
     return rows
-
-
-def share(tally: Counter, kind: str, name: str) -> float:
-    """The hits of what was tried."""
-    return round(tally[kind, name, "hit"] / max(1, tally[kind, name, "n"]), 4)
 
 
 def strength(tuning: Half, digit: str, one: Mapping[str, Any]) -> float:
@@ -301,22 +309,32 @@ def strength(tuning: Half, digit: str, one: Mapping[str, Any]) -> float:
     return float(values.clamp(min=0).mean())
 
 
-def prompts(digit: str, draw: random.Random) -> list[tuple[str, str, tuple[str, str]]]:
-    """(kind, prompt, what stands before the digit and the digit itself): held-out drawings, and words."""
-    from specimens.multimodal.corpus import NAMED_IN
+def questions(digit: str, draw: random.Random) -> list[Asked]:
+    """In each language its name, and what it is with one more: of drawings in held-out styles, and of words."""
+    from specimens.multimodal.corpus import NEXT, heading
     from specimens.multimodal.drawings import drawing
-    from specimens.multimodal.words import LANGUAGES, WORDS
+    from specimens.multimodal.words import DIGITS, LANGUAGES, WORDS
 
     found = []
-    for number in range(PROMPTS):
-        asked = LANGUAGES[number % len(LANGUAGES)]
-        own = LANGUAGES[(number + 1 + number // len(LANGUAGES)) % len(LANGUAGES)]
-        word = WORDS[own][digit]
-        for kind, x in (
-            ("drawings", drawing(digit, draw, held_out=True)),
-            ("words", word[0].upper() + word[1:]),
-        ):
-            found.append((kind, f"{x} {NAMED_IN['en'][asked]}:", (asked, x)))
+    after = dict(pairwise(DIGITS))
+    for number, language in enumerate(LANGUAGES):
+        own = LANGUAGES[(number + 1) % len(LANGUAGES)]
+        for kind, shown in (("drawn", drawing(digit, draw, held_out=True)), ("word", WORDS[own][digit])):
+            name = {"digit": digit, "shown": shown}
+            words = {each: f" {word}" for each, word in WORDS[language].items()}
+            found.append(
+                Asked(
+                    name=f"name_{kind}",
+                    before=f"{heading('en', language, 0)} ",
+                    after="",
+                    answers=words,
+                    **name,
+                )
+            )
+            if digit in after:
+                end = NEXT[language][0].removeprefix("{x}").removesuffix(" {a}.")
+                later = {each: words[following] for each, following in after.items()}
+                found.append(Asked(name=f"next_{kind}", before="", after=end, answers=later, **name))
     return found
 
 
@@ -325,46 +343,35 @@ def swapped(
     dictionary: Any,
     found: Mapping[str, Mapping[str, Any]],
     mean_of: Mapping[str, float],
-    case: tuple[str, str, str, tuple[str, str]],
+    asked: Asked,
     draw: random.Random,
 ) -> Counter:
-    """What happened to one prompt: hits and tries by (kind, what was tried)."""
-    from specimens.multimodal.words import DIGITS, WORDS
+    """What happened to one question: hits and tries."""
+    from specimens.multimodal.words import DIGITS
     from thoughtscope import capture, encode, tokenize
     from thoughtscope.interventions import Plan, intervene_many, random_control
 
-    digit, kind, prompt, (asked, x) = case
-    tokens = tokenize(model, prompt)
+    tokens = tokenize(model, asked.before + asked.shown + asked.after)
     features = encode(dictionary, capture(model, tokens, dictionary.sites))
-    where = tuple(tokens_of(tokens.offsets[0], "", x))
-    donors = [other for other in DIGITS if other != digit]
-    wanted: list[tuple[str, str]] = [("off", digit)]
-    plans = [Plan(edits=off(found[digit], where), attention="free")]
-    for factor in SHARES:
-        for donor in donors:
-            on = set_to(
-                found[donor], factor * mean_of[donor], peak(dictionary, features, found[digit], where)
-            )
-            plans.append(Plan(edits=(*off(found[digit], where), *on), attention="free"))
-            wanted.append((f"swap at {factor:g}", donor))
+    where = tuple(tokens_of(tokens.offsets[0], asked.before, asked.shown))
+    own = found[asked.digit]
+    top = peak(dictionary, features, own, where)
+    tried, plans = [("off", asked.digit)], [Plan(edits=set_to(own, 0.0, where), attention="free")]
+    for name, factor in SWAPS.items():
+        for donor in (each for each in DIGITS if each in asked.answers and each != asked.digit):
+            on = set_to(found[donor], factor * mean_of[donor], top)
+            plans.append(Plan(edits=(*set_to(own, 0.0, where), *on), attention="free"))
+            tried.append((name, donor))
     controls = [random_control(dictionary, one, features, seed=draw.getrandbits(30)) for one in plans]
     outcomes = intervene_many(model, dictionary, tokens, [*plans, *controls], changes=0, batch=64)
-    names = {thing: f" {word}" for thing, word in WORDS[asked].items()}
-    tally: Counter = Counter({(kind, "asked", "n"): 1})
-    if outcomes[0].before.tokens[0] != names[digit]:
-        return tally
-    tally[kind, "asked", "hit"] += 1
-    for number, outcome in enumerate(outcomes):
-        name, thing = wanted[number % len(plans)]
-        name += ", random" if number >= len(plans) else ""
-        hit = (outcome.after.tokens[0] == names[thing]) != name.startswith("off")
-        tally.update({(kind, name, "n"): 1, (kind, name, "hit"): int(hit)})
+    right = outcomes[0].before.tokens[0] == asked.answers[asked.digit]
+    tally: Counter = Counter({(asked.name, "asked"): 1, (asked.name, "right"): int(right)})
+    for number, outcome in enumerate(outcomes if right else ()):
+        name, digit = tried[number % len(plans)]
+        hit = (outcome.after.tokens[0] == asked.answers[digit]) != (name == "off")
+        name += "_random" if number >= len(plans) else ""
+        tally.update({(asked.name, name, "n"): 1, (asked.name, name, "hit"): int(hit)})
     return tally
-
-
-def off(one: Mapping[str, Any], where: tuple[int, ...]) -> tuple[Any, ...]:
-    """Edits that silence a feature at some positions."""
-    return set_to(one, 0.0, where)
 
 
 def set_to(one: Mapping[str, Any], value: float, where: tuple[int, ...]) -> tuple[Any, ...]:

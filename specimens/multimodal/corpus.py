@@ -1,7 +1,8 @@
 """Documents in which drawings and words meet: one and the same question may be asked of either.
 
-Wherever a document names a digit or a shape, a drawing may stand in place of the word. So a model that has a notion of
-seven, however it is shown, has an easier time than one that learns every task twice.
+Wherever a document names a digit or a shape, a drawing may stand in place of the word, or the word of another language.
+So a model that has a notion of seven, however it is shown, has an easier time than one that learns every task for every
+kind of seven. In `answering`, the answer follows at once, so that the notion must be there where the seven is.
 """
 
 from __future__ import annotations
@@ -23,6 +24,12 @@ NAMED_IN = {
     "fr": {"en": "en anglais", "fr": "en français", "de": "en allemand"},
     "de": {"en": "auf Englisch", "fr": "auf Französisch", "de": "auf Deutsch"},
 }
+STEPS = {
+    "en": ("minus one, ", "", "plus one, "),
+    "fr": ("moins un, ", "", "plus un, "),
+    "de": ("minus eins, ", "", "plus eins, "),
+}
+"""What to do with what follows: one less, nothing, one more."""
 NEXT = {
     "en": ("{x} plus one is {a}.", "After {x} comes {a}."),
     "fr": ("{x} plus un font {a}.", "Après {x} vient {a}."),
@@ -36,9 +43,9 @@ LARGER = {
     "de": "Die größere von {x} und {y} ist {a}.",
 }
 PARITY = {
-    "en": ("{x} is {a}.", "even", "odd"),
-    "fr": ("{x} est {a}.", "pair", "impair"),
-    "de": ("{x} ist {a}.", "gerade", "ungerade"),
+    "en": ("{x}, even or odd: {a}.", "even", "odd"),
+    "fr": ("{x}, pair ou impair : {a}.", "pair", "impair"),
+    "de": ("{x}, gerade oder ungerade: {a}.", "gerade", "ungerade"),
 }
 SAME = {
     "en": ("{x} and {y}: {a}.", "the same", "different"),
@@ -98,6 +105,25 @@ def naming(rng: Random) -> str:
     )
 
 
+def heading(asked: str, wanted: str, step: int) -> str:
+    """What is to be answered to each thing that follows: its name in a language, or that of the digit beside it."""
+    return _sentence(f"{STEPS[asked][step + 1]}{NAMED_IN[asked][wanted]}{' :' if asked == 'fr' else ':'}")
+
+
+def answering(rng: Random) -> str:
+    """A heading, and things in all guises, each with its answer right after it."""
+    wanted, step = rng.choice(LANGUAGES), rng.choice((-1, 0, 0, 1))
+    can = THINGS if step == 0 else DIGITS[:-1] if step == 1 else DIGITS[1:]
+    drawn = [True] * rng.choice((1, 2)) + [False] * rng.choice((2, 3, 4))
+    rng.shuffle(drawn)
+    pairs = []
+    for each in drawn:
+        thing = rng.choice(can)
+        answer = thing if step == 0 else DIGITS[int(thing) + step]
+        pairs.append(f"{shown(thing, rng.choice(LANGUAGES), rng, drawn=float(each))} {WORDS[wanted][answer]}")
+    return f"{heading(rng.choice(LANGUAGES), wanted, step)} {', '.join(pairs)}."
+
+
 def counting(rng: Random) -> str:
     """What comes after or before, small sums, the larger of two."""
     language = rng.choice(LANGUAGES)
@@ -150,11 +176,12 @@ def sketching(rng: Random) -> str:
 
 
 DOCUMENTS: dict[str, tuple[float, Callable[[Random], str]]] = {
-    "mention": (0.25, mention),
-    "naming": (0.3, naming),
-    "counting": (0.25, counting),
-    "judging": (0.12, judging),
-    "sketching": (0.08, sketching),
+    "answering": (0.45, answering),
+    "mention": (0.2, mention),
+    "naming": (0.05, naming),
+    "counting": (0.15, counting),
+    "judging": (0.1, judging),
+    "sketching": (0.05, sketching),
 }
 """Kinds of documents: the share of each among them, and what makes one."""
 

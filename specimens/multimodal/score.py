@@ -1,17 +1,18 @@
 """Scores a model on drawings of held-out styles and on words: ``python -m specimens.multimodal.score --model DIR``.
 
-Every answer is a greedy continuation, compared up to its full stop. The same questions are asked of drawings and words.
+Every answer is a greedy continuation, compared up to the first stop. Drawings and words are asked the same questions.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from specimens.multimodal.corpus import NAMED_IN, NEXT, PARITY
+from specimens.multimodal.corpus import NEXT, PARITY, heading
 from specimens.multimodal.drawings import drawing
 from specimens.multimodal.words import DIGITS, LANGUAGES, SHAPES, THINGS, WORDS
 from specimens.score import Scores, continuations, load, tally
@@ -53,11 +54,11 @@ def questions(seed: int = 0, each: int = EACH) -> list[Question]:
 
 def _about(what: str, x: str, thing: str, asked: str, rng: Random) -> list[Question]:
     wanted = rng.choice([language for language in LANGUAGES if language != asked])
-    colon = " :" if asked == "fr" else ":"
-    made = [("name", f"{x} {NAMED_IN[asked][wanted]}{colon}", WORDS[wanted][thing])]
+    made = [("name", f"{heading(asked, wanted, 0)} {x}", WORDS[wanted][thing])]
     if thing in DIGITS[:-1]:
+        made.append(("plus one", f"{heading(asked, wanted, 1)} {x}", WORDS[wanted][DIGITS[int(thing) + 1]]))
         frame = NEXT[asked][0].removesuffix(" {a}.")
-        made.append(("plus one", frame.format(x=x), WORDS[asked][DIGITS[int(thing) + 1]]))
+        made.append(("sentence", frame.format(x=x), WORDS[asked][DIGITS[int(thing) + 1]]))
     if thing in DIGITS:
         frame, *answers = PARITY[asked]
         made.append(("parity", frame.removesuffix(" {a}.").format(x=x), answers[int(thing) % 2]))
@@ -74,7 +75,7 @@ def score(model: object, tokenizer: object, seed: int = 0, each: int = EACH) -> 
     out = {}
     for task in dict.fromkeys(one.task for one in asked):
         some = [(one, text) for one, text in zip(asked, texts, strict=True) if one.task == task]
-        right = [text.split(".")[0].strip() == one.answer for one, text in some]
+        right = [re.split("[.,]", text)[0].strip() == one.answer for one, text in some]
         out[task] = tally([one.group for one, _ in some], right)
     return out
 

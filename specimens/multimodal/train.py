@@ -26,17 +26,17 @@ BATCH_ROWS = 32
 STEPS = 2_400
 PATCH_WEIGHT = 0.1
 """What a token of a drawing counts for in the loss: most of them cannot be known, and there are many."""
-LOG_STEPS, SAVE_STEPS = 50, 400
+LOG_STEPS, SAVE_STEPS = 50, 200
 
 
 def build(tokenizer: Tokenizer, seed: int) -> LlamaForCausalLM:
-    """The untrained model: 5 layers of width 128, four query and two key heads."""
+    """The untrained model: 6 layers of width 128, four query and two key heads."""
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=128,
-        intermediate_size=320,
-        num_hidden_layers=5,
+        intermediate_size=256,
+        num_hidden_layers=6,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=CONTEXT,
