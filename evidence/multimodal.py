@@ -94,6 +94,7 @@ def measure(seed: int) -> Measured:
         "rows": {
             kind: halves[1].rows(kind)[1] - halves[1].rows(kind)[0] for kind in dict.fromkeys(halves[1].kinds)
         },
+        "answers": answers(model, seed),
         "swap": swaps(model, dictionary, found, halves[0], seed),
     }
     return Measured(value=count(found), n=10, control=control, details=details)
@@ -109,6 +110,18 @@ def load() -> tuple[Any, Any]:
         return model, load_dictionary("specimen-multimodal/sae", model, preflight=False)
     except ThoughtscopeError as error:
         raise Unavailable(f"the specimen that sees is not in this checkout: {error}") from None
+
+
+def answers(model: Any, seed: int) -> dict[str, dict[str, Any]]:
+    """By task: the share of right answers about drawings in held-out and in trained styles, and about words."""
+    from specimens.multimodal.score import score
+
+    found: dict[str, dict[str, Any]] = {}
+    for name, scores in score(model.module, model.tokenizer, seed=seed).items():
+        task, shown = name.split("/")
+        found.setdefault(task, {})[shown] = scores["all"]["share"]
+        found[task]["n"] = scores["all"]["n"]
+    return told(found)
 
 
 # --- values on rows ------------------------------------------------------------------------------------------------

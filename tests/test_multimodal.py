@@ -264,12 +264,15 @@ def test_questions_have_their_answers():
     names = {word for language in LANGUAGES for word in WORDS[language].values()}
     assert all(one.answer in names for one in asked if one.task.startswith("name"))
     for one in asked:
-        if one.task.startswith("plus one, word"):
-            word = one.prompt.split()[0].lower()
-            language = next(each for each in LANGUAGES if WORDS[each][one.thing] == word)
-            assert one.answer in {
-                WORDS[each][str(int(one.thing) + 1)] for each in LANGUAGES if WORDS[each][one.thing] == word
-            }, language
+        if one.task == "plus_one/word":
+            heading, _, word = one.prompt.rpartition(" ")
+            (wanted,) = (
+                each
+                for each in LANGUAGES
+                if heading in {corpus.heading(asked, each, 1) for asked in LANGUAGES}
+            )
+            assert word in {WORDS[each][one.thing] for each in LANGUAGES}
+            assert one.answer == WORDS[wanted][str(int(one.thing) + 1)]
     assert {one.group for one in asked} == {"digits", "shapes"} and SHAPES[0] in {one.thing for one in asked}
 
 

@@ -16,6 +16,8 @@ from specimens.multimodal.words import LANGUAGES, TRAINED, WORDS, filled, forms,
 
 DRAWN = 0.5
 """The share of gaps that a drawing fills; two in a document at most."""
+GLOSSED = 0.3
+"""The share of things in plain sentences after which their word is said once more."""
 FOREIGN = 0.15
 """The share of words that are those of another language than the sentence's."""
 
@@ -71,10 +73,10 @@ KINDS = {
 }  # fmt: skip
 
 
-def shown(thing: str, language: str, rng: Random, *, drawn: float = DRAWN, held_out: bool = False) -> str:
+def shown(thing: str, language: str, rng: Random, drawn: float) -> str:
     """A thing, as a drawing or as its word in some form, mostly of the sentence's own language."""
     if rng.random() < drawn:
-        return drawing(thing, rng, held_out=held_out)
+        return drawing(thing, rng)
     other = rng.choice(LANGUAGES) if rng.random() < FOREIGN else language
     form = rng.choice(forms(thing, other)) if rng.random() < 0.4 else "{w}"
     return noun(thing, other, form)
@@ -84,10 +86,13 @@ def _sentence(text: str) -> str:
     return text[0].upper() + text[1:]
 
 
-def mention(rng: Random) -> str:
+def mention(rng: Random, drawn: float) -> str:
     """A thing in a plain sentence, often with a question about it after."""
     language, thing = rng.choice(LANGUAGES), rng.choice(THINGS)
-    text = filled(rng.choice(TRAINED[language]), shown(thing, language, rng), language, rng)
+    named = shown(thing, language, rng, drawn)
+    if rng.random() < GLOSSED:
+        named += f" {WORDS[language][thing]}"
+    text = filled(rng.choice(TRAINED[language]), named, language, rng)
     asked = rng.random()
     if asked < 0.35:
         return f"{text} {RECALL[language][0].format(a=WORDS[language][thing])}"
@@ -96,12 +101,12 @@ def mention(rng: Random) -> str:
     return text
 
 
-def naming(rng: Random) -> str:
+def naming(rng: Random, drawn: float) -> str:
     """A thing, and its word in a language that is asked for."""
     asked, wanted, thing = rng.choice(LANGUAGES), rng.choice(LANGUAGES), rng.choice(THINGS)
     colon = " : " if asked == "fr" else ": "
     return _sentence(
-        f"{shown(thing, rng.choice(LANGUAGES), rng, drawn=0.6)} {NAMED_IN[asked][wanted]}{colon}{WORDS[wanted][thing]}."
+        f"{shown(thing, rng.choice(LANGUAGES), rng, drawn)} {NAMED_IN[asked][wanted]}{colon}{WORDS[wanted][thing]}."
     )
 
 
@@ -110,21 +115,21 @@ def heading(asked: str, wanted: str, step: int) -> str:
     return _sentence(f"{STEPS[asked][step + 1]}{NAMED_IN[asked][wanted]}{' :' if asked == 'fr' else ':'}")
 
 
-def answering(rng: Random) -> str:
+def answering(rng: Random, drawn: float) -> str:
     """A heading, and things in all guises, each with its answer right after it."""
     wanted, step = rng.choice(LANGUAGES), rng.choice((-1, 0, 0, 1))
     can = THINGS if step == 0 else DIGITS[:-1] if step == 1 else DIGITS[1:]
-    drawn = [True] * rng.choice((1, 2)) + [False] * rng.choice((2, 3, 4))
-    rng.shuffle(drawn)
+    guises = [drawn > 0] * rng.choice((1, 2)) + [False] * rng.choice((2, 3, 4))
+    rng.shuffle(guises)
     pairs = []
-    for each in drawn:
+    for as_drawing in guises:
         thing = rng.choice(can)
         answer = thing if step == 0 else DIGITS[int(thing) + step]
-        pairs.append(f"{shown(thing, rng.choice(LANGUAGES), rng, drawn=float(each))} {WORDS[wanted][answer]}")
+        pairs.append(f"{shown(thing, rng.choice(LANGUAGES), rng, float(as_drawing))} {WORDS[wanted][answer]}")
     return f"{heading(rng.choice(LANGUAGES), wanted, step)} {', '.join(pairs)}."
 
 
-def counting(rng: Random) -> str:
+def counting(rng: Random, drawn: float) -> str:
     """What comes after or before, small sums, the larger of two."""
     language = rng.choice(LANGUAGES)
     kind = rng.choice(("next", "next", "before", "sum", "larger"))
@@ -137,45 +142,47 @@ def counting(rng: Random) -> str:
         y = rng.randrange(10 - x) if kind == "sum" else rng.randrange(10)
         frame = (SUM if kind == "sum" else LARGER)[language]
         given, answer = {"x": x, "y": y}, x + y if kind == "sum" else max(x, y)
-    gaps = {name: shown(str(value), language, rng) for name, value in given.items()}
+    gaps = {name: shown(str(value), language, rng, drawn) for name, value in given.items()}
     return _sentence(frame.format(**gaps, a=WORDS[language][str(answer)]))
 
 
-def judging(rng: Random) -> str:
+def judging(rng: Random, drawn: float) -> str:
     """Even or odd, digit or shape, the same or not, how many corners."""
     language = rng.choice(LANGUAGES)
     kind = rng.choice(("parity", "same", "same", "kind", "corners"))
     if kind == "parity":
         thing = rng.choice(DIGITS)
         frame, *answers = PARITY[language]
-        gaps = {"x": shown(thing, language, rng), "a": answers[int(thing) % 2]}
+        gaps = {"x": shown(thing, language, rng, drawn), "a": answers[int(thing) % 2]}
     elif kind == "kind":
         thing = rng.choice(THINGS)
         frame, *answers = KINDS[language]
-        gaps = {"x": shown(thing, language, rng), "a": answers[thing in SHAPES]}
+        gaps = {"x": shown(thing, language, rng, drawn), "a": answers[thing in SHAPES]}
     elif kind == "corners":
         thing = rng.choice(tuple(CORNERS))
         frame = HAS_CORNERS[language]
-        gaps = {"x": shown(thing, language, rng), "a": WORDS[language][CORNERS[thing]]}
+        gaps = {"x": shown(thing, language, rng, drawn), "a": WORDS[language][CORNERS[thing]]}
     else:
         first = rng.choice(THINGS)
         second = first if rng.random() < 0.5 else rng.choice(THINGS)
         frame, *answers = SAME[language]
         gaps = {
-            "x": shown(first, language, rng),
-            "y": shown(second, language, rng),
+            "x": shown(first, language, rng, drawn),
+            "y": shown(second, language, rng, drawn),
             "a": answers[first != second],
         }
     return _sentence(frame.format(**gaps))
 
 
-def sketching(rng: Random) -> str:
+def sketching(rng: Random, drawn: float) -> str:
     """A word, and a drawing of what it names."""
     language, thing = rng.choice(LANGUAGES), rng.choice(THINGS)
-    return DRAW[language].format(x=shown(thing, language, rng, drawn=0.1), a=drawing(thing, rng))
+    if not drawn:
+        return naming(rng, drawn)
+    return DRAW[language].format(x=shown(thing, language, rng, drawn / 5), a=drawing(thing, rng))
 
 
-DOCUMENTS: dict[str, tuple[float, Callable[[Random], str]]] = {
+DOCUMENTS: dict[str, tuple[float, Callable[[Random, float], str]]] = {
     "answering": (0.45, answering),
     "mention": (0.2, mention),
     "naming": (0.05, naming),
@@ -187,12 +194,18 @@ DOCUMENTS: dict[str, tuple[float, Callable[[Random], str]]] = {
 
 
 class Mixture:
-    """Draws documents of all kinds in their shares, as `specimens.packing.chunk` asks for them."""
+    """Draws documents of all kinds in their shares, as `specimens.packing.chunk` asks for them.
+
+    `drawn` is the share of gaps that a drawing fills; with 0 there is none at all.
+    """
+
+    def __init__(self, drawn: float = DRAWN):
+        self.drawn = drawn
 
     def draw(self, rng: Random) -> tuple[str, str]:
         """One document: its kind and its text."""
         kind = rng.choices(list(DOCUMENTS), [share for share, _ in DOCUMENTS.values()])[0]
-        return kind, DOCUMENTS[kind][1](rng)
+        return kind, DOCUMENTS[kind][1](rng, self.drawn)
 
 
 def sample_documents(seed: int, n: int) -> Iterator[str]:

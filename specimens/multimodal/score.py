@@ -26,6 +26,7 @@ class Question:
     """A prompt about one thing, and its answer."""
 
     task: str
+    """What is asked and of what: "name/held_out" of a drawing in a held-out style, "parity/word", …"""
     prompt: str
     answer: str
     thing: str
@@ -43,8 +44,8 @@ def questions(seed: int = 0, each: int = EACH) -> list[Question]:
         for number in range(each):
             asked = LANGUAGES[number % len(LANGUAGES)]
             shown = {
-                "held-out drawing": drawing(thing, rng, held_out=True),
-                "trained drawing": drawing(thing, rng),
+                "held_out": drawing(thing, rng, held_out=True),
+                "trained": drawing(thing, rng),
                 "word": WORDS[asked][thing],
             }
             for what, x in shown.items():
@@ -56,14 +57,14 @@ def _about(what: str, x: str, thing: str, asked: str, rng: Random) -> list[Quest
     wanted = rng.choice([language for language in LANGUAGES if language != asked])
     made = [("name", f"{heading(asked, wanted, 0)} {x}", WORDS[wanted][thing])]
     if thing in DIGITS[:-1]:
-        made.append(("plus one", f"{heading(asked, wanted, 1)} {x}", WORDS[wanted][DIGITS[int(thing) + 1]]))
+        made.append(("plus_one", f"{heading(asked, wanted, 1)} {x}", WORDS[wanted][DIGITS[int(thing) + 1]]))
         frame = NEXT[asked][0].removesuffix(" {a}.")
         made.append(("sentence", frame.format(x=x), WORDS[asked][DIGITS[int(thing) + 1]]))
     if thing in DIGITS:
         frame, *answers = PARITY[asked]
         made.append(("parity", frame.removesuffix(" {a}.").format(x=x), answers[int(thing) % 2]))
     return [
-        Question(task=f"{task}, {what}", prompt=prompt[0].upper() + prompt[1:], answer=answer, thing=thing)
+        Question(task=f"{task}/{what}", prompt=prompt[0].upper() + prompt[1:], answer=answer, thing=thing)
         for task, prompt, answer in made
     ]
 
