@@ -22,7 +22,7 @@ from thoughtscope.models import Model, load_model
 from thoughtscope.training import Recipe, recipes, train_dictionary
 
 NAME = "specimen-multimodal/sae"
-LAYERS = (1, 2, 3)
+LAYERS = (2, 3, 4)
 VALUES: dict[str, Any] = {
     "n_features": 512,
     "k": 12,

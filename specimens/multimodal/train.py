@@ -23,7 +23,7 @@ from specimens.packing import CHUNK_ROWS, ROW, chunk
 from specimens.train import CLIP, export, load_checkpoint, optimizers, rate_at, save_checkpoint
 
 BATCH_ROWS = 32
-STEPS = 1_800
+STEPS = 1_200
 WORD_STEPS = 256
 """So many steps at first have no drawings: what is done with a seven is learned on words; drawings find it there."""
 PATCH_WEIGHT = 0.1
