@@ -314,3 +314,85 @@ def test_patches_weigh_less_in_the_loss(tokenizer):
         ((each * w).sum() / w.sum()).item(), abs=1e-5
     )
     assert train.weighted_loss(model, ids, ids, even).item() == pytest.approx(each.mean().item(), abs=1e-5)
+
+
+# --- the measurement -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def evidence():
+    import importlib.util
+    import sys
+    from pathlib import Path
+
+    folder = Path(__file__).parents[1] / "evidence"
+    sys.path.insert(0, str(folder))
+    spec = importlib.util.spec_from_file_location("evidence_multimodal", folder / "multimodal.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def planted(evidence, held_out: bool):
+    """Rows of sightings, and three units: one fires on every seven, one on drawn ones alone, one at random."""
+    seen = sightings(0, 6, held_out=held_out)
+    starts = np.cumsum([0, *(len(one.rows) for one in seen)]).tolist()
+    values = torch.rand(starts[-1], 3, generator=torch.Generator().manual_seed(int(held_out)))
+    for start, one in zip(starts, seen, strict=False):
+        if one.thing == "7":
+            values[start, 0] = 2
+            values[start, 1] = 2 if one.kind == "drawings" else 0
+    return evidence.Half(
+        values={"0": values}, kinds=[o.kind for o in seen], things=[o.thing for o in seen], starts=starts
+    )
+
+
+def test_a_digit_counts_only_with_a_unit_that_fires_for_all_four_kinds(evidence):
+    tuning, held_out = planted(evidence, False), planted(evidence, True)
+    found = evidence.detectors(tuning, held_out, ["0"])
+    assert found["7"]["detector"].unit == 0 and set(found["7"]["f1"].values()) == {1.0}
+    assert evidence.count(found) == 1 and evidence.count(found, shapes=True) == 0
+    for half in (tuning, held_out):
+        half.values["0"][:, 0] = 0
+    drawn = evidence.detectors(tuning, held_out, ["0"])["7"]
+    assert (
+        drawn["detector"].unit == 1
+        and drawn["f1"]["drawings"] == 1.0
+        and max(drawn["f1"][each] for each in LANGUAGES) < 0.5
+    )
+    assert evidence.count({**found, "7": drawn}) == 0
+
+
+def test_shuffled_labels_stay_within_their_kind_and_hide_the_unit(evidence):
+    tuning, held_out = planted(evidence, False), planted(evidence, True)
+    labels = [half.shuffled(Random(0)) for half in (tuning, held_out)]
+    for half, mixed in zip((tuning, held_out), labels, strict=True):
+        assert mixed != half.things
+        assert sorted(zip(half.kinds, mixed, strict=True)) == sorted(
+            zip(half.kinds, half.things, strict=True)
+        )
+    assert evidence.count(evidence.detectors(tuning, held_out, ["0"], labels=labels)) == 0
+
+
+def test_a_row_has_the_largest_value_of_its_own_tokens(evidence):
+    """With the position as the unit: a row's value is that of its last token."""
+    from specimens.multimodal.sightings import Sighting
+    from tests.tiny_models import tiny_model
+    from thoughtscope import tokenize
+
+    model = tiny_model("llama")
+    some = [
+        Sighting(kind="en", thing="7", text="é seven.", rows=((2, 7), (0, 1))),
+        Sighting(kind="en", thing="7", text="a b", rows=((0, 1), (2, 3))),
+    ]
+    assert evidence.rows_of(some, tokenize(model, [one.text for one in some])) == [
+        [4, 5, 6, 7, 8],
+        [1, 2],
+        [11],
+        [13],
+    ]
+    halves = evidence.half(
+        model, {"position": lambda held: torch.arange(len(next(iter(held.values())))).float()[:, None]}, some
+    )
+    assert halves.values["position"][:, 0].tolist() == [8, 2, 11, 13] and halves.starts == [0, 2, 4]
