@@ -342,7 +342,8 @@ def planted(evidence, held_out: bool):
     for start, one in zip(starts, seen, strict=False):
         if one.thing == "7":
             values[start, 0] = 2
-            values[start, 1] = 2 if one.kind == "drawings" else 0
+            if one.kind == "drawings":
+                values[start, 1] = 2
     return evidence.Half(
         values={"0": values}, kinds=[o.kind for o in seen], things=[o.thing for o in seen], starts=starts
     )

@@ -208,8 +208,11 @@ class Mixture:
         return kind, DOCUMENTS[kind][1](rng, self.drawn)
 
 
-def sample_documents(seed: int, n: int) -> Iterator[str]:
-    """`n` documents of the training mixture; the same ones for the same seed."""
-    mixture, rng = Mixture(), Random(f"documents:{seed}")
+def sample_documents(seed: int, n: int, *, wordy: float = 0.0) -> Iterator[str]:
+    """`n` documents of the training mixture; the same ones for the same seed.
+
+    With `wordy`, that share of them has no drawing, so that words are not lost among the many tokens of drawings.
+    """
+    mixtures, rng = (Mixture(), Mixture(0.0)), Random(f"documents:{seed}")
     for _ in range(n):
-        yield mixture.draw(rng)[1]
+        yield mixtures[wordy > 0 and rng.random() < wordy].draw(rng)[1]

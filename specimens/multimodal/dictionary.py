@@ -2,8 +2,8 @@
 
     python -m specimens.multimodal.dictionary --model DIR --out DIR
 
-One dictionary, a part for the residual stream after each of the middle layers. The scores that are printed and stored
-come from documents of another seed than the training's.
+One dictionary, a part for the residual stream after each of the last three layers. The scores that are printed and
+stored come from documents of another seed than the training's.
 """
 
 from __future__ import annotations
@@ -22,14 +22,17 @@ from thoughtscope.models import Model, load_model
 from thoughtscope.training import Recipe, recipes, train_dictionary
 
 NAME = "specimen-multimodal/sae"
-LAYERS = (2, 3, 4)
+LAYERS = (3, 4, 5)
+WORDY = 0.6
+"""The share of documents without any drawing, as the tokens of drawings are so many."""
 VALUES: dict[str, Any] = {
     "n_features": 512,
-    "k": 12,
-    "data.passes": 2,
+    "k": 8,
+    "data.passes": 4,
     "data.rows": "float16",
-    "schedule.n_tokens": 1_500_000,
-    "schedule.batch": 2048,
+    "data.buffer_tokens": 131_072,
+    "schedule.n_tokens": 2_000_000,
+    "schedule.batch": 1024,
     "schedule.learning_rate": 2e-3,
     "saved": "float16",
 }
@@ -44,7 +47,7 @@ def train_autoencoders(model: Model, work: Path | None = None, **changes: Any) -
     """The dictionary of `recipe`, trained on documents of the mixture."""
     return train_dictionary(
         model,
-        lambda: sample_documents(TRAINING_SEED, 400_000),
+        lambda: sample_documents(TRAINING_SEED, 400_000, wordy=WORDY),
         recipe(**changes),
         folder=work,
         name=NAME,
@@ -67,19 +70,19 @@ def main() -> None:
         metavar="NAME=VALUE",
         help="other values of the recipe, for example schedule.n_tokens=100000",
     )
-    parser.add_argument("--example-tokens", type=int, default=40_000, help="tokens to draw examples from")
+    parser.add_argument("--example-tokens", type=int, default=30_000, help="tokens to draw examples from")
     args = parser.parse_args()
     changes = {name: json.loads(value) for name, value in (item.split("=", 1) for item in args.set)}
     model = load_model(args.model)
     dictionary = train_autoencoders(model, args.work, **changes)
-    scores = evaluate_dictionary(model, dictionary, sample_documents(SCORING_SEED, 500))
+    scores = evaluate_dictionary(model, dictionary, sample_documents(SCORING_SEED, 500, wordy=WORDY))
     declared = {"fvu": scores.fvu, "l0": scores.l0, "dead": scores.dead}
     dictionary = with_self_test(model, dictionary, list(sample_documents(SCORING_SEED, 24)))
     save_dictionary(replace(dictionary, card=replace(dictionary.card, declared=declared)), args.out)
     bank = collect_examples(
         model,
         dictionary,
-        sample_documents(EXAMPLE_SEED, 100_000),
+        sample_documents(EXAMPLE_SEED, 100_000, wordy=WORDY),
         max_tokens=args.example_tokens,
         n_top=4,
         n_quantile=1,

@@ -40,8 +40,8 @@ _SUM = re.compile(r"([0-9a-fA-F]{64})[ \t]+\*?(\S.*)")
 _HUB_NAME = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*")
 _WANTED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 _ALLOWED = (
-    'Allowed: "specimen", "specimen-multimodal", "smollm2", the path of a folder with config.json, model.safetensors and '
-    "tokenizer.json, the path of a GGUF file, or the name of a model on the Hugging Face hub (org/name)."
+    'Allowed: "specimen", "specimen-multimodal", "smollm2", the path of a folder with config.json, model.safetensors '
+    "and tokenizer.json, the path of a GGUF file, or the name of a model on the Hugging Face hub (org/name)."
 )
 
 
