@@ -397,3 +397,21 @@ def test_a_row_has_the_largest_value_of_its_own_tokens(evidence):
         model, {"position": lambda held: torch.arange(len(next(iter(held.values())))).float()[:, None]}, some
     )
     assert halves.values["position"][:, 0].tolist() == [8, 2, 11, 13] and halves.starts == [0, 2, 4]
+
+
+# --- what ships ----------------------------------------------------------------------------------------------------
+
+
+def test_what_ships_opens_by_name_and_names_drawings_that_it_never_saw():
+    """With the dictionary that its name stands for, and examples that show whole drawings."""
+    from specimens.multimodal.score import continuations
+    from thoughtscope.microscope import open_microscope
+
+    opened = open_microscope("specimen-multimodal")
+    assert opened.dictionary.name == "specimen-multimodal/sae" and not opened.problems
+    assert len(opened.bank.layers) == len(opened.dictionary.parts) == 3
+    rng = Random(11)
+    prompts = [f"{corpus.heading('de', 'en', 0)} {drawing(digit, rng, held_out=True)}" for digit in DIGITS]
+    said = continuations(opened.model.module, opened.model.tokenizer, prompts, 1)
+    right = sum(text.strip() == WORDS["en"][digit] for text, digit in zip(said, DIGITS, strict=True))
+    assert right >= 8, said
