@@ -1,8 +1,8 @@
 """The words of ten digits and five shapes in English, French and German, and the sentences that they stand in.
 
 A frame is a sentence with a gap, `{n}`, for what is named or drawn. In training a drawing may fill any gap in place of
-the word. The frames under `HELD_OUT` are in no training document; their other words are, in other frames. No frame has
-"un" or "une", "ein" or "one" but as the number.
+the word. The frames under `HELD_OUT` are in no training document; most of their other words are, in other frames. No
+frame has "un" or "une", "ein" or "one" but as the number.
 """
 
 from __future__ import annotations
