@@ -12,6 +12,7 @@
 #   make screenshots  the pictures in docs/screenshots
 #   make wheel        build, and check the wheel in an environment of its own
 #   make specimen     train the specimen and its dictionaries from nothing (hours)
+#   make specimen-multimodal  the same of the one that sees drawings (half an hour)
 #   make smollm2      fetch SmolLM2-135M-Instruct, train its transcoders, measure (hours); TEXT=FOLDER adds text
 #   make smollm2-sae  train autoencoders for it like those in the package (half an hour); TEXT=FOLDER adds text
 
@@ -34,7 +35,7 @@ SPECIMEN := src/thoughtscope/assets/specimen
 TEXT ?=
 TEXT_FLAG := $(if $(TEXT),--text $(TEXT))
 
-.PHONY: pins oldest demo test mutants fuzz check format bench docs evidence screenshots specimen smollm2 smollm2-sae wheel version clean
+.PHONY: pins oldest demo test mutants fuzz check format bench docs evidence screenshots specimen specimen-multimodal smollm2 smollm2-sae wheel version clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -80,6 +81,11 @@ specimen: $(READY)
 	$(RUN) -m specimens.dictionaries --kind clt --out $(SPECIMEN)/clt $(TEXT_FLAG)
 	$(RUN) -m specimens.dictionaries --kind plt --out $(SPECIMEN)/plt $(TEXT_FLAG)
 	$(RUN) -m specimens.score --model $(SPECIMEN) $(TEXT_FLAG)
+
+specimen-multimodal: $(READY)
+	$(RUN) -m specimens.multimodal.train --work runs/multimodal --out $(SPECIMEN)-multimodal
+	$(RUN) -m specimens.multimodal.dictionary --work runs/multimodal/sae --out $(SPECIMEN)-multimodal/sae
+	$(RUN) -m specimens.multimodal.score --model $(SPECIMEN)-multimodal
 
 # Documents and trainings go on where they were stopped; scores, examples and figures are made anew.
 smollm2: $(READY)

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from random import Random
+from typing import Protocol
 
 import torch
 from transformers import PreTrainedTokenizerBase
-
-from specimens.corpus import Mixture
 
 ROW = 128
 CHUNK_ROWS = 512
 OPEN_ROWS = 16
 SMALLEST_CUT = 32
 FULL = ROW - 8
+
+
+class Mixture(Protocol):
+    """What documents are drawn from."""
+
+    def draw(self, rng: Random) -> tuple[str, str]:
+        """One document: its kind and its text; the end of one of kind "text" may be cut off."""
 
 
 def _place(rows: list[list[int]], ids: list[int], cut: bool) -> None:

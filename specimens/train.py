@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, load_model, save_file, save_model
 from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
@@ -108,7 +108,7 @@ def save_checkpoint(
     partial = work / f".{final.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, partial / "m.safetensors")
+    save_model(model, str(partial / "m.safetensors"))
     save_file(_pack_state(built), partial / "optimizer.safetensors")
     (partial / "state.json").write_text(json.dumps(state))
     shutil.rmtree(final, ignore_errors=True)
@@ -124,7 +124,7 @@ def load_checkpoint(
     found = sorted(work.glob("step-*"))
     if not found:
         return {"step": 0, "seconds": 0.0}
-    model.load_state_dict(load_file(found[-1] / "m.safetensors"))
+    load_model(model, found[-1] / "m.safetensors")
     if built is not None:
         _unpack_state(built, load_file(found[-1] / "optimizer.safetensors"))
     return json.loads((found[-1] / "state.json").read_text())
@@ -136,7 +136,7 @@ def export(model: LlamaForCausalLM, tokenizer: Tokenizer, out: Path) -> None:
     partial = out / ".partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    weights = {k: v.detach().half().contiguous() for k, v in model.state_dict().items()}
+    weights = {k: v.detach().half().contiguous() for k, v in model.named_parameters()}  # a tied one once
     save_file(weights, partial / "model.safetensors", metadata={"format": "pt"})
     config = model.config.to_dict()
     config.update(architectures=["LlamaForCausalLM"], dtype="float32")

