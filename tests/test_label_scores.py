@@ -242,7 +242,7 @@ def test_a_neutral_label_tells_nothing():
     cases = [
         Case(
             label="anything",
-            contexts=(shown_context("abc", [1.0] * 3), shown_context("abd", [0.0] * 3, "random")),
+            contexts=(shown_context("abc", [1.0] * 3), shown_context("abx", [0.0] * 3, "random")),
         )
     ]
     (found,) = surprisal_scores(shared_model(), cases, neutral="anything")
