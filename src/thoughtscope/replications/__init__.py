@@ -7,6 +7,8 @@ from thoughtscope.replications.claims import Verdict as Verdict
 from thoughtscope.replications.claims import judge as judge
 from thoughtscope.replications.claims import read_claims as read_claims
 from thoughtscope.replications.replication import REPLICATIONS as REPLICATIONS
+from thoughtscope.replications.replication import Measured as Measured
 from thoughtscope.replications.replication import Replicated as Replicated
 from thoughtscope.replications.replication import Replication as Replication
 from thoughtscope.replications.replication import replicate as replicate
+from thoughtscope.replications.towards import TOWARDS as TOWARDS

@@ -5,6 +5,7 @@ The claims of a paper are data, in the `expected.json` beside its recipe: they a
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -101,8 +102,9 @@ class Verdict:
     reason: str
 
     def to_json(self) -> dict[str, Any]:
-        """The verdict as plain JSON values."""
-        return asdict(self)
+        """The verdict as plain JSON values, NaN as null."""
+        seen = self.seen and {**asdict(self.seen), "values": _plain(self.seen.values), "controls": _plain(self.seen.controls)}
+        return {**asdict(self), "seen": seen}
 
 
 def read_claims(file: Traversable) -> tuple[Claim, ...]:
@@ -160,6 +162,10 @@ def _reason(claim: Claim, seen: Seen) -> str:
     if claim.margin is not None:
         said += f", asked {claim.margin:g} {'above' if claim.holds.op == '>=' else 'below'} it"
     return said
+
+
+def _plain(values: Sequence[float]) -> list[float | None]:
+    return [value if math.isfinite(value) else None for value in values]
 
 
 def _figures(values: Sequence[float]) -> str:

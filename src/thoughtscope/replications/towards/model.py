@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ import torch
 from thoughtscope.core.progress import Progress, silent
 from thoughtscope.core.site import Site
 from thoughtscope.models import Model, model_from
+from thoughtscope.models.quiet import quiet
 from thoughtscope.models.random_models import byte_tokenizer
 from thoughtscope.replications.towards.corpus import LENGTH, Corpus
 
@@ -44,26 +46,30 @@ def untrained(shape: Shape, *, seed: int) -> Any:
         return GPT2LMHeadModel(config)
 
 
-def as_model(module: Any, *, seed: int, trained: bool) -> Model:
+def trained_module(folder: Path) -> Any:
+    """A module that was saved."""
+    from transformers import GPT2LMHeadModel
+
+    with quiet():
+        return GPT2LMHeadModel.from_pretrained(folder, local_files_only=True)
+
+
+def as_model(module: Any, *, name: str, seed: int) -> Model:
     """The module, bound and proved."""
     module.requires_grad_(False)
-    return model_from(
-        module, byte_tokenizer(), name=f"towards-{'ab'[seed]}" if trained else "towards-random", revision=f"seed-{seed}"
-    )
+    return model_from(module, byte_tokenizer(), name=name, revision=f"seed-{seed}")
 
 
-def train_model(corpus: Corpus, shape: Shape, *, seed: int, progress: Progress = silent) -> Model:
-    """A model that has read every document of the corpus once, in an order of its own."""
+def train_model(corpus: Corpus, shape: Shape, *, seed: int, progress: Progress = silent) -> Any:
+    """A module that has read every document of the corpus once."""
     module = untrained(shape, seed=seed)
-    order = torch.randperm(len(corpus.ids), generator=torch.Generator().manual_seed(seed))
-    ids = torch.from_numpy(corpus.ids).long()[order]
+    ids = torch.from_numpy(corpus.ids).long()
     optimiser = torch.optim.AdamW(module.parameters(), lr=shape.learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
     batches = ids.split(shape.batch)
     module.train()
     for step, batch in enumerate(batches):
-        share = step / len(batches)
         for group in optimiser.param_groups:
-            group["lr"] = shape.learning_rate * min(1.0, (step + 1) / 100) * (1 - share)
+            group["lr"] = shape.learning_rate * min(1.0, (step + 1) / 100) * (1 - step / len(batches))
         logits = module(batch).logits[:, :-1]
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
         optimiser.zero_grad(set_to_none=True)
@@ -72,4 +78,4 @@ def train_model(corpus: Corpus, shape: Shape, *, seed: int, progress: Progress =
         optimiser.step()
         if step % 20 == 0:
             progress("model", step, len(batches), loss=loss.item())
-    return as_model(module, seed=seed, trained=True)
+    return module

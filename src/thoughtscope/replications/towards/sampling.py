@@ -1,0 +1,90 @@
+"""Steered samples: what the model writes while a unit is held at its largest activation (Bricken et al. 2023)."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import torch
+from jaxtyping import Float64, Int64
+
+from thoughtscope.models import Sampling, generate
+from thoughtscope.models.hooks import Step
+from thoughtscope.models.tokens import pad_left
+from thoughtscope.replications.towards.contexts import LABEL, TEN, counting
+from thoughtscope.replications.towards.corpus import BEGIN
+from thoughtscope.replications.towards.model import NEURONS
+from thoughtscope.replications.towards.proxies import VOCAB
+from thoughtscope.replications.towards.rows import Row
+from thoughtscope.replications.towards.subject import N_LABELS, Subject, Units
+
+PREFIX = [BEGIN, *b"1,2,3,4,5,6,7,8,9,10"]
+NEW = 40
+"""Tokens of a sample."""
+
+
+@torch.no_grad()
+def pinned(subject: Subject) -> dict[str, Row]:
+    """Share of samples that read as the context, the median over contexts; beside it the neurons'."""
+    plain = read_as(_samples(subject, None, None))
+
+    def of(units: Units) -> list[float]:
+        found = []
+        for name in TEN:
+            written = _samples(subject, units, int(units.best[LABEL[name]]))
+            found.append(float(np.mean(read_as(written) == LABEL[name])))
+        return found
+
+    features, neurons = of(subject.main), of(subject.neurons)
+    unpinned = max(float(np.mean(plain == LABEL[name])) for name in TEN)
+    return {
+        "pinned_samples": Row(
+            value=float(np.median(features)),
+            control=float(np.median(neurons)),
+            n=len(TEN) * subject.scale.samples,
+            note=f"nothing pinned: at most {unpinned:.2f} read as any one of the ten",
+        )
+    }
+
+
+def _samples(subject: Subject, units: Units | None, unit: int | None) -> Int64[np.ndarray, "sample new"]:
+    n = subject.scale.samples
+    tokens = pad_left([PREFIX] * n)
+    writes = {} if units is None or unit is None else {NEURONS: _held(units, unit)}
+    written = generate(
+        subject.model, tokens, max_new_tokens=NEW, writes=writes, sampling=Sampling(seed=tuple(range(n)))
+    )
+    return written.ids[:, len(PREFIX) :].numpy()
+
+
+def _held(units: Units, unit: int):  # type: ignore[no-untyped-def]
+    """What a unit adds is made that of its largest activation, from the prefix's last token on."""
+    index = torch.tensor([unit])
+    direction = units.part.decoder_rows(index)[NEURONS][0]
+    columns = units.choose.columns.part(unit, unit + 1)
+    largest = float(columns.value.max()) if len(columns.value) else 0.0
+
+    def write(x: torch.Tensor, step: Step) -> torch.Tensor:
+        neurons = units.part.activation.competes
+        value = x[..., [unit]] if neurons else units.part.activations_of(index, {NEURONS: x})
+        later = (step.positions >= len(PREFIX) - 1)[..., None]
+        return torch.where(later, x + (largest - value) * direction, x)
+
+    return write
+
+
+def read_as(samples: Int64[np.ndarray, "sample new"]) -> Int64[np.ndarray, " sample"]:
+    """The label under which each sample is likeliest, by pairs of bytes."""
+    said = pairs()
+    return said[:, samples[:, :-1], samples[:, 1:]].sum(axis=-1).argmax(axis=0)
+
+
+@cache
+def pairs() -> Float64[np.ndarray, "label vocab next"]:
+    """log P(next byte | byte, label), counts plus a hundredth."""
+    corpus = counting()
+    first, then = corpus.ids[:, :-1].astype(np.int64), corpus.ids[:, 1:].astype(np.int64)
+    label = corpus.truth[:, 1:].astype(np.int64)
+    cell = ((label * VOCAB + first) * VOCAB + then).ravel()
+    found = np.bincount(cell, minlength=N_LABELS * VOCAB**2).reshape(N_LABELS, VOCAB, VOCAB) + 0.01
+    return np.log(found / found.sum(axis=2, keepdims=True))
