@@ -19,6 +19,7 @@ from thoughtscope.cli.features import collect
 from thoughtscope.cli.fetch import fetch
 from thoughtscope.cli.harvest import harvest
 from thoughtscope.cli.intervene import intervene
+from thoughtscope.cli.replicate import replicate
 from thoughtscope.cli.report import report
 from thoughtscope.cli.serve import demo, serve
 from thoughtscope.cli.study import study
@@ -131,6 +132,14 @@ add(
     "study",
     "study two-hop",
     "study two-hop --json",
+)
+add(
+    replicate,
+    "Try a paper's claims again, each with a verdict.",
+    "Run a paper's experiments here, and say of each of its claims whether it holds, beside the published figure and a "
+    "control; or list the papers.",
+    "replicate",
+    "replicate towards --quick --out ./towards",
 )
 add(
     harvest,

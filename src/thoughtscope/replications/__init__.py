@@ -7,6 +7,7 @@ from thoughtscope.replications.claims import Verdict as Verdict
 from thoughtscope.replications.claims import judge as judge
 from thoughtscope.replications.claims import read_claims as read_claims
 from thoughtscope.replications.replication import REPLICATIONS as REPLICATIONS
+from thoughtscope.replications.replication import REPORT as REPORT
 from thoughtscope.replications.replication import Measured as Measured
 from thoughtscope.replications.replication import Replicated as Replicated
 from thoughtscope.replications.replication import Replication as Replication

@@ -13,7 +13,7 @@ from thoughtscope.core.site import Site
 from thoughtscope.models import Model, model_from
 from thoughtscope.models.quiet import quiet
 from thoughtscope.models.random_models import byte_tokenizer
-from thoughtscope.replications.towards.corpus import LENGTH, Corpus
+from thoughtscope.replications.towards.corpus import BEGIN, LENGTH, LETTERS, VOCAB, Corpus
 
 NEURONS = Site("mlp_act", 0)
 """Where dictionaries read and write: the neurons after their ReLU."""
@@ -36,9 +36,9 @@ def untrained(shape: Shape, *, seed: int) -> Any:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     config = GPT2Config(
-        vocab_size=260, n_positions=LENGTH, n_embd=shape.d_model, n_layer=1, n_head=shape.n_heads,
+        vocab_size=VOCAB, n_positions=LENGTH, n_embd=shape.d_model, n_layer=1, n_head=shape.n_heads,
         n_inner=shape.d_mlp, activation_function="relu", tie_word_embeddings=False, resid_pdrop=0.0, embd_pdrop=0.0,
-        attn_pdrop=0.0, bos_token_id=256, eos_token_id=None, initializer_range=0.04,
+        attn_pdrop=0.0, bos_token_id=BEGIN, eos_token_id=None, initializer_range=0.04,
     )  # fmt: skip
     config.architectures = ["GPT2LMHeadModel"]
     with torch.random.fork_rng(devices=[]):
@@ -57,7 +57,7 @@ def trained_module(folder: Path) -> Any:
 def as_model(module: Any, *, name: str, seed: int) -> Model:
     """The module, bound and proved."""
     module.requires_grad_(False)
-    return model_from(module, byte_tokenizer(), name=name, revision=f"seed-{seed}")
+    return model_from(module, byte_tokenizer(LETTERS), name=name, revision=f"seed-{seed}")
 
 
 def train_model(corpus: Corpus, shape: Shape, *, seed: int, progress: Progress = silent) -> Any:

@@ -6,14 +6,13 @@ the stretch s that ends at the token and makes it largest (Bricken et al. 2023, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 from jaxtyping import Float64, Integer
 
+from thoughtscope.replications.towards.corpus import VOCAB
+
 NEVER = 1e-10
 """Probability of a token that a hypothesis excludes."""
-VOCAB = 260
 
 
 def hypothesis(characters: str) -> Float64[np.ndarray, " vocab"]:

@@ -19,10 +19,11 @@ from scipy.stats import rankdata
 from thoughtscope.atlas.alike import correlations
 from thoughtscope.atlas.tables import taught
 from thoughtscope.replications.towards.contexts import counting
+from thoughtscope.replications.towards.corpus import BEGIN, VOCAB
 from thoughtscope.replications.towards.rows import Row
 from thoughtscope.replications.towards.subject import N_LABELS, Subject, Text, Units
 
-KINDS = ("upper", "lower", "digit", "space", "mark", "lead byte", "following byte")
+KINDS = ("upper", "lower", "digit", "space", "mark", "lead byte", "following byte", "letter")
 SAMPLE = 150
 """Units of each sort that are rated."""
 EXAMPLES = 540
@@ -35,9 +36,9 @@ def kinds(ids: Int64[np.ndarray, " token"]) -> Int64[np.ndarray, " token"]:
 
 
 def _kind_table() -> Int64[np.ndarray, " vocab"]:
-    table = np.full(260, 4)
+    table = np.full(VOCAB, 4)
     table[65:91], table[97:123], table[48:58], table[[10, 32]] = 0, 1, 2, 3
-    table[0xC0:0x100], table[0x80:0xC0] = 5, 6
+    table[0xC0:0x100], table[0x80:0xC0], table[256:BEGIN] = 5, 6, 7
     return table.astype(np.int64)
 
 
@@ -54,15 +55,15 @@ class Rules:
     def groups(self) -> tuple[Int64[np.ndarray, " token"], ...]:
         """Five ways to put tokens into groups, each group a rule; their numbers mean the same on every text."""
         ids, label = self.text.ids, self.text.truth.astype(np.int64)
-        before = np.concatenate([[256], ids[:-1]])
-        before[self.text.starts[:-1]] = 256
+        before = np.concatenate([[BEGIN], ids[:-1]])
+        before[self.text.starts[:-1]] = BEGIN
         kind = kinds(ids)
-        return label, kind, label * len(KINDS) + kind, ids, before * 260 + ids
+        return label, kind, label * len(KINDS) + kind, ids, before * VOCAB + ids
 
     @cached_property
     def matrix(self) -> Any:
         """(token, rule): 1 where the rule holds. Rules are the same on every text."""
-        sizes = (N_LABELS, len(KINDS), N_LABELS * len(KINDS), 260, 260 * 260)
+        sizes = (N_LABELS, len(KINDS), N_LABELS * len(KINDS), VOCAB, VOCAB * VOCAB)
         n = len(self.text.ids)
         blocks = [
             scipy.sparse.csc_array((np.ones(n, np.float32), (np.arange(n), group)), shape=(n, size))
@@ -125,7 +126,7 @@ def _held_in_intervals(explained: Explained, test: Rules) -> Int64[np.ndarray, "
     largest = np.maximum(np.asarray(explained.units.test.matrix.max(axis=0).todense()).ravel()[explained.index], 1e-9)
     interval = np.ceil(matrix.data / largest[matrix.col] * n).astype(np.int64).clip(1, n) - 1
     holds = np.zeros(len(matrix.data))
-    for way, first in zip(test.groups, np.cumsum([0, N_LABELS, len(KINDS), N_LABELS * len(KINDS), 260]), strict=True):
+    for way, first in zip(test.groups, np.cumsum([0, N_LABELS, len(KINDS), N_LABELS * len(KINDS), VOCAB]), strict=True):
         holds += way[matrix.row] + first == explained.rule[matrix.col]
     shape = (len(explained.index), n)
     return np.bincount(matrix.col * n + interval, weights=holds, minlength=shape[0] * n).reshape(shape).astype(np.int64)
@@ -140,7 +141,7 @@ def after_rule(rules: Rules, which: Int64[np.ndarray, " unit"]) -> Float64[np.nd
     last = np.zeros(len(text.ids), dtype=bool)
     last[text.starts[1:] - 1] = True
     at = np.flatnonzero(~last)
-    then = scipy.sparse.csr_array((np.ones(len(at)), (np.arange(len(at)), text.ids[at + 1])), shape=(len(at), 260))
+    then = scipy.sparse.csr_array((np.ones(len(at)), (np.arange(len(at)), text.ids[at + 1])), shape=(len(at), VOCAB))
     total = np.asarray(then.sum(axis=0)).ravel() + 0.1
     counted = (rules.matrix[:, which].tocsr()[at].T @ then).toarray() + 0.1 * total / total.sum() * 10
     return np.log(counted / counted.sum(axis=1, keepdims=True)) - np.log(total / total.sum())
@@ -166,7 +167,7 @@ def predicted(explained: Explained, choose: Rules, test: Rules, *, seed: int) ->
     """Spearman correlation of activations with what the rule's way of grouping predicts: mean activations of its
     groups on the text for choosing. Half of the tokens are active ones, half any."""
     random = np.random.default_rng(seed)
-    first = np.cumsum([0, N_LABELS, len(KINDS), N_LABELS * len(KINDS), 260])
+    first = np.cumsum([0, N_LABELS, len(KINDS), N_LABELS * len(KINDS), VOCAB])
     way = np.searchsorted(first, explained.rule, side="right") - 1
     scores = np.full(len(explained.index), np.nan)
     for number, (on_choose, on_test) in enumerate(zip(choose.groups, test.groups, strict=True)):

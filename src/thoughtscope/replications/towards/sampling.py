@@ -12,14 +12,13 @@ from thoughtscope.models import Sampling, generate
 from thoughtscope.models.hooks import Step
 from thoughtscope.models.tokens import pad_left
 from thoughtscope.replications.towards.contexts import LABEL, TEN, counting
-from thoughtscope.replications.towards.corpus import BEGIN
+from thoughtscope.replications.towards.corpus import BEGIN, VOCAB
 from thoughtscope.replications.towards.model import NEURONS
-from thoughtscope.replications.towards.proxies import VOCAB
 from thoughtscope.replications.towards.rows import Row
 from thoughtscope.replications.towards.subject import N_LABELS, Subject, Units
 
 PREFIX = [BEGIN, *b"1,2,3,4,5,6,7,8,9,10"]
-NEW = 40
+NEW = 32
 """Tokens of a sample."""
 
 

@@ -16,7 +16,8 @@ from thoughtscope.replications.towards.contexts import LABEL, TEN, counts
 from thoughtscope.replications.towards.rows import Row
 from thoughtscope.replications.towards.subject import Activity, Subject, Units
 
-SCRIPTS = ("arabic", "hebrew", "tamil", "chinese")
+SCRIPTS = ("tamil", "chinese")
+"""Those whose letters are several tokens."""
 OWN = 0.8
 """A feature is a context's own where this share of its activation is in it."""
 

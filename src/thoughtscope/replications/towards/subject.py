@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,13 @@ from thoughtscope.atlas.alike import correlations_with
 from thoughtscope.atlas.collect import direct_logits
 from thoughtscope.atlas.columns import Columns
 from thoughtscope.atlas.intervals import Intervals, by_interval
+from thoughtscope.core.planned import begin_or_go_on
 from thoughtscope.core.progress import Progress, silent
 from thoughtscope.dictionaries import Dictionary, Part, load_dictionary, save_dictionary
 from thoughtscope.dictionaries.basis import basis
+from thoughtscope.dictionaries.documents import documents_digest
 from thoughtscope.models import Model
+from thoughtscope.models.quiet import quiet
 from thoughtscope.replications.towards.corpus import CONTEXTS, Corpus, make_corpus
 from thoughtscope.replications.towards.model import NEURONS, Shape, as_model, train_model, trained_module, untrained
 from thoughtscope.training import train_together
@@ -57,7 +61,7 @@ class Scale:
 
 
 FULL = Scale(
-    shape=Shape(), documents=60_000, sizes=(256, 1024, 4096), main=1024, coefficient=0.5, n_tokens=2_000_000,
+    shape=Shape(), documents=48_000, sizes=(256, 1024, 4096), main=1024, coefficient=0.3, n_tokens=1_500_000,
     choose=600, test=1200, samples=12,
 )  # fmt: skip
 QUICK = Scale(
@@ -139,6 +143,9 @@ def prepare(scale: Scale, *, seed: int, folder: Path | None, progress: Progress 
 
     Seeds 0 and 1 are the paper's models A and B; `RANDOM` is a model with its first weights and one dictionary.
     """
+    if folder is not None:
+        begin_or_go_on(folder, _plan(scale), kind="replication-towards", noun="replication",
+                       plan_of=lambda meta: dict(meta["plan"]))  # fmt: skip
     home = None if folder is None else folder / ("ab"[seed] if seed != RANDOM else "random")
     model = _model(scale, seed, home, progress)
     sizes = scale.sizes if seed != RANDOM else (scale.main,)
@@ -151,6 +158,12 @@ def prepare(scale: Scale, *, seed: int, folder: Path | None, progress: Progress 
     )
 
 
+def _plan(scale: Scale) -> dict[str, Any]:
+    """What decides every weight: sizes, and the text."""
+    text = documents_digest(make_corpus(64, seed=0).documents())
+    return {**json.loads(json.dumps(asdict(scale))), "text": text}
+
+
 def _model(scale: Scale, seed: int, home: Path | None, progress: Progress) -> Model:
     place = None if home is None else home / "model"
     if seed == RANDOM:
@@ -160,7 +173,8 @@ def _model(scale: Scale, seed: int, home: Path | None, progress: Progress) -> Mo
         return as_model(trained_module(place), name=name, seed=seed)
     made = train_model(make_corpus(scale.documents, seed=seed), scale.shape, seed=seed, progress=progress)
     if place is not None:
-        made.save_pretrained(place)
+        with quiet():
+            made.save_pretrained(place)
     return as_model(made, name=name, seed=seed)
 
 
@@ -169,7 +183,7 @@ def recipes(scale: Scale, sizes: tuple[int, ...], seed: int) -> dict[str, Recipe
     changes = {"schedule.n_tokens": scale.n_tokens, "schedule.batch": 2048, "dead.at": (0.2, 0.4, 0.6), "seed": seed}
     return {
         str(size): relu_sae(
-            str(NEURONS), size, scale.coefficient, decoder="unit", precision="float32", **changes
+            str(NEURONS), size, scale.coefficient, decoder="unit", **changes
         )
         for size in sizes
     }
