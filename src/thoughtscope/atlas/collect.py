@@ -185,7 +185,9 @@ def direct_logits(model: Model, part: Part, index: Int[Tensor, " feature"]) -> F
     norm, unembed = model.family.final_norm, model.family.unembed.float()
     rows = part.decoder_rows(index)
     writes = _residual_writes(model, part)
-    direction = torch.stack([_in_residual(model, site, rows[site].to(unembed.device)) for site in writes]).sum(0)
+    direction = torch.stack(
+        [_in_residual(model, site, rows[site].to(unembed.device)) for site in writes]
+    ).sum(0)
     if norm is not None:
         direction = norm.centre(direction) * norm.weight.float()  # (feature, d_model)
     return direction @ unembed.T
@@ -204,7 +206,9 @@ def _projects(model: Model, site: Site) -> bool:
     return block.neurons is not None and block.mlp_post_norm is None
 
 
-def _in_residual(model: Model, site: Site, rows: Float[Tensor, "feature _"]) -> Float[Tensor, "feature d_model"]:
+def _in_residual(
+    model: Model, site: Site, rows: Float[Tensor, "feature _"]
+) -> Float[Tensor, "feature d_model"]:
     if site.kind in _TO_RESIDUAL:
         return rows
     assert site.layer is not None

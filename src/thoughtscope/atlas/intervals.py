@@ -58,10 +58,12 @@ def by_interval(
     cell = (feature * n_intervals + interval) * n_labels + label
     shape = (n_features, n_intervals, n_labels)
     return Intervals(
-        count=np.bincount(cell, minlength=n_features * n_intervals * n_labels).reshape(shape).astype(np.int64),
-        mass=np.bincount(
-            feature * n_labels + label, weights=value, minlength=n_features * n_labels
-        ).reshape(n_features, n_labels),
+        count=np.bincount(cell, minlength=n_features * n_intervals * n_labels)
+        .reshape(shape)
+        .astype(np.int64),
+        mass=np.bincount(feature * n_labels + label, weights=value, minlength=n_features * n_labels).reshape(
+            n_features, n_labels
+        ),
         tokens=np.bincount(labels, minlength=n_labels).astype(np.int64),
     )
 

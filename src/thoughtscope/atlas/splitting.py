@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float, Int
@@ -33,11 +34,11 @@ def splitting(parts: Sequence[Part]) -> tuple[Split, ...]:
     for part in parts:
         if part.writes != parts[0].writes:
             raise DictionaryMismatch(
-                f"Splitting compares decoders of the same sites; {part.name} writes to {', '.join(map(str, part.writes))}"
-                f", {parts[0].name} to {', '.join(map(str, parts[0].writes))}."
+                f"Splitting compares decoders of the same sites; {part.name} writes to "
+                f"{', '.join(map(str, part.writes))}, {parts[0].name} to {', '.join(map(str, parts[0].writes))}."
             )
     found = []
-    for small, large in zip(parts, parts[1:], strict=False):
+    for small, large in pairwise(parts):
         cosine = _directions(large) @ _directions(small).T  # (feature, feature)
         best = cosine.max(dim=1)
         found.append(Split(parent=best.indices, cosine=best.values))

@@ -1,4 +1,4 @@
-"""How much of a feature a table knows: its activation guessed from the token alone, from the last two, from any group."""
+"""How much of a feature a table knows: its activation guessed from the token alone, the last two, or any group."""
 
 from __future__ import annotations
 

@@ -29,4 +29,6 @@ def basis(model: Model, site: Site | str) -> Dictionary:
         W_dec={at: one},
         b_dec={},
     )
-    return Dictionary(name=f"{model.name}/{at}/basis", scan=f"{model.name}-basis", model_name=model.name, parts=(part,))
+    return Dictionary(
+        name=f"{model.name}/{at}/basis", scan=f"{model.name}-basis", model_name=model.name, parts=(part,)
+    )

@@ -72,7 +72,7 @@ def random_model(
 
 
 def byte_tokenizer(letters: str = "") -> Any:
-    """A byte-level fast tokenizer: ids 0 to 255 are bytes, then `letters` of two bytes each that are tokens of their own,
+    """A byte-level fast tokenizer: ids 0 to 255 are bytes, then `letters`, two bytes each but tokens too,
     then begin, end and padding."""
     from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
     from tokenizers.models import BPE
@@ -81,7 +81,7 @@ def byte_tokenizer(letters: str = "") -> Any:
     from thoughtscope.models.pieces import characters_of_bytes
 
     spelled = characters_of_bytes()
-    merges = [tuple(spelled[byte] for byte in letter.encode()) for letter in letters]
+    merges = [(spelled[first], spelled[second]) for first, second in map(str.encode, letters)]
     vocab = {piece: number for number, piece in enumerate([*spelled, *map("".join, merges)])}
     tokenizer = Tokenizer(BPE(vocab=vocab, merges=merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

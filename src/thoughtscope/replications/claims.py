@@ -103,7 +103,11 @@ class Verdict:
 
     def to_json(self) -> dict[str, Any]:
         """The verdict as plain JSON values, NaN as null."""
-        seen = self.seen and {**asdict(self.seen), "values": _plain(self.seen.values), "controls": _plain(self.seen.controls)}
+        seen = self.seen and {
+            **asdict(self.seen),
+            "values": _plain(self.seen.values),
+            "controls": _plain(self.seen.controls),
+        }
         return {**asdict(self), "seen": seen}
 
 

@@ -1,9 +1,9 @@
 """`Replication`: a paper whose claims are tried again here; `replicate`: its recipe run, and every claim judged.
 
-    folder/
-      verdicts.json    every claim with its verdict, and what was seen beyond them
-      report.html      the same to read, with figures
-      …                what the recipe keeps, so that the next run need not make it again: models, dictionaries
+folder/
+  verdicts.json    every claim with its verdict, and what was seen beyond them
+  report.html      the same to read, with figures
+  …                what the recipe keeps, so that the next run need not make it again: models, dictionaries
 """
 
 from __future__ import annotations

@@ -16,6 +16,8 @@ def claims() -> tuple[Claim, ...]:
 
 TOWARDS = REPLICATIONS.register("towards")(
     Replication(
-        paper="Bricken, Templeton, Batson et al., Towards Monosemanticity, 2023", claims=claims, recipe=towards
+        paper="Bricken, Templeton, Batson et al., Towards Monosemanticity, 2023",
+        claims=claims,
+        recipe=towards,
     )
 )

@@ -15,7 +15,7 @@ from jaxtyping import Float64, Int64
 
 from thoughtscope.atlas.alike import correlations, correlations_with
 from thoughtscope.models import forward
-from thoughtscope.models.hooks import Step
+from thoughtscope.models.hooks import Step, Write
 from thoughtscope.models.tokens import pad_left
 from thoughtscope.replications.towards.corpus import CONTEXTS, LENGTH, Corpus, make_corpus
 from thoughtscope.replications.towards.model import NEURONS
@@ -208,16 +208,12 @@ def _losses(
     return np.concatenate(found)
 
 
-def _without(units: Units, unit: int):  # type: ignore[no-untyped-def]
+def _without(units: Units, unit: int) -> Write:
     index = torch.tensor([unit])
     direction = units.part.decoder_rows(index)[NEURONS][0]
 
     def write(x: torch.Tensor, step: Step) -> torch.Tensor:
-        if units.part.activation.competes:  # the neurons themselves: every one passes as it is
-            value = x[..., [unit]]
-        else:
-            value = units.part.activations_of(index, {NEURONS: x})
-        return x - value * direction
+        return x - units.part.activations_of(index, {NEURONS: x}) * direction
 
     return write
 
@@ -234,5 +230,3 @@ def logit_weights(subject: Subject) -> dict[str, Row]:
         return float(np.median(shares))
 
     return {"logits_of_context": Row(value=of(subject.main), control=of(subject.neurons), n=len(TEN))}
-
-

@@ -17,7 +17,6 @@ from jaxtyping import Int16, Int64
 from thoughtscope.replications.towards.words import ADJECTIVES, LICENCE, NAMES, NICKS, NOUNS, VERBS
 
 
-
 def _letters(*ranges: tuple[int, int]) -> str:
     return "".join(chr(code) for first, last in ranges for code in range(first, last + 1))
 
@@ -84,7 +83,7 @@ def _sentence(random: Random) -> str:
         said += f" of the {''.join(random.choices('ABCDEFGIMNOPRSTU', k=3))}"
     elif chance < 0.5:
         said += f" and {random.choice(VERBS)} a {_thing(random)}"
-    return said[0].upper() + said[1:] + random.choice(("." , ".", ".", "?"))
+    return said[0].upper() + said[1:] + random.choice((".", ".", ".", "?"))
 
 
 def _thing(random: Random) -> str:

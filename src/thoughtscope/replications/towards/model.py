@@ -64,7 +64,9 @@ def train_model(corpus: Corpus, shape: Shape, *, seed: int, progress: Progress =
     """A module that has read every document of the corpus once."""
     module = untrained(shape, seed=seed)
     ids = torch.from_numpy(corpus.ids).long()
-    optimiser = torch.optim.AdamW(module.parameters(), lr=shape.learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
+    optimiser = torch.optim.AdamW(
+        module.parameters(), lr=shape.learning_rate, betas=(0.9, 0.98), weight_decay=0.0
+    )
     batches = ids.split(shape.batch)
     module.train()
     for step, batch in enumerate(batches):

@@ -1,7 +1,7 @@
 """Proxies: how likely a stretch of text is under a hypothesis, against how likely it is at all.
 
-The paper's proxy of a context at a token is log P(s | context) − log P(s), where both take tokens to be independent, for
-the stretch s that ends at the token and makes it largest (Bricken et al. 2023, feature proxies).
+The paper's proxy of a context at a token is log P(s | context) − log P(s), both as of independent tokens, for the
+stretch s that ends at the token and makes it largest (Bricken et al. 2023, feature proxies).
 """
 
 from __future__ import annotations
@@ -22,9 +22,7 @@ def hypothesis(characters: str) -> Float64[np.ndarray, " vocab"]:
     return said
 
 
-def script(
-    counts: Integer[np.ndarray, "label vocab"], label: int
-) -> Float64[np.ndarray, " vocab"]:
+def script(counts: Integer[np.ndarray, "label vocab"], label: int) -> Float64[np.ndarray, " vocab"]:
     """log P(token | context) by Bayes from counts of tokens in labelled text, as for scripts in the paper."""
     here = counts[label].astype(np.float64)
     return np.log(np.maximum(here / here.sum(), NEVER))

@@ -1,8 +1,8 @@
 """The replication from top to bottom: two models and a control, dictionaries of three sizes, and every measurement.
 
-    corpus ─▶ model A, model B ─▶ dictionaries of 1, 4 and 16 times as many features as neurons ─▶ units on held-out text
-                                                                                                        │
-       proxies · specificity · ablations · logits · samples · seeds · splitting · automata · rules ◀────┘
+corpus ─▶ model A, model B ─▶ dictionaries of 1, 4 and 16 times as many features as neurons ─▶ units on held-out text
+                                                                                                    │
+   proxies · specificity · ablations · logits · samples · seeds · splitting · automata · rules ◀────┘
 """
 
 from __future__ import annotations
@@ -89,7 +89,8 @@ def _figures(subject: Subject) -> tuple[Figure, ...]:
                x=tuple(map(str, sizes)), series=splits),
         Figure(
             title="How often features are active", kind="bars", y="features",
-            x=tuple(f"{edge:g}" for edge in edges[:-1]), series={"log10 of the share of tokens": tuple(histogram.tolist())},
+            x=tuple(f"{edge:g}" for edge in edges[:-1]),
+            series={"log10 of the share of tokens": tuple(histogram.tolist())},
         ),
     )  # fmt: skip
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse
@@ -97,7 +97,9 @@ def explain(units: Units, choose: Rules, *, seed: int) -> Explained:
 # --- the rubric ----------------------------------------------------------------------------------------------------
 
 
-def rubric(explained: Explained, test: Rules, raised: Float64[np.ndarray, " unit"]) -> Int64[np.ndarray, " interval"]:
+def rubric(
+    explained: Explained, test: Rules, raised: Float64[np.ndarray, " unit"]
+) -> Int64[np.ndarray, " interval"]:
     """Points from 0 to 14 for every interval of activation that is not empty, of every unit.
 
     - confidence, 0 to 3: correlation of unit and rule at least 0.3, 0.5, 0.7; below 0.3 there is no interpretation, and
@@ -123,13 +125,21 @@ def _held_in_intervals(explained: Explained, test: Rules) -> Int64[np.ndarray, "
     """How many tokens of each unit's intervals its rule holds for."""
     matrix = explained.units.test.matrix[:, explained.index].tocoo()
     n = explained.units.test.intervals.count.shape[1]
-    largest = np.maximum(np.asarray(explained.units.test.matrix.max(axis=0).todense()).ravel()[explained.index], 1e-9)
+    largest = np.maximum(
+        np.asarray(explained.units.test.matrix.max(axis=0).todense()).ravel()[explained.index], 1e-9
+    )
     interval = np.ceil(matrix.data / largest[matrix.col] * n).astype(np.int64).clip(1, n) - 1
     holds = np.zeros(len(matrix.data))
-    for way, first in zip(test.groups, np.cumsum([0, N_LABELS, len(KINDS), N_LABELS * len(KINDS), VOCAB]), strict=True):
+    for way, first in zip(
+        test.groups, np.cumsum([0, N_LABELS, len(KINDS), N_LABELS * len(KINDS), VOCAB]), strict=True
+    ):
         holds += way[matrix.row] + first == explained.rule[matrix.col]
     shape = (len(explained.index), n)
-    return np.bincount(matrix.col * n + interval, weights=holds, minlength=shape[0] * n).reshape(shape).astype(np.int64)
+    return (
+        np.bincount(matrix.col * n + interval, weights=holds, minlength=shape[0] * n)
+        .reshape(shape)
+        .astype(np.int64)
+    )
 
 
 # --- which tokens are raised ---------------------------------------------------------------------------------------
@@ -141,13 +151,17 @@ def after_rule(rules: Rules, which: Int64[np.ndarray, " unit"]) -> Float64[np.nd
     last = np.zeros(len(text.ids), dtype=bool)
     last[text.starts[1:] - 1] = True
     at = np.flatnonzero(~last)
-    then = scipy.sparse.csr_array((np.ones(len(at)), (np.arange(len(at)), text.ids[at + 1])), shape=(len(at), VOCAB))
+    then = scipy.sparse.csr_array(
+        (np.ones(len(at)), (np.arange(len(at)), text.ids[at + 1])), shape=(len(at), VOCAB)
+    )
     total = np.asarray(then.sum(axis=0)).ravel() + 0.1
     counted = (rules.matrix[:, which].tocsr()[at].T @ then).toarray() + 0.1 * total / total.sum() * 10
     return np.log(counted / counted.sum(axis=1, keepdims=True)) - np.log(total / total.sum())
 
 
-def raised_tokens(explained: Explained, choose: Rules) -> tuple[Float64[np.ndarray, " unit"], Float64[np.ndarray, " unit"]]:
+def raised_tokens(
+    explained: Explained, choose: Rules
+) -> tuple[Float64[np.ndarray, " unit"], Float64[np.ndarray, " unit"]]:
     """By unit: the share of its ten most raised tokens that are likelier after its rule, and the share of pairs, of a
     raised token and a random one, in which the rule tells them apart (ties are half)."""
     known = np.unique(counting().ids)
@@ -212,17 +226,26 @@ def _spearman(a: np.ndarray, b: np.ndarray) -> Float64[np.ndarray, " unit"]:
 def explanations(subject: Subject) -> dict[str, Row]:
     """The rubric, predicted activations and told tokens, of features and of neurons."""
     choose, test = Rules(text=subject.main.choose.text), Rules(text=subject.main.test.text)
-    found = []
-    for units in (subject.main, subject.neurons):
-        explained = explain(units, choose, seed=subject.seed)
-        likelier, told = raised_tokens(explained, choose)
-        points = rubric(explained, test, likelier)
-        scores = predicted(explained, choose, test, seed=subject.seed)
-        found.append((float(np.median(points)), float(np.nanmean(scores)), float(np.mean(told)), len(points)))
-    (points, score, told, n), (neuron_points, neuron_score, neuron_told, n_neurons) = found
+    ours, neurons = (_rated(units, choose, test, subject.seed) for units in (subject.main, subject.neurons))
+    n = min(SAMPLE, len(subject.main.live))
     return {
-        "rubric": Row(value=points, control=neuron_points, n=n),
-        "rubric_of_neurons": Row(value=neuron_points, control=points, n=n_neurons),
-        "predicted_activations": Row(value=score, control=neuron_score, n=min(SAMPLE, len(subject.main.live))),
-        "told_tokens": Row(value=told, control=neuron_told, n=min(SAMPLE, len(subject.main.live))),
+        "rubric": Row(value=ours.points, control=neurons.points, n=ours.n),
+        "rubric_of_neurons": Row(value=neurons.points, control=ours.points, n=neurons.n),
+        "predicted_activations": Row(value=ours.predicted, control=neurons.predicted, n=n),
+        "told_tokens": Row(value=ours.told, control=neurons.told, n=n),
     }
+
+
+class _Rated(NamedTuple):
+    points: float
+    predicted: float
+    told: float
+    n: int
+
+
+def _rated(units: Units, choose: Rules, test: Rules, seed: int) -> _Rated:
+    explained = explain(units, choose, seed=seed)
+    likelier, told = raised_tokens(explained, choose)
+    points = rubric(explained, test, likelier)
+    scores = predicted(explained, choose, test, seed=seed)
+    return _Rated(float(np.median(points)), float(np.nanmean(scores)), float(np.mean(told)), len(points))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import scipy.sparse
 import torch
@@ -35,9 +37,7 @@ def universality(subject: Subject, other: Subject) -> dict[str, Row]:
     """Correlations with the other seed's best match: of the four contexts' features, and of all, beside neurons'."""
     ours, theirs = subject.main, other.main
     found = np.nan_to_num(correlations(ours.test.matrix, theirs.test.matrix), nan=-1.0)
-    of_neurons = np.nan_to_num(
-        correlations(subject.neurons.test.matrix, other.neurons.test.matrix), nan=-1.0
-    )
+    of_neurons = np.nan_to_num(correlations(subject.neurons.test.matrix, other.neurons.test.matrix), nan=-1.0)
     n = len(ours.test.text.ids)
     rows = {
         f"{name}_across_seeds": Row(
@@ -79,12 +79,14 @@ def splits(subject: Subject) -> dict[str, Row]:
     """How many features a context has in dictionaries of growing size, and whether children stay in the family."""
     sizes = subject.scale.sizes
     by_size = {name: [len(own(subject.features[size], name)) for size in sizes] for name in TEN}
-    rising = [all(a <= b for a, b in zip(each, each[1:], strict=False)) for each in by_size.values()]
+    rising = [all(a <= b for a, b in pairwise(each)) for each in by_size.values()]
     base64 = by_size["base64"]
     total = [sum(each[at] for each in by_size.values()) for at in range(len(sizes))]
     return {
         "base64_splits": Row(
-            value=base64[-1] / max(base64[0], 1), n=len(sizes), note=f"base64 features by size {sizes}: {base64}"
+            value=base64[-1] / max(base64[0], 1),
+            n=len(sizes),
+            note=f"base64 features by size {sizes}: {base64}",
         ),
         "splitting_rises": Row(
             value=float(np.mean(rising)), n=len(TEN), note=f"features of the ten by size {sizes}: {total}"
@@ -121,9 +123,8 @@ def children_stay(subject: Subject) -> float:
     """Share of the children of the contexts' features, over all sizes, that are most active in the same context."""
     sizes = subject.scale.sizes
     stay = n = 0
-    for small, large, split in zip(
-        sizes, sizes[1:], splitting([subject.features[size].part for size in sizes]), strict=False
-    ):
+    splits_of = splitting([subject.features[size].part for size in sizes])
+    for (small, large), split in zip(pairwise(sizes), splits_of, strict=True):
         parents, units = subject.features[small], subject.features[large]
         kin = np.nan_to_num(units.test.intervals.mass_share).argmax(axis=1)
         for name in TEN:
@@ -155,7 +156,9 @@ def automata(subject: Subject) -> dict[str, Row]:
     }  # fmt: skip
     for name in ("html", "snake", "irc"):
         rows[f"{name}_automaton"] = Row(
-            value=largest_cycle(units, found, name), control=largest_cycle(neurons, of_neurons, name), n=int(len(own(units, name)))
+            value=largest_cycle(units, found, name),
+            control=largest_cycle(neurons, of_neurons, name),
+            n=len(own(units, name)),
         )
     return rows
 
@@ -170,7 +173,9 @@ def _emits_itself(units: Units, unit: int) -> float:
     active = units.test.matrix[:, [unit]].toarray()[:, 0] > 0
     ids = units.test.text.ids
     after = np.flatnonzero(active[:-1]) + 1
-    shares = [float(active[after][ids[after] == token].mean()) for token in raised if (ids[after] == token).any()]
+    shares = [
+        float(active[after][ids[after] == token].mean()) for token in raised if (ids[after] == token).any()
+    ]
     return float(np.sum(shares) / 10)
 
 
@@ -182,7 +187,9 @@ def has_lead_and_follow(units: Units, found: Transitions, name: str) -> bool:
         return False
     follow = (units.test.text.ids >= 0x80) & (units.test.text.ids < 0xC0)
     mass = np.asarray(units.test.matrix[:, picked].sum(axis=0)).ravel()
-    on_follow = np.asarray(follow.astype(float)[None] @ units.test.matrix[:, picked]).ravel() / np.maximum(mass, 1e-9)
+    on_follow = np.asarray(follow.astype(float)[None] @ units.test.matrix[:, picked]).ravel() / np.maximum(
+        mass, 1e-9
+    )
     raised = units.logits[torch.from_numpy(picked)].topk(10).indices.numpy()
     raises_follow = ((raised >= 0x80) & (raised < 0xC0)).mean(axis=1)
     lead = picked[(on_follow <= 0.1) & (raises_follow >= 0.8)]

@@ -27,7 +27,14 @@ from thoughtscope.dictionaries.documents import documents_digest
 from thoughtscope.models import Model
 from thoughtscope.models.quiet import quiet
 from thoughtscope.replications.towards.corpus import CONTEXTS, Corpus, make_corpus
-from thoughtscope.replications.towards.model import NEURONS, Shape, as_model, train_model, trained_module, untrained
+from thoughtscope.replications.towards.model import (
+    NEURONS,
+    Shape,
+    as_model,
+    train_model,
+    trained_module,
+    untrained,
+)
 from thoughtscope.training import train_together
 from thoughtscope.training.recipe import Recipe
 from thoughtscope.training.recipes import relu_sae
@@ -180,11 +187,14 @@ def _model(scale: Scale, seed: int, home: Path | None, progress: Progress) -> Mo
 
 def recipes(scale: Scale, sizes: tuple[int, ...], seed: int) -> dict[str, Recipe]:
     """ReLU with an L1 penalty, unit decoders and resampling, as in the paper; the README says what is different."""
-    changes = {"schedule.n_tokens": scale.n_tokens, "schedule.batch": 2048, "dead.at": (0.2, 0.4, 0.6), "seed": seed}
+    changes = {
+        "schedule.n_tokens": scale.n_tokens,
+        "schedule.batch": 2048,
+        "dead.at": (0.2, 0.4, 0.6),
+        "seed": seed,
+    }
     return {
-        str(size): relu_sae(
-            str(NEURONS), size, scale.coefficient, decoder="unit", **changes
-        )
+        str(size): relu_sae(str(NEURONS), size, scale.coefficient, decoder="unit", **changes)
         for size in sizes
     }
 

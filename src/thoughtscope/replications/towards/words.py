@@ -24,7 +24,9 @@ ADJECTIVES = tuple(
     "noble plain quick royal sharp tall"
     .split()
 )  # fmt: skip
-NAMES = tuple("Anna Boris Clara David Elena Felix Greta Henry Irene Jonas Karin Laura Martin Nora Oscar Paula".split())
+NAMES = tuple(
+    "Anna Boris Clara David Elena Felix Greta Henry Irene Jonas Karin Laura Martin Nora Oscar Paula".split()
+)
 NICKS = tuple("zed_k lumo42 pix3l qwark nimbus_ tofu99 vexa drift".split())
 LICENCE = (
     "THIS MATERIAL IS OFFERED WITHOUT ANY PROMISE THAT IT WILL WORK FOR YOU.",

@@ -22,7 +22,11 @@ def verdicts_page(replicated: Mapping[str, Any], figures: Sequence[Figure] = ())
     """The page of a replication, of the JSON that it is saved as (`name`, `paper`, `quick`, `verdicts`)."""
     rows = "".join(_row(verdict) for verdict in replicated["verdicts"])
     held = sum(verdict["outcome"] == "replicated" for verdict in replicated["verdicts"])
-    quick = " This was a quick run: it shows that everything runs, not what is true." if replicated["quick"] else ""
+    quick = (
+        " This was a quick run: it shows that everything runs, not what is true."
+        if replicated["quick"]
+        else ""
+    )
     drawn = "".join(
         f"<figure><figcaption>{escape(figure.title)}</figcaption>{svg(figure)}</figure>" for figure in figures
     )
@@ -49,7 +53,9 @@ def _row(verdict: Mapping[str, Any]) -> str:
     paper = "" if claim["paper"] is None else f"{claim['paper']:g}"
     notes = " ".join(filter(None, (claim["published"], seen["note"])))
     what = f"{escape(claim['statement'])}<small>{escape(claim['where'])}. {escape(notes)}</small>"
-    control = _figures(seen["controls"]) + (f"<small>{escape(claim['control'])}</small>" if seen["controls"] else "")
+    control = _figures(seen["controls"]) + (
+        f"<small>{escape(claim['control'])}</small>" if seen["controls"] else ""
+    )
     here = f"{_figures(seen['values'])}<small>{escape(claim['unit'])}, n {seen['n']:,}</small>"
     word = verdict["outcome"].replace(" ", "-")
     cells = (what, paper, here, control, escape(asked), f'<b class="{word}">{verdict["outcome"]}</b>')

@@ -28,13 +28,19 @@ class Figure:
 
     def __post_init__(self) -> None:
         if not self.x or not 1 <= len(self.series) <= MOST:
-            raise ThoughtscopeError(f"A figure has places and 1 to {MOST} series; got {len(self.x)}, {len(self.series)}.")
+            raise ThoughtscopeError(
+                f"A figure has places and 1 to {MOST} series; got {len(self.x)}, {len(self.series)}."
+            )
         if any(len(values) != len(self.x) for values in self.series.values()):
-            raise ThoughtscopeError(f"Every series of a figure has a number for each of its {len(self.x)} places.")
+            raise ThoughtscopeError(
+                f"Every series of a figure has a number for each of its {len(self.x)} places."
+            )
 
     def to_json(self) -> dict[str, Any]:
         """The figure as plain JSON values, NaN as null."""
-        series = {name: [None if math.isnan(v) else v for v in values] for name, values in self.series.items()}
+        series = {
+            name: [None if math.isnan(v) else v for v in values] for name, values in self.series.items()
+        }
         return {**asdict(self), "series": series}
 
 
@@ -62,10 +68,12 @@ def svg(figure: Figure) -> str:
     )
     draw = _bars if figure.kind == "bars" else _line
     drawn = "".join(
-        draw(values, number, len(figure.series), step, at) for number, values in enumerate(figure.series.values())
+        draw(values, number, len(figure.series), step, at)
+        for number, values in enumerate(figure.series.values())
     )
     keys = "".join(
-        f'<tspan class="key{number}" dx="12">■ {escape(name)}</tspan>' for number, name in enumerate(figure.series)
+        f'<tspan class="key{number}" dx="12">■ {escape(name)}</tspan>'
+        for number, name in enumerate(figure.series)
     )
     return (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(figure.title, quote=True)}">{ticks}{drawn}'
