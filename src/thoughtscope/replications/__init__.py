@@ -1,5 +1,6 @@
 """Replications: experiments of published papers, done again, with a verdict by rule for each of their claims."""
 
+from thoughtscope.replications.claims import HOLDS as HOLDS
 from thoughtscope.replications.claims import Bound as Bound
 from thoughtscope.replications.claims import Claim as Claim
 from thoughtscope.replications.claims import Seen as Seen

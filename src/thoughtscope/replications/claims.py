@@ -25,7 +25,7 @@ class Bound:
     """What a figure must be: at least, or at most, `value`."""
 
     op: str
-    value: float
+    value: float | int
 
     def __post_init__(self) -> None:
         if self.op not in HOLDS:
@@ -52,13 +52,13 @@ class Claim:
     unit: str
     """What the figure is: a share, a correlation, nats, …"""
     holds: Bound
-    paper: float | None = None
+    paper: float | int | None = None
     """The published figure; None where only a figure's curve or a sentence is published."""
     published: str = ""
     """What the paper says beside the figure, or how its setting differs."""
     control: str = ""
     """What is measured beside it, where the effect should be absent."""
-    margin: float | None = None
+    margin: float | int | None = None
     """By how much the figure must exceed the control's (with `<=`: stay below it)."""
 
     @classmethod

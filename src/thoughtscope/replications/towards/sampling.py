@@ -7,7 +7,7 @@ from functools import cache
 
 import numpy as np
 import torch
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64, Int, Int64
 
 from thoughtscope.core.site import Site
 from thoughtscope.models import Sampling, generate
@@ -29,7 +29,8 @@ HARDER = 3.0
 @torch.no_grad()
 def pinned(subject: Subject) -> dict[str, Row]:
     """Share of samples that read as the context, the median over contexts; beside it the neurons'."""
-    plain = read_as(_samples(subject, {}))
+    n = subject.scale.samples
+    plain = read_as(_samples(subject, n, {}))
     features, neurons = _shares(subject, subject.main, 1.0), _shares(subject, subject.neurons, 1.0)
     harder = _shares(subject, subject.main, HARDER)
     unpinned = max(float(np.mean(plain == LABEL[name])) for name in TEN)
@@ -37,7 +38,7 @@ def pinned(subject: Subject) -> dict[str, Row]:
         "pinned_samples": Row(
             value=float(np.median(features)),
             control=float(np.median(neurons)),
-            n=len(TEN) * subject.scale.samples,
+            n=len(TEN) * n,
             note=f"at {HARDER:g} times the largest activation {np.median(harder):.2f}; with nothing pinned at most "
             f"{unpinned:.2f} read as any one of the ten",
         )
@@ -46,34 +47,38 @@ def pinned(subject: Subject) -> dict[str, Row]:
 
 def _shares(subject: Subject, units: Units, times: float) -> list[float]:
     """By context, the share of samples that read as it while its best unit is held."""
-    found = []
-    for name in TEN:
-        written = _samples(subject, {NEURONS: _held(units, int(units.best[LABEL[name]]), times)})
-        found.append(float(np.mean(read_as(written) == LABEL[name])))
-    return found
+    n, labels = subject.scale.samples, np.array([LABEL[name] for name in TEN])
+    picked = torch.from_numpy(units.best[labels])
+    written = _samples(subject, n * len(TEN), {NEURONS: _held(units, picked.repeat_interleave(n), times)})
+    return (read_as(written) == labels.repeat(n)).reshape(len(TEN), n).mean(axis=1).tolist()  # type: ignore[no-any-return]
 
 
-def _samples(subject: Subject, writes: Mapping[Site, Write]) -> Int64[np.ndarray, "sample new"]:
-    n = subject.scale.samples
-    tokens = pad_left([PREFIX] * n)
-    sampling = Sampling(seed=tuple(range(n)))
+def _samples(subject: Subject, rows: int, writes: Mapping[Site, Write]) -> Int64[np.ndarray, "sample new"]:
+    """What is written after the prefix; every `samples` rows are drawn with the same seeds again."""
+    sampling = Sampling(seed=tuple(row % subject.scale.samples for row in range(rows)))
+    tokens = pad_left([PREFIX] * rows)
     written = generate(subject.model, tokens, max_new_tokens=NEW, writes=writes, sampling=sampling)
     return written.ids[:, len(PREFIX) :].numpy()
 
 
-def _held(units: Units, unit: int, times: float) -> Write:
-    """What a unit adds is made that of `times` its largest activation, from the prefix's last token on."""
-    index = torch.tensor([unit])
-    direction = units.part.decoder_rows(index)[NEURONS][0]
-    columns = units.choose.columns.part(unit, unit + 1)
-    held = times * float(columns.value.max()) if len(columns.value) else 0.0
+def _held(units: Units, by_row: Int[torch.Tensor, " batch"], times: float) -> Write:
+    """By row, what a unit adds becomes that of `times` its largest activation, from the prefix's last token on."""
+    index, which = by_row.unique(return_inverse=True)
+    direction = units.part.decoder_rows(index)[NEURONS][which]  # (batch, d_mlp)
+    held = times * torch.tensor([_largest(units, unit) for unit in index.tolist()])[which]
 
     def write(x: torch.Tensor, step: Step) -> torch.Tensor:
-        change = held - units.part.activations_of(index, {NEURONS: x})
+        active = units.part.activations_of(index, {NEURONS: x})  # (batch, pos, unit)
+        own = active.gather(2, which[:, None, None].expand(-1, x.shape[1], 1))
         later = (step.positions >= len(PREFIX) - 1)[..., None]
-        return torch.where(later, x + change * direction, x)
+        return torch.where(later, x + (held[:, None, None] - own) * direction[:, None], x)
 
     return write
+
+
+def _largest(units: Units, unit: int) -> float:
+    values = units.choose.columns.part(unit, unit + 1).value
+    return float(values.max()) if len(values) else 0.0
 
 
 def read_as(samples: Int64[np.ndarray, "sample new"]) -> Int64[np.ndarray, " sample"]:

@@ -72,8 +72,8 @@ FULL = Scale(
     choose=600, test=1200, samples=12,
 )  # fmt: skip
 QUICK = Scale(
-    shape=Shape(d_model=16, d_mlp=24, n_heads=2), documents=640, sizes=(24, 48, 96), main=48, coefficient=0.5,
-    n_tokens=20_480, choose=60, test=60, samples=2,
+    shape=Shape(d_model=16, d_mlp=24, n_heads=2), documents=320, sizes=(24, 48, 96), main=48, coefficient=0.5,
+    n_tokens=8_192, choose=40, test=40, samples=1,
 )  # fmt: skip
 
 

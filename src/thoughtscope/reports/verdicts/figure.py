@@ -86,7 +86,7 @@ def _bars(values: tuple[float, ...], number: int, of: int, step: float, at: Any)
     width = step * 0.8 / of
     return "".join(
         f'<rect class="fill{number}" x="{LEFT + step * (place + 0.1) + width * number:.1f}" '
-        f'y="{min(at(value), at(0)):.1f}" width="{width:.1f}" height="{abs(at(value) - at(0)):.1f}">'
+        f'y="{min(at(value), at(0.0)):.1f}" width="{width:.1f}" height="{abs(at(value) - at(0.0)):.1f}">'
         f"<title>{value:.3g}</title></rect>"
         for place, value in enumerate(values)
         if math.isfinite(value)
