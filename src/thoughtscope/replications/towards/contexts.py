@@ -181,7 +181,7 @@ def ablations(subject: Subject) -> dict[str, Row]:
             change = _losses(subject, rows, units, int(units.best[LABEL[name]])) - clean
             inside = truth == LABEL[name]
             shares.append(float(np.abs(change[inside]).sum() / max(np.abs(change).sum(), 1e-12)))
-            rises.append(float(change[inside].mean() - change[~inside].mean()))
+            rises.append(_mean(change[inside]) - _mean(change[~inside]))
         return float(np.median(shares)), float(np.mean(np.array(rises) > 0))
 
     (share, rises), (neuron_share, neuron_rises) = of(subject.main), of(subject.neurons)
@@ -189,6 +189,10 @@ def ablations(subject: Subject) -> dict[str, Row]:
         "ablation_inside": Row(value=share, control=neuron_share, n=len(TEN)),
         "ablation_hurts": Row(value=rises, control=neuron_rises, n=len(TEN)),
     }
+
+
+def _mean(x: Float64[np.ndarray, " token"]) -> float:
+    return float(x.mean()) if len(x) else 0.0
 
 
 def _losses(

@@ -73,7 +73,7 @@ FULL = Scale(
 )  # fmt: skip
 QUICK = Scale(
     shape=Shape(d_model=16, d_mlp=24, n_heads=2), documents=320, sizes=(24, 48, 96), main=48, coefficient=0.5,
-    n_tokens=8_192, choose=40, test=40, samples=1,
+    n_tokens=8_192, choose=80, test=80, samples=1,
 )  # fmt: skip
 
 
