@@ -11,7 +11,7 @@ from functools import cache
 
 import numpy as np
 import torch
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64, Int64, Shaped
 
 from thoughtscope.atlas.alike import correlations, correlations_with
 from thoughtscope.models import forward
@@ -68,20 +68,33 @@ def even_odds(name: str) -> float:
 
 def by_proxy(subject: Subject) -> dict[str, Row]:
     """Correlation with the proxies of the paper's four contexts; DNA's is binarised there, so it is here."""
+    rows = {}
+    for name in ("arabic", "dna", "base64", "hebrew"):
+        proxies, over = [], []
+        for activity in (subject.main.choose, subject.main.test):
+            proxies.append(proxy_of(name, activity.text))
+            over.append(proxies[-1] > even_odds(name))
+        choose, test = over if name == "dna" else proxies
+        truth = subject.main.test.text.truth == LABEL[name]
+        rows[f"{name}_proxy"] = Row(
+            value=_followed(subject.main, choose, test),
+            control=_followed(subject.neurons, choose, test),
+            n=len(truth),
+            note=f"the proxy itself correlates with the truth by {np.corrcoef(test, truth)[0, 1]:.2f}; binarised at "
+            f"even odds it does by {np.corrcoef(over[1], truth)[0, 1]:.2f}, and a feature with it by "
+            f"{_followed(subject.main, over[0], over[1]):.2f}",
+        )
+    return rows
 
-    def of(units: Units, name: str) -> float:
-        signals = []
-        for activity in (units.choose, units.test):
-            signal = proxy_of(name, activity.text)
-            signals.append(signal > even_odds(name) if name == "dna" else signal)
-        picked = int(np.nanargmax(correlations_with(units.choose.matrix, signals[0][:, None])[:, 0]))
-        return float(correlations_with(units.test.matrix[:, [picked]], signals[1][:, None])[0, 0])
 
-    n = len(subject.main.test.text.ids)
-    return {
-        f"{name}_proxy": Row(value=of(subject.main, name), control=of(subject.neurons, name), n=n)
-        for name in ("arabic", "dna", "base64", "hebrew")
-    }
+def _followed(
+    units: Units, choose: Shaped[np.ndarray, " token"], test: Shaped[np.ndarray, " token"]
+) -> float:
+    """Correlation of a signal with the unit that follows it best on the text for choosing."""
+    picked = int(
+        np.nan_to_num(correlations_with(units.choose.matrix, choose[:, None])[:, 0], nan=-1.0).argmax()
+    )
+    return float(correlations_with(units.test.matrix[:, [picked]], test[:, None])[0, 0])
 
 
 def followed(units: Units) -> dict[str, tuple[float, float]]:

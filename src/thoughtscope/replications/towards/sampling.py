@@ -50,7 +50,7 @@ def _shares(subject: Subject, units: Units, times: float) -> list[float]:
     n, labels = subject.scale.samples, np.array([LABEL[name] for name in TEN])
     picked = torch.from_numpy(units.best[labels])
     written = _samples(subject, n * len(TEN), {NEURONS: _held(units, picked.repeat_interleave(n), times)})
-    return (read_as(written) == labels.repeat(n)).reshape(len(TEN), n).mean(axis=1).tolist()  # type: ignore[no-any-return]
+    return (read_as(written) == labels.repeat(n)).reshape(len(TEN), n).mean(axis=1).tolist()
 
 
 def _samples(subject: Subject, rows: int, writes: Mapping[Site, Write]) -> Int64[np.ndarray, "sample new"]:

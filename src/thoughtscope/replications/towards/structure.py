@@ -15,6 +15,7 @@ from thoughtscope.atlas.splitting import splitting
 from thoughtscope.atlas.tables import explained, last_tokens
 from thoughtscope.atlas.transitions import Transitions, transitions
 from thoughtscope.replications.towards.contexts import LABEL, TEN, counts
+from thoughtscope.replications.towards.corpus import LENGTH
 from thoughtscope.replications.towards.rows import Row
 from thoughtscope.replications.towards.subject import Activity, Subject, Units
 
@@ -142,22 +143,30 @@ def automata(subject: Subject) -> dict[str, Row]:
     """Features that lead to one another: base64 to itself, lead bytes and following bytes, marks of HTML."""
     units, neurons = subject.main, subject.neurons
     found, of_neurons = _transitions(units.test), _transitions(neurons.test)
-    base64 = int(units.best[LABEL["base64"]])
-    neuron = int(neurons.best[LABEL["base64"]])
-    pairs = [has_lead_and_follow(units, found, name) for name in SCRIPTS]
-    neuron_pairs = [has_lead_and_follow(neurons, of_neurons, name) for name in SCRIPTS]
+    base64, neuron = (int(each.best[LABEL["base64"]]) for each in (units, neurons))
     rows = {
         "self_loop": Row(
-            value=float(found.after[base64, base64]), control=float(found.base[base64]), n=int(found.n[base64]),
+            value=float(found.after[base64, base64]),
+            control=float(found.base[base64]),
+            n=int(found.n[base64]),
             note=f"neuron {of_neurons.after[neuron, neuron]:.2f}, over a base rate of {of_neurons.base[neuron]:.2f}",
         ),
         "self_loop_emits": Row(value=_emits_itself(units, base64), control=float(found.base[base64]), n=10),
-        "prefix_suffix": Row(value=sum(pairs), control=sum(neuron_pairs), n=len(SCRIPTS)),
-    }  # fmt: skip
-    for name in ("html", "snake", "irc"):
+        "prefix_suffix": Row(
+            value=sum(spells(units, found, name) for name in SCRIPTS),
+            control=sum(spells(neurons, of_neurons, name) for name in SCRIPTS),
+            n=len(SCRIPTS),
+        ),
+        "snake_automaton": Row(
+            value=largest_circle(units, found, "snake"),
+            control=largest_circle(neurons, of_neurons, "snake"),
+            n=len(own(units, "snake")),
+        ),
+    }
+    for name in ("html", "irc"):
         rows[f"{name}_automaton"] = Row(
-            value=largest_cycle(units, found, name),
-            control=largest_cycle(neurons, of_neurons, name),
+            value=longest_chain(units, found, name),
+            control=longest_chain(neurons, of_neurons, name),
             n=len(own(units, name)),
         )
     return rows
@@ -179,41 +188,62 @@ def _emits_itself(units: Units, unit: int) -> float:
     return float(np.sum(shares) / 10)
 
 
-def has_lead_and_follow(units: Units, found: Transitions, name: str) -> bool:
-    """Whether two features of a script hand over to each other, one on lead bytes and one on following bytes, and the
-    first raises following bytes most."""
-    picked = own(units, name)
+def spells(units: Units, found: Transitions, name: str) -> bool:
+    """Whether features of a script lead in a circle through lead bytes and following bytes: one of the circle has 0.8
+    of its activation on lead bytes, one on following bytes."""
+    picked, edges = automaton(units, found, name)
     if len(picked) < 2:
         return False
-    follow = (units.test.text.ids >= 0x80) & (units.test.text.ids < 0xC0)
-    mass = np.asarray(units.test.matrix[:, picked].sum(axis=0)).ravel()
-    on_follow = np.asarray(follow.astype(float)[None] @ units.test.matrix[:, picked]).ravel() / np.maximum(
-        mass, 1e-9
+    ids, matrix = units.test.text.ids, units.test.matrix[:, picked]
+    lead, follow = (ids >= 0xC0) & (ids < 0x100), (ids >= 0x80) & (ids < 0xC0)
+    total = np.maximum(np.asarray(matrix.sum(axis=0)).ravel(), 1e-9)
+    on_lead, on_follow = (
+        np.asarray(each.astype(float)[None] @ matrix).ravel() / total for each in (lead, follow)
     )
-    raised = units.logits[torch.from_numpy(picked)].topk(10).indices.numpy()
-    raises_follow = ((raised >= 0x80) & (raised < 0xC0)).mean(axis=1)
-    lead = picked[(on_follow <= 0.1) & (raises_follow >= 0.8)]
-    behind = picked[on_follow >= 0.9]
-    there = found.after[np.ix_(lead, behind)] >= 0.5
-    back = found.after[np.ix_(behind, lead)] >= 0.2  # a letter may also be followed by a space
-    return bool((there & back.T).any())
+    of = connected_components(edges, directed=True, connection="strong")[1]
+    return bool(np.intersect1d(of[on_lead >= 0.8], of[on_follow >= 0.8]).size)
 
 
-def largest_cycle(units: Units, found: Transitions, name: str) -> int:
-    """The most features of a context that lead to one another in a circle, none of them by itself alone.
-
-    An edge is there where the target follows in at least 0.3 of the cases, three times as often as anywhere, and on a
-    token that the source raises: one of those whose logit weight is above 0.
-    """
-    picked = own(units, name)
+def largest_circle(units: Units, found: Transitions, name: str) -> int:
+    """The most features of a context each of which leads to every other; 0 where none leads to another and back."""
+    picked, edges = automaton(units, found, name)
     if not len(picked):
         return 0
+    n, of = connected_components(edges, directed=True, connection="strong")
+    largest = int(np.bincount(of, minlength=n).max())
+    return largest if largest > 1 else 0
+
+
+def longest_chain(units: Units, found: Transitions, name: str) -> int:
+    """The most features of a context that lead one to the next, circles counted once; 0 where none leads on."""
+    edges = automaton(units, found, name)[1]
+    if not edges.nnz:
+        return 0
+    n, of = connected_components(edges, directed=True, connection="strong")
+    between = np.zeros((n, n), dtype=bool)
+    source, target = edges.nonzero()
+    between[of[source], of[target]] = True
+    np.fill_diagonal(between, False)
+    size = np.bincount(of, minlength=n)
+    length = size.copy()
+    for _ in range(n):  # without circles, a chain of n is found after n rounds
+        length = size + np.where(between, length[:, None], 0).max(axis=0)
+    return int(length.max())
+
+
+def automaton(
+    units: Units, found: Transitions, name: str
+) -> tuple[Int64[np.ndarray, " unit"], scipy.sparse.csr_array]:
+    """A context's own features, and which of them leads to which other.
+
+    It does where the other follows in at least 0.3 of the cases, three times as often as anywhere, and mostly on tokens
+    that the first one raises: those whose logit weight is above 0.
+    """
+    picked = own(units, name)
     after = np.nan_to_num(found.after[np.ix_(picked, picked)])
     edges = (after >= 0.3) & (after >= 3 * found.base[picked][None]) & _drives(units, picked)
     np.fill_diagonal(edges, False)
-    n, of = connected_components(scipy.sparse.csr_array(edges), directed=True, connection="strong")
-    largest = int(np.bincount(of, minlength=n).max())
-    return largest if largest > 1 else 0
+    return picked, scipy.sparse.csr_array(edges)
 
 
 def _drives(units: Units, picked: Int64[np.ndarray, " unit"]) -> Bool[np.ndarray, "source target"]:
@@ -233,16 +263,21 @@ def _drives(units: Units, picked: Int64[np.ndarray, " unit"]) -> Bool[np.ndarray
 def single_tokens(subject: Subject, random: Subject) -> dict[str, Row]:
     """Share of features that a table of tokens explains (R² at least 0.8): of a model with its first weights, and of
     the trained one."""
+    value, control = (_explained_share(each.main, positions=False) for each in (random, subject))
+    placed, of_trained = (_explained_share(each.main, positions=True) for each in (random, subject))
+    note = f"by a table of tokens and sixteen stretches of positions {placed:.2f}, trained model {of_trained:.2f}"
+    return {"random_single_tokens": Row(value=value, control=control, n=len(random.main.live), note=note)}
 
-    def of(units: Units) -> float:
-        text = units.test.text
-        half = np.arange(len(text.ids)) < text.starts[len(text.starts) // 2]
-        known = explained(units.test.matrix, last_tokens(text.ids, text.starts, 1), half)
-        return float(np.mean(np.nan_to_num(known[units.live]) >= 0.8))
 
-    return {
-        "random_single_tokens": Row(value=of(random.main), control=of(subject.main), n=len(random.main.live))
-    }
+def _explained_share(units: Units, *, positions: bool) -> float:
+    """Share of live units of which a table of tokens, or of tokens by position, explains 0.8."""
+    text = units.test.text
+    groups = last_tokens(text.ids, text.starts, 1)
+    if positions:
+        stretch = np.arange(len(text.ids)) % LENGTH // (LENGTH // 16)
+        groups = np.unique(groups * 16 + stretch, return_inverse=True)[1].astype(np.int64)
+    half = np.arange(len(text.ids)) < text.starts[len(text.starts) // 2]
+    return float(np.mean(np.nan_to_num(explained(units.test.matrix, groups, half)[units.live]) >= 0.8))
 
 
 def token_in_context(subject: Subject) -> dict[str, Row]:

@@ -68,7 +68,7 @@ class Scale:
 
 
 FULL = Scale(
-    shape=Shape(), documents=48_000, sizes=(256, 1024, 4096), main=1024, coefficient=0.3, n_tokens=1_500_000,
+    shape=Shape(), documents=96_000, sizes=(256, 1024, 4096), main=1024, coefficient=0.3, n_tokens=2_500_000,
     choose=600, test=1200, samples=12,
 )  # fmt: skip
 QUICK = Scale(
