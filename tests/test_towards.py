@@ -22,8 +22,7 @@ from thoughtscope.atlas.transitions import transitions
 from thoughtscope.cli.replicate import verdicts_text
 from thoughtscope.core.errors import DictionaryMismatch, ThoughtscopeError
 from thoughtscope.core.site import Site
-from thoughtscope.dictionaries import Activation, Part
-from thoughtscope.dictionaries.basis import basis
+from thoughtscope.dictionaries import Activation, Part, basis
 from thoughtscope.models import capture
 from thoughtscope.models.random_models import byte_tokenizer
 from thoughtscope.models.tokens import tokens_from_ids

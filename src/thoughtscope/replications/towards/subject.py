@@ -21,8 +21,7 @@ from thoughtscope.atlas.columns import Columns
 from thoughtscope.atlas.intervals import Intervals, by_interval
 from thoughtscope.core.planned import begin_or_go_on
 from thoughtscope.core.progress import Progress, silent
-from thoughtscope.dictionaries import Dictionary, Part, load_dictionary, save_dictionary
-from thoughtscope.dictionaries.basis import basis
+from thoughtscope.dictionaries import Dictionary, Part, basis, load_dictionary, save_dictionary
 from thoughtscope.dictionaries.documents import documents_digest
 from thoughtscope.models import Model
 from thoughtscope.models.quiet import quiet
