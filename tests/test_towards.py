@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 from random import Random
 
@@ -18,7 +19,7 @@ from thoughtscope.atlas.columns import by_feature
 from thoughtscope.atlas.intervals import by_interval
 from thoughtscope.atlas.splitting import splitting
 from thoughtscope.atlas.tables import explained, last_tokens
-from thoughtscope.atlas.transitions import transitions
+from thoughtscope.atlas.transitions import Transitions, transitions
 from thoughtscope.cli.replicate import verdicts_text
 from thoughtscope.core.errors import DictionaryMismatch, ThoughtscopeError
 from thoughtscope.core.site import Site
@@ -27,14 +28,30 @@ from thoughtscope.models import capture
 from thoughtscope.models.random_models import byte_tokenizer
 from thoughtscope.models.tokens import tokens_from_ids
 from thoughtscope.replications import REPLICATIONS, replicate
-from thoughtscope.replications.towards import claims
+from thoughtscope.replications.towards import claims, structure
 from thoughtscope.replications.towards.contexts import LABEL, TEN, counting, counts
-from thoughtscope.replications.towards.corpus import BEGIN, CONTEXTS, LENGTH, LETTERS, make_corpus, tokens_of
+from thoughtscope.replications.towards.corpus import (
+    BEGIN,
+    CONTEXTS,
+    LENGTH,
+    LETTERS,
+    VOCAB,
+    make_corpus,
+    tokens_of,
+)
 from thoughtscope.replications.towards.proxies import NEVER, hypothesis, proxy, unigram
 from thoughtscope.replications.towards.rows import Row, together
-from thoughtscope.replications.towards.rules import KINDS, Rules, kinds
+from thoughtscope.replications.towards.rules import (
+    KINDS,
+    Rules,
+    after_rule,
+    explain,
+    kinds,
+    predicted,
+    rubric,
+)
 from thoughtscope.replications.towards.sampling import read_as
-from thoughtscope.replications.towards.subject import Text
+from thoughtscope.replications.towards.subject import Activity, Text, Units
 from thoughtscope.reports.verdicts import Figure, verdicts_page
 from thoughtscope.reports.verdicts.figure import svg
 
@@ -226,6 +243,69 @@ def test_rules_hold_where_they_say():
         "letter",
         "mark",
     ]
+
+
+# --- measures on features made by hand ------------------------------------------------------------------------------
+
+
+def made(word: bytes, name: str, *, raises: dict[int, int], repeats: int = 20) -> Units:
+    """One unit for each different byte of a word, active on it, all in one context; `raises`: by unit, a byte."""
+    letters = sorted(set(word), key=word.index)
+    ids = np.array([*word] * repeats)
+    starts = np.arange(0, len(ids) + 1, len(word))
+    text = Text(ids=ids, starts=starts, truth=np.full(len(ids), LABEL[name], np.int16))
+    dense = np.stack([ids == letter for letter in letters], axis=1).astype(float)
+    logits = torch.full((len(letters), VOCAB), -1.0)
+    for unit, token in raises.items():
+        logits[unit, token] = 1.0
+    activity = Activity(columns=columns(dense), text=text)
+    return Units(
+        part=coder("by hand", torch.eye(len(letters))), logits=logits, choose=activity, test=activity
+    )
+
+
+def follows(units: Units) -> Transitions:
+    return transitions(units.test.matrix, units.test.text.starts)
+
+
+def test_a_chain_leads_on_and_a_circle_back():
+    line = made(b"<a>", "html", raises={0: ord("a"), 1: ord(">")})
+    assert structure.longest_chain(line, follows(line), "html") == 3
+    assert structure.largest_circle(line, follows(line), "html") == 0
+    rare = made(b"<a><a>" + bytes(range(100, 120)), "html", raises={0: ord("a"), 1: ord(">"), 2: ord("<")})
+    assert structure.largest_circle(rare, follows(rare), "html") == 3
+    silent = made(b"<a>", "html", raises={0: ord("a")})
+    assert (
+        structure.longest_chain(silent, follows(silent), "html") == 2
+    )  # "a" is followed by ">", but not raised
+    assert structure.longest_chain(line, follows(line), "irc") == 0
+
+
+def test_a_script_is_spelled_by_lead_and_following_bytes():
+    letter, rest = bytes([0xE0, 0xAE, 0x95]), bytes(range(100, 120))
+    raises = {0: 0xAE, 1: 0x95, 2: 0xE0}
+    whole = made(letter * 2 + rest, "tamil", raises=raises)
+    assert structure.spells(whole, follows(whole), "tamil")
+    broken = made(letter * 2 + rest, "tamil", raises={0: 0xAE, 2: 0xE0})
+    assert not structure.spells(broken, follows(broken), "tamil")
+    assert not structure.spells(whole, follows(whole), "chinese")
+
+
+def test_points_of_a_feature_that_is_its_rule():
+    units = made(b"abcdefghijklmnopqrst", "irc", raises={0: ord("b")})
+    rules = Rules(text=units.test.text)
+    told = explain(units, rules, seed=0)
+    assert told.confidence.tolist() == pytest.approx([1.0] * 20)
+    points = rubric(told, rules, np.ones(20))
+    assert (
+        points.tolist() == [3 + 5 + 3 + 2] * 20
+    )  # the rule holds 20 times as often as in all text: 2 of 3 points
+    assert rubric(told, rules, np.full(20, 0.6)).tolist() == [3 + 5 + 1 + 2] * 20
+    unknown = replace(told, confidence=np.full(20, 0.2))
+    assert rubric(unknown, rules, np.ones(20)).tolist() == [0] * 20
+    assert predicted(told, rules, rules, seed=0).tolist() == pytest.approx([1.0] * 20)
+    likelier = after_rule(rules, told.rule[:1])[0]
+    assert likelier.argmax() == ord("b") and likelier[ord("c")] < 0
 
 
 # --- claims, report, command ---------------------------------------------------------------------------------------

@@ -35,5 +35,5 @@ def transitions(matrix: Matrix, starts: Integer[np.ndarray, " start"]) -> Transi
     n = np.asarray(before.sum(axis=0)).ravel()
     with np.errstate(divide="ignore", invalid="ignore"):
         after = (before.T @ then).toarray().astype(np.float64) / n[:, None]
-    base = np.asarray(active.mean(axis=0)).ravel().astype(np.float64)
+    base = np.asarray(active.sum(axis=0, dtype=np.float64)).ravel() / active.shape[0]
     return Transitions(after=after, base=base, n=n.astype(np.int64))
