@@ -225,6 +225,8 @@ ODD = [
     ["convert", "specimen/clt", "out", "--format", "native", "--slug", "a"],
     ["study", "no such study"],
     ["study", HALF],
+    ["replicate", "no such paper"],
+    ["replicate", HALF],
     ["serve", "--port", "-1"],
     ["serve", "--no-model", "--token-file", "missing"],
     ["serve", "--no-model", "--token", "a-secret-of-some-length"],

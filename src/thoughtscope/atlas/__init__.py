@@ -3,6 +3,9 @@
 from thoughtscope.atlas.ablation import Ablations as Ablations
 from thoughtscope.atlas.ablation import ablations as ablations
 from thoughtscope.atlas.ablation import loss_effects as loss_effects
+from thoughtscope.atlas.alike import best_matches as best_matches
+from thoughtscope.atlas.alike import correlations as correlations
+from thoughtscope.atlas.alike import correlations_with as correlations_with
 from thoughtscope.atlas.bank import FeatureBank as FeatureBank
 from thoughtscope.atlas.bank import bank_of as bank_of
 from thoughtscope.atlas.collect import bank_of_recording as bank_of_recording
@@ -14,6 +17,8 @@ from thoughtscope.atlas.concepts import load_concepts as load_concepts
 from thoughtscope.atlas.concepts import name_nodes as name_nodes
 from thoughtscope.atlas.concepts import read_concepts as read_concepts
 from thoughtscope.atlas.concepts import save_concepts as save_concepts
+from thoughtscope.atlas.intervals import Intervals as Intervals
+from thoughtscope.atlas.intervals import by_interval as by_interval
 from thoughtscope.atlas.labels import auto_label as auto_label
 from thoughtscope.atlas.made_labels import MadeLabel as MadeLabel
 from thoughtscope.atlas.made_labels import MadeLabels as MadeLabels
@@ -25,7 +30,12 @@ from thoughtscope.atlas.rule_labels import label_by_rules as label_by_rules
 from thoughtscope.atlas.rules import Rule as Rule
 from thoughtscope.atlas.search import Found as Found
 from thoughtscope.atlas.search import find_text as find_text
+from thoughtscope.atlas.splitting import Split as Split
+from thoughtscope.atlas.splitting import splitting as splitting
+from thoughtscope.atlas.tables import explained as explained
 from thoughtscope.atlas.teaching import ConceptTable as ConceptTable
 from thoughtscope.atlas.teaching import Occurrence as Occurrence
 from thoughtscope.atlas.teaching import learn_concept as learn_concept
 from thoughtscope.atlas.text import Text as Text
+from thoughtscope.atlas.transitions import Transitions as Transitions
+from thoughtscope.atlas.transitions import transitions as transitions

@@ -164,9 +164,9 @@ def output_tokens(model: Model, part: Part) -> dict[str, Tensor]:
     """The tokens whose logits each feature of a part raises and lowers most, directly: `top_logits`, `bottom_logits`
     (feature, n). `output_strength` (feature): how many standard deviations the most raised one is above the vocabulary.
 
-    Features that write elsewhere than to the residual stream (to heads, to neurons) have empty lists.
+    Features that write elsewhere than to the residual stream or to neurons (to heads, say) have empty lists.
     """
-    if not _residual_writes(part):
+    if not _residual_writes(model, part):
         empty = torch.zeros(part.n_features, 0, dtype=torch.int32)
         strength = torch.zeros(part.n_features, dtype=torch.float16)
         return {"top_logits": empty, "bottom_logits": empty, "output_strength": strength}
@@ -188,19 +188,42 @@ def output_tokens(model: Model, part: Part) -> dict[str, Tensor]:
 def direct_logits(model: Model, part: Part, index: Int[Tensor, " feature"]) -> Float[Tensor, "feature vocab"]:
     """What a unit of each feature adds to the logits directly, up to the final norm's scale, common to all tokens.
 
-    A feature's decoders to the residual stream are added up and go through the final norm's weight and the unembedding.
+    A feature's decoders to the residual stream are added up, those to neurons through the MLP's last projection, and go
+    through the final norm's weight and the unembedding.
     """
     norm, unembed = model.family.final_norm, model.family.unembed.float()
     rows = part.decoder_rows(index)
-    direction = torch.stack([rows[site] for site in _residual_writes(part)]).sum(0).to(unembed.device)
+    writes = _residual_writes(model, part)
+    direction = torch.stack(
+        [_in_residual(model, site, rows[site].to(unembed.device)) for site in writes]
+    ).sum(0)
     if norm is not None:
         direction = norm.centre(direction) * norm.weight.float()  # (feature, d_model)
     return direction @ unembed.T
 
 
-def _residual_writes(part: Part) -> list[Site]:
-    """The written sites that are sums in the residual stream."""
-    return [site for site in part.writes if site.kind in _TO_RESIDUAL]
+def _residual_writes(model: Model, part: Part) -> list[Site]:
+    """The written sites that are sums in the residual stream, or become such by a matrix."""
+    return [site for site in part.writes if site.kind in _TO_RESIDUAL or _projects(model, site)]
+
+
+def _projects(model: Model, site: Site) -> bool:
+    """Whether these are neurons from which one matrix leads to the residual stream, with no norm behind it."""
+    if site.kind != "mlp_act" or site.layer is None:
+        return False
+    block = model.family.blocks[site.layer]
+    return block.neurons is not None and block.mlp_post_norm is None
+
+
+def _in_residual(
+    model: Model, site: Site, rows: Float[Tensor, "feature _"]
+) -> Float[Tensor, "feature d_model"]:
+    if site.kind in _TO_RESIDUAL:
+        return rows
+    assert site.layer is not None
+    neurons = model.family.blocks[site.layer].neurons
+    assert neurons is not None
+    return rows @ neurons.W_out.to(rows)
 
 
 def pieces_of(model: Model, ids: Iterable[int]) -> dict[int, str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import scipy.sparse
 from jaxtyping import Float16, Int, Int32, Int64
 
 from thoughtscope.core.tensors import TensorFile
@@ -27,6 +28,12 @@ class Columns:
     @property
     def feature(self) -> Int64[np.ndarray, " event"]:
         return np.repeat(np.arange(len(self.offsets) - 1), self.count)
+
+    def matrix(self, n_tokens: int) -> scipy.sparse.csc_array:
+        """All activations as a sparse array (token, feature), in float32."""
+        return scipy.sparse.csc_array(
+            (self.value.astype(np.float32), self.token, self.offsets), shape=(n_tokens, len(self.offsets) - 1)
+        )
 
     def part(self, first: int, end: int) -> Columns:
         """Those of features `first` to `end`."""

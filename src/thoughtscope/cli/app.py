@@ -21,6 +21,7 @@ from thoughtscope.cli.features_label import label
 from thoughtscope.cli.fetch import fetch
 from thoughtscope.cli.harvest import harvest
 from thoughtscope.cli.intervene import intervene
+from thoughtscope.cli.replicate import replicate
 from thoughtscope.cli.report import report
 from thoughtscope.cli.serve import demo, serve
 from thoughtscope.cli.study import study
@@ -133,6 +134,14 @@ add(
     "study",
     "study two-hop",
     "study two-hop --json",
+)
+add(
+    replicate,
+    "Try a paper's claims again, each with a verdict.",
+    "Run a paper's experiments here, and say of each of its claims whether it holds, beside the published figure and a "
+    "control; or list the papers.",
+    "replicate",
+    "replicate towards --quick --out ./towards",
 )
 add(
     harvest,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,10 +19,16 @@ def replicate(
     quick: Annotated[
         bool, typer.Option("--quick", help="Small models and samples: minutes become seconds.")
     ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for verdicts, report, and what was trained: the next run into it measures without training."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Runs a paper's experiments here, and says of each of its claims whether it holds, beside the published figure."""
-    from thoughtscope.replications import REPLICATIONS
+    from thoughtscope.replications import REPLICATIONS, REPORT
     from thoughtscope.replications import replicate as run
 
     if name is None:
@@ -32,11 +39,13 @@ def replicate(
             print("\n".join(f"{each:<12} {printable(paper)}" for each, paper in found.items()))
         return
     with progress_bar(quiet=as_json) as progress:
-        replicated = run(name, quick=quick, progress=progress)
+        replicated = run(name, quick=quick, folder=out, progress=progress)
     if as_json:
         emit(replicated.to_json())
     else:
         print(verdicts_text(replicated))
+        if out is not None:
+            print(f"\n{printable(str(out / REPORT))}")
 
 
 def verdicts_text(replicated: Replicated) -> str:

@@ -1,6 +1,7 @@
 """Activations → features: dictionaries, their formats, their check on load, and their scores."""
 
 from thoughtscope.dictionaries.activation import Activation as Activation
+from thoughtscope.dictionaries.basis import basis as basis
 from thoughtscope.dictionaries.card import Card as Card
 from thoughtscope.dictionaries.card import SelfTest as SelfTest
 from thoughtscope.dictionaries.conversion import Conversion as Conversion

@@ -90,16 +90,19 @@ def with_random_weights(model: Model, *, seed: int = 0) -> Model:
     )
 
 
-def byte_tokenizer() -> Any:
-    """A byte-level fast tokenizer without merges: ids 0 to 255 are bytes, then begin, end and padding."""
+def byte_tokenizer(letters: str = "") -> Any:
+    """A byte-level fast tokenizer: ids 0 to 255 are bytes, then `letters`, two bytes each but tokens too,
+    then begin, end and padding."""
     from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
     from tokenizers.models import BPE
     from transformers import PreTrainedTokenizerFast
 
     from thoughtscope.models.pieces import characters_of_bytes
 
-    vocab = {character: byte for byte, character in enumerate(characters_of_bytes())}
-    tokenizer = Tokenizer(BPE(vocab=vocab, merges=[]))
+    spelled = characters_of_bytes()
+    merges = [(spelled[first], spelled[second]) for first, second in map(str.encode, letters)]
+    vocab = {piece: number for number, piece in enumerate([*spelled, *map("".join, merges)])}
+    tokenizer = Tokenizer(BPE(vocab=vocab, merges=merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(list(_SPECIAL))

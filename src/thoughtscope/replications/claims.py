@@ -5,6 +5,7 @@ The claims of a paper are data, in the `expected.json` beside its recipe: they a
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -24,7 +25,7 @@ class Bound:
     """What a figure must be: at least, or at most, `value`."""
 
     op: str
-    value: float
+    value: float | int
 
     def __post_init__(self) -> None:
         if self.op not in HOLDS:
@@ -51,13 +52,13 @@ class Claim:
     unit: str
     """What the figure is: a share, a correlation, nats, …"""
     holds: Bound
-    paper: float | None = None
+    paper: float | int | None = None
     """The published figure; None where only a figure's curve or a sentence is published."""
     published: str = ""
     """What the paper says beside the figure, or how its setting differs."""
     control: str = ""
     """What is measured beside it, where the effect should be absent."""
-    margin: float | None = None
+    margin: float | int | None = None
     """By how much the figure must exceed the control's (with `<=`: stay below it)."""
 
     @classmethod
@@ -101,8 +102,13 @@ class Verdict:
     reason: str
 
     def to_json(self) -> dict[str, Any]:
-        """The verdict as plain JSON values."""
-        return asdict(self)
+        """The verdict as plain JSON values, NaN as null."""
+        seen = self.seen and {
+            **asdict(self.seen),
+            "values": _plain(self.seen.values),
+            "controls": _plain(self.seen.controls),
+        }
+        return {**asdict(self), "seen": seen}
 
 
 def read_claims(file: Traversable) -> tuple[Claim, ...]:
@@ -160,6 +166,10 @@ def _reason(claim: Claim, seen: Seen) -> str:
     if claim.margin is not None:
         said += f", asked {claim.margin:g} {'above' if claim.holds.op == '>=' else 'below'} it"
     return said
+
+
+def _plain(values: Sequence[float]) -> list[float | None]:
+    return [value if math.isfinite(value) else None for value in values]
 
 
 def _figures(values: Sequence[float]) -> str:
