@@ -10,3 +10,4 @@ from thoughtscope.replications.replication import REPLICATIONS as REPLICATIONS
 from thoughtscope.replications.replication import Replicated as Replicated
 from thoughtscope.replications.replication import Replication as Replication
 from thoughtscope.replications.replication import replicate as replicate
+from thoughtscope.replications.scaling import SCALING as SCALING
