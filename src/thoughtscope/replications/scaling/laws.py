@@ -30,14 +30,15 @@ BATCH = 512
 LEARNING_RATE = 3e-3
 START_L0 = 32.0
 EVALUATED = 32_768
-"""Held-out rows on which losses are taken."""
+"""Held-out rows on which losses are taken; those of the longest trainings are taken on all, since dead features need
+many."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
     """What is trained: every size for every length, with every seed."""
 
-    sizes: tuple[int, ...] = (128, 256, 512, 1024, 2048, 4096)
+    sizes: tuple[int, ...] = (64, 128, 256, 512, 1024, 2048, 4096, 8192)
     lengths: tuple[int, ...] = (16_384, 32_768, 65_536, 131_072, 262_144, 524_288)
     """In tokens."""
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -75,13 +76,15 @@ def recipe_of(size: int, length: int, seed: int) -> Recipe:
     )
 
 
-def trained(material: Material, size: int, length: int, seed: int) -> Trained:
-    """Trains one autoencoder and takes its figures."""
+def trained(
+    material: Material, size: int, length: int, seed: int, rows: Float[Tensor, "row width"]
+) -> Trained:
+    """Trains one autoencoder and takes its figures on held-out `rows`."""
     recipe = recipe_of(size, length, seed)
     state = train(StoreStream(material.store, batch=BATCH, seed=seed), recipe)
     dictionary = finished(state, name=f"scaling/{size}/{length}/{seed}", model_name=material.model.name)
     unit = next(iter(state.scaling.unit.values()))
-    figures = evaluated(dictionary, material.rows[:EVALUATED], unit)
+    figures = evaluated(dictionary, rows, unit)
     return Trained(size=size, length=length, seed=seed, dictionary=dictionary, **figures)
 
 
@@ -116,7 +119,8 @@ def train_grid(material: Material, grid: Grid, progress: Progress = silent) -> l
     todo = [(size, length, seed) for seed in grid.seeds for length in grid.lengths for size in grid.sizes]
     found = []
     for number, (size, length, seed) in enumerate(todo):
-        found.append(trained(material, size, length, seed))
+        rows = material.rows if length == max(grid.lengths) else material.rows[:EVALUATED]
+        found.append(trained(material, size, length, seed, rows))
         progress("laws", number + 1, len(todo), loss=found[-1].loss)
     return found
 

@@ -23,7 +23,7 @@ from thoughtscope.replications.scaling.material import specimen_material
 QUICK = laws.Grid(sizes=(64, 128), lengths=(8192, 16_384), seeds=(0,))
 DOCUMENTS, HELD_OUT = 12_288, 4096
 """Samples to train on, and others to judge by."""
-QUICK_DOCUMENTS = 512
+QUICK_DOCUMENTS = 256
 MIDDLE = "resid_post.12"
 """The shipped autoencoder of SmolLM2 that stands in the middle of its 30 blocks."""
 
@@ -51,11 +51,14 @@ def on_specimen(*, quick: bool, progress: Progress) -> dict[str, Seen]:
 
 
 def on_smollm2(progress: Progress) -> dict[str, Seen]:
-    """Influence, steering, safety, code and languages, by the autoencoders that come along."""
-    model = load_model("smollm2", dtype="float32", device="cpu")
+    """Influence, steering, safety, code and languages, by the autoencoders that come along.
+
+    Influence is computed in float32, in which gradients are exact; all else in bfloat16, which is three times as fast.
+    """
+    exact, model = (load_model("smollm2", dtype=dtype, device="cpu") for dtype in ("float32", "bfloat16"))
     dictionary = load_dictionary("smollm2/sae", model, preflight=False)
     middle = replace(dictionary, parts=(dictionary.part(MIDDLE),))
-    seen = influence.measure("smollm2", model, [middle], influence.SMOLLM2, progress)
+    seen = influence.measure("smollm2", exact, [middle], influence.SMOLLM2, progress)
     seen |= steering.measure(model, dictionary, progress)
     seen |= safety.measure(model, dictionary, progress)
     seen |= code_errors.measure(model, dictionary)

@@ -34,8 +34,8 @@ CHOOSING = ("Tell me something interesting.", "Give me some advice.", "Write a s
 JUDGING = ("Describe a nice day.", "What makes people happy?", "Explain something that you know well.",
            "What should I do this weekend?")  # fmt: skip
 NEW_TOKENS = 16
-CANDIDATES = 6
-MULTIPLES = (0.5, 1.0, 2.0, 4.0, 8.0)
+CANDIDATES = 5
+MULTIPLES = (1.0, 2.0, 4.0, 8.0)
 """Among which strengths are chosen: of the largest activation, and of the length of a few-shot vector."""
 PRICE = 2.0
 """Nats from the unsteered next tokens that a choice may cost."""
