@@ -19,14 +19,12 @@ from thoughtscope.core.progress import Progress, silent
 from thoughtscope.dictionaries import Dictionary
 from thoughtscope.replications.claims import Seen
 from thoughtscope.replications.scaling.fits import PowerLaw, frontier, power_law
-from thoughtscope.replications.scaling.material import SITE, Material
+from thoughtscope.replications.scaling.material import BATCH, SITE, Material
 from thoughtscope.training import Recipe, recipes, train
-from thoughtscope.training.data import StoreStream
 from thoughtscope.training.run import finished
 
 COEFFICIENT = 0.4
 """Of the penalty, for every size and length: only then are losses comparable."""
-BATCH = 512
 LEARNING_RATE = 3e-3
 START_L0 = 32.0
 EVALUATED = 32_768
@@ -81,7 +79,7 @@ def trained(
 ) -> Trained:
     """Trains one autoencoder and takes its figures on held-out `rows`."""
     recipe = recipe_of(size, length, seed)
-    state = train(StoreStream(material.store, batch=BATCH, seed=seed), recipe)
+    state = train(material.stream(seed), recipe)
     dictionary = finished(state, name=f"scaling/{size}/{length}/{seed}", model_name=material.model.name)
     unit = next(iter(state.scaling.unit.values()))
     figures = evaluated(dictionary, rows, unit)
@@ -138,7 +136,7 @@ class Laws:
 
 def laws_of(runs: Sequence[Trained]) -> Laws | None:
     """The fits through every budget's optimum; None with fewer than four of them."""
-    best = frontier({(run.size, run.length): run.loss for run in runs})
+    best = frontier({(float(run.size), float(run.length)): run.loss for run in runs})
     if len(best) < 4:
         return None
     compute = [one.compute for one in best]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,7 +17,7 @@ from thoughtscope.core.progress import Progress, silent
 from thoughtscope.core.site import Site
 from thoughtscope.models import Model, Tokens, load_model, tokenize
 from thoughtscope.models.tokens import heard
-from thoughtscope.training.data import Feed, Store, harvest_to
+from thoughtscope.training.data import Feed, Store, StoreStream, Stream, harvest_to
 from thoughtscope.training.data.samples import Sampling, samples
 
 SITE = "resid_post.2"
@@ -24,16 +25,18 @@ SITE = "resid_post.2"
 LONGEST = 48
 """Tokens of a sample."""
 TOGETHER = 1024
+BATCH = 512
 
 
 @dataclass(frozen=True, kw_only=True)
 class Material:
-    """The model, the store that autoencoders are trained on, and held-out rows with their tokens."""
+    """The model, what autoencoders are trained on, and held-out rows with their tokens."""
 
     model: Model
-    store: Store
+    stream: Callable[[int], Stream]
+    """Batches to train on, in the order of a seed."""
     counts: Int[Tensor, " vocab"]
-    """How often each token is in the store."""
+    """How often each token is among them."""
     rows: Float[Tensor, "row width"]
     token: Int[Tensor, " row"]
 
@@ -54,7 +57,7 @@ def specimen_material(documents: int, held_out: int, progress: Progress = silent
         token = _tokens(store)
         yield Material(
             model=model,
-            store=store,
+            stream=partial(_stream, store),
             counts=torch.bincount(token, minlength=model.vocab_size),
             rows=torch.cat([other.rows(shard, Site.parse(SITE)).float() for shard in other.shards]),
             token=_tokens(other),
@@ -71,6 +74,10 @@ def _harvested(folder: Path, model: Model, documents: int, seed: int, progress: 
     store = harvest_to(folder, model, written, [SITE], feed=Feed(context=LONGEST), seed=seed)
     assert store is not None  # one process writes all of it
     return store
+
+
+def _stream(store: Store, seed: int) -> Stream:
+    return StoreStream(store, batch=BATCH, seed=seed)
 
 
 def _tokens(store: Store) -> Int[Tensor, " row"]:

@@ -1,9 +1,10 @@
 """A feature for a difference between paired texts: sought on some pairs, judged on the others.
 
-A text counts as the mean of its tokens' activations. On one half of the pairs the feature is taken that tells the first
-texts from the second ones best; what counts is how well the same feature does on the other half, averaged over many
-ways to halve. Beside it: the same search where each pair's order is drawn at random, the best single channel of the
-residual stream, the direction between the two means, and random features.
+A text counts as the mean of a feature's activations over its tokens, or as their maximum: some differences are in a
+single token, and which of the two is taken belongs to the search. On one half of the pairs the feature is taken that
+tells the first texts from the second ones best; what counts is how well the same feature does on the other half,
+averaged over many ways to halve. Beside it: the same search where each pair's order is drawn at random, the best single
+channel of the residual stream, the direction between the two means, and random features.
 """
 
 from __future__ import annotations
@@ -19,21 +20,24 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from thoughtscope.dictionaries import Dictionary
-from thoughtscope.evaluation.probing import Labelled, pool
-from thoughtscope.models import Model
+from thoughtscope.dictionaries.documents import counted
+from thoughtscope.dictionaries.features import flat
+from thoughtscope.models import Model, capture
 from thoughtscope.replications.claims import Seen
+from thoughtscope.replications.scaling.material import read
 
 SPLITS = 40
 """Ways to halve the pairs, over which figures are averaged."""
-FIRST, SECOND = "first", "second"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Paired:
-    """Pairs as means over their tokens; the dictionary's parts side by side, and so the sites that they read."""
+    """Pairs of texts. Columns are the features of all parts as means over tokens, then as maxima; `x` are means
+    of what the parts read.
+    """
 
-    first: Float[Tensor, "pair feature"]
-    second: Float[Tensor, "pair feature"]
+    first: Float[Tensor, "pair column"]
+    second: Float[Tensor, "pair column"]
     x_first: Float[Tensor, "pair width"]
     x_second: Float[Tensor, "pair width"]
 
@@ -50,13 +54,27 @@ def shipped_pairs() -> dict[str, list[tuple[str, str]]]:
 
 def paired(model: Model, dictionary: Dictionary, pairs: Sequence[tuple[str, str]]) -> Paired:
     """Reads the texts with every part of the dictionary."""
-    texts = [Labelled(text=text, label=name) for one in zip((FIRST, SECOND), zip(*pairs, strict=True), strict=True)
-             for name, text in zip([one[0]] * len(pairs), one[1], strict=True)]  # fmt: skip
-    found = [pool(model, dictionary, texts, part=part.name) for part in dictionary.parts]
-    features = torch.cat([each.features for each in found], dim=1)
-    x = torch.cat([each.x for each in found], dim=1)
-    n = len(pairs)
-    return Paired(first=features[:n], second=features[n:], x_first=x[:n], x_second=x[n:])
+    (first, x_first), (second, x_second) = (
+        pooled(model, dictionary, texts) for texts in zip(*pairs, strict=True)
+    )
+    return Paired(first=first, second=second, x_first=x_first, x_second=x_second)
+
+
+@torch.no_grad()
+def pooled(
+    model: Model, dictionary: Dictionary, texts: Sequence[str]
+) -> tuple[Float[Tensor, "text column"], Float[Tensor, "text width"]]:
+    """Columns of `Paired`, and means of what is read; first positions are left out where the dictionary does so."""
+    tokens = read(model, texts)
+    acts = capture(model, tokens, dictionary.reads)
+    keep = counted(tokens.mask, skip_first=dictionary.skip_first)
+    rows, means = [], []
+    for row, here in enumerate(keep):
+        held = {site: flat(x[row][here], 1).float() for site, x in acts.items()}
+        values = torch.cat([part.activations(held) for part in dictionary.parts], dim=1)  # (token, feature)
+        rows.append(torch.cat([values.mean(0), values.amax(0)]))
+        means.append(torch.cat([x.mean(0) for x in held.values()]))
+    return torch.stack(rows), torch.stack(means)
 
 
 def aurocs(
@@ -126,11 +144,12 @@ def _sought(
     return index, float(aurocs(first[test][:, index : index + 1], second[test][:, index : index + 1])[0])
 
 
-def named(dictionary: Dictionary, column: int) -> tuple[int, int]:
-    """Number of the part and index of a column of `Paired`."""
+def named(dictionary: Dictionary, column: int) -> tuple[int, int, str]:
+    """Number of the part, index and way to pool of a column of `Paired`."""
+    mean, column = divmod(column, dictionary.n_features)
     for number, part in enumerate(dictionary.parts):
         if column < part.n_features:
-            return number, column
+            return number, column, ("mean", "maximum")[mean]
         column -= part.n_features
     raise IndexError(column)
 
@@ -142,9 +161,10 @@ def measure(
     seen = {}
     for kind, pairs in kinds.items():
         found = judged(paired(model, dictionary, pairs))
+        chosen = [(*named(dictionary, column), times) for column, times in found.chosen]
         names = ", ".join(
-            f"{dictionary.parts[part].name}/{index} ({times} of {SPLITS})"
-            for (part, index), times in ((named(dictionary, column), times) for column, times in found.chosen)
+            f"{dictionary.parts[part].name}/{index} by its {way} ({times} of {SPLITS})"
+            for part, index, way, times in chosen
         )
         note = (
             f"{names}; best channel {found.channel:.2f}, direction {found.direction:.2f}, "

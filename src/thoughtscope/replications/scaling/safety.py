@@ -48,7 +48,7 @@ def refusal_steering(
     read = pairs.paired(model, dictionary, refusals)
     bank = bank_of(dictionary)
     assert bank is not None  # the shipped dictionary has one
-    part, index = pairs.named(dictionary, pairs.best_feature(read.first, read.second))
+    part, index, _ = pairs.named(dictionary, pairs.best_feature(read.first, read.second))
     largest = bank.largest(part, index) or 0.0
     (site,) = dictionary.parts[part].writes
     norms = dictionary.parts[part].W_dec[site].float().norm(dim=1)
