@@ -52,8 +52,8 @@ def shown(verdict: Any) -> dict[str, Any]:
 if __name__ == "__main__":
     main(
         measure,
-        claim="Claims of Scaling Monosemanticity that replicate on the specimen and on SmolLM2-135M-Instruct (count; n: "
-        "claims tried).",
+        claim="Claims of Scaling Monosemanticity that replicate on the specimen and on SmolLM2-135M-Instruct (count; "
+        "n: claims tried).",
         paper={
             "attribution_with_ablation": 0.81,
             "activation_with_ablation": 0.12,

@@ -136,9 +136,10 @@ def test_a_word_is_covered_by_a_feature_that_fires_on_it_alone():
                            name="id", scan="id", model_name=model.name, parts=(identity,)))  # fmt: skip
     half = len(token) // 2
     at = tuple((token[:half] == each).nonzero()[:, 0] for each in (5, 6, 7, 8))
-    words = completeness.Words(
-        names=tuple("abcd"), families=("f",) * 4, frequency=np.full(4, 0.25), tuning=at, judging=at
-    )
+    words = [
+        completeness.Word(text=str(each), frequency=0.25, tuning=rows, judging=rows)
+        for each, rows in enumerate(at)
+    ]
     assert completeness.covered(material, run, words).tolist() == [True, False, True, True]
 
 

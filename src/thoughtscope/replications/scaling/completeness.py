@@ -33,34 +33,31 @@ LEAST = 3
 """Occurrences in each half of the held-out tokens; rarer words are left out."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Words:
-    """Words of the families that occur often enough to be judged."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Word:
+    """A word that occurs often enough to be judged."""
 
-    names: tuple[str, ...]
-    families: tuple[str, ...]
-    frequency: Float[np.ndarray, " word"]
-    """Share of the training store's tokens."""
-    tuning: tuple[Int[Tensor, " _"], ...]
-    """Rows of each word in the first half of the held-out tokens."""
-    judging: tuple[Int[Tensor, " _"], ...]
+    text: str
+    frequency: float
+    """Share of the tokens that are trained on."""
+    tuning: Int[Tensor, " _"]
+    """Rows in the first half of the held-out tokens."""
+    judging: Int[Tensor, " _"]
     """The same in the second half, counted from its start."""
 
 
-def words_in(material: Material, families: Mapping[str, Sequence[str]]) -> Words:
+def words_in(material: Material, families: Mapping[str, Sequence[str]]) -> list[Word]:
     """The words of `families`, each as its tokens with and without a space before it."""
-    half = len(material.token) // 2
+    half, total = len(material.token) // 2, int(material.counts.sum())
     found = []
-    for family, words in families.items():
-        for word in words:
-            ids = tokens_of(material.model, word)
-            here = torch.isin(material.token, ids).nonzero()[:, 0]
-            tuning, judging = here[here < half], here[here >= half] - half
-            count = int(material.counts[ids].sum())
-            if min(len(tuning), len(judging)) >= LEAST and count:
-                found.append((word, family, count / int(material.counts.sum()), tuning, judging))
-    names, kinds, frequency, tuning, judging = zip(*found, strict=True) if found else ((),) * 5
-    return Words(names=names, families=kinds, frequency=np.array(frequency), tuning=tuning, judging=judging)
+    for text in (word for words in families.values() for word in words):
+        ids = tokens_of(material.model, text)
+        here = torch.isin(material.token, ids).nonzero()[:, 0]
+        tuning, judging = here[here < half], here[here >= half] - half
+        count = int(material.counts[ids].sum())
+        if min(len(tuning), len(judging)) >= LEAST and count:
+            found.append(Word(text=text, frequency=count / total, tuning=tuning, judging=judging))
+    return found
 
 
 def tokens_of(model: Model, word: str) -> Int[Tensor, " _"]:
@@ -77,17 +74,17 @@ def shipped_families() -> dict[str, list[str]]:
 
 
 @torch.no_grad()
-def covered(material: Material, run: Trained, words: Words) -> Bool[np.ndarray, " word"]:
+def covered(material: Material, run: Trained, words: Sequence[Word]) -> Bool[np.ndarray, " word"]:
     """Whether each word has a feature in an autoencoder."""
     (part,) = run.dictionary.parts
     half = len(material.rows) // 2
     values = part.activations({material.site: material.rows[:half]})
-    detectors = choose_detectors(values, words.tuning)
+    detectors = choose_detectors(values, [word.tuning for word in words])
     values = part.activations({material.site: material.rows[half:]})
     return np.array(
         [
-            one is not None and detect(values, one, rows).f1 >= COVERED
-            for one, rows in zip(detectors, words.judging, strict=True)
+            one is not None and detect(values, one, word.judging).f1 >= COVERED
+            for one, word in zip(detectors, words, strict=True)
         ]
     )
 
@@ -102,10 +99,15 @@ class Coverage:
     """Of the chance of being covered, in log frequency."""
 
 
-def coverage(material: Material, run: Trained, words: Words) -> Coverage:
+def coverage(material: Material, run: Trained, words: Sequence[Word]) -> Coverage:
     """Coverage and its sigmoid."""
     yes = covered(material, run, words)
-    return Coverage(run=run, yes=yes, fit=sigmoid(words.frequency, yes.astype(int)))
+    return Coverage(run=run, yes=yes, fit=sigmoid(frequencies(words), yes.astype(int)))
+
+
+def frequencies(words: Sequence[Word]) -> Float[np.ndarray, " word"]:
+    """By word."""
+    return np.array([word.frequency for word in words])
 
 
 def measure(
@@ -121,20 +123,20 @@ def measure(
     for number, run in enumerate(sorted(longest, key=lambda run: run.size)):
         found.setdefault(run.seed, []).append(coverage(material, run, words))
         progress("completeness", number + 1, len(longest))
-    each, n = list(found.values()), len(words.names)
+    each, n, frequency = list(found.values()), len(words), frequencies(words)
     if n < 10:
         return {}
-    mixed = np.random.default_rng(0).permutation(words.frequency)
+    mixed = np.random.default_rng(0).permutation(frequency)
     by_size = {
         a.run.size: f"{mean(c.yes.mean() for s in each for c in s if c.run.size == a.run.size):.1%}"
         for a in each[0]
     }
     seen = {
         "coverage_by_frequency": Seen(
-            values=tuple(mean(auroc(words.frequency, c.yes.astype(int)) for c in some) for some in each),
+            values=tuple(mean(auroc(frequency, c.yes.astype(int)) for c in some) for some in each),
             controls=tuple(mean(auroc(mixed, c.yes.astype(int)) for c in some) for some in each),
             n=n,
-            note=quarters(words.frequency, [some[-1].yes for some in each]),
+            note=quarters(frequency, [some[-1].yes for some in each]),
         ),
         "coverage_by_size": Seen(
             values=tuple(float(some[-1].yes.mean() - some[0].yes.mean()) for some in each),
@@ -142,12 +144,12 @@ def measure(
             note=f"covered by size {by_size}",
         ),
     }
-    return seen | thresholds(each, words)
+    return seen | thresholds(each, frequency)
 
 
-def thresholds(each: Sequence[Sequence[Coverage]], words: Words) -> dict[str, Seen]:
+def thresholds(each: Sequence[Sequence[Coverage]], frequency: Float[np.ndarray, " word"]) -> dict[str, Seen]:
     """The claims about the frequency at which half of the words are covered, where it lies among the words'."""
-    low, high = float(words.frequency.min()), float(words.frequency.max())
+    low, high = float(frequency.min()), float(frequency.max())
     points = [
         [(c.run.alive, c.fit.half) for c in some if c.fit is not None and low <= c.fit.half <= high]
         for some in each

@@ -167,7 +167,8 @@ def contrasts(
     """By part: how much more active features are on a concept's examples than on the others', and the same of what
     the part reads."""
     texts = [Labelled(text=text, label=concept.name) for concept in concepts for text in concept.examples]
-    features, vectors = [], []
+    features: list[Tensor] = []
+    vectors: list[Tensor] = []
     for part in dictionary.parts:
         found = pool(model, dictionary, texts, part=part.name)
         for values, kept in ((found.features, features), (found.x, vectors)):
