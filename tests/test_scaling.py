@@ -15,7 +15,7 @@ from thoughtscope.core.site import Site
 from thoughtscope.models import tokens_from_ids
 from thoughtscope.models.hooks import forward
 from thoughtscope.replications import REPLICATIONS, replicate
-from thoughtscope.replications.scaling import completeness, influence, laws, multilingual, pairs, steering
+from thoughtscope.replications.scaling import completeness, influence, laws, multilingual, pairs, turning
 from thoughtscope.replications.scaling.fits import auroc, frontier, power_law, sigmoid
 from thoughtscope.replications.scaling.material import Material
 from thoughtscope.training import train
@@ -264,7 +264,7 @@ def test_holding_adds_the_missing_activation_and_leaves_the_rest():
     dictionary = random_coder(model, ("resid_post.1",))
     (part,), (site,) = dictionary.parts, dictionary.writes
     x = torch.randn(2, 4, model.d_model)
-    write = steering.holding(dictionary, 0, 5, unit=2.0)([1.0, -3.0])[site]
+    write = turning.holding(dictionary, 0, 5, unit=2.0)([1.0, -3.0])[site]
     held = write(x, None)
     missing = torch.tensor([2.0, -6.0])[:, None] - part.activations({site: x})[..., 5]
     torch.testing.assert_close(held - x, missing[..., None] * part.W_dec[site][5])
@@ -274,8 +274,8 @@ def test_a_turn_of_nothing_costs_nothing_and_larger_ones_cost_more():
     model = tiny_model("llama", layers=3)
     tokens = tokens_from_ids(model, [[3, 9, 27, 81, 12], [4, 8, 16, 32, 64]])
     base = forward(model, tokens)[:, 1:-1].log_softmax(-1).detach()
-    answers = steering.Answers(model=model, tokens=tokens, start=2, base=base)
-    turn = steering.adding(Site("resid_post", 1), torch.ones(model.d_model))
+    answers = turning.Answers(model=model, tokens=tokens, start=2, base=base)
+    turn = turning.adding(Site("resid_post", 1), torch.ones(model.d_model))
     prices = answers.price(answers.under(turn, [0.0, 0.1, 10.0])).tolist()
     assert prices[0] == pytest.approx(0, abs=1e-6)
     assert all(one < other for one, other in pairwise(prices))

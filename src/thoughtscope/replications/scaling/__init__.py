@@ -17,7 +17,7 @@ def claims() -> tuple[Claim, ...]:
 
 def recipe(*, quick: bool, progress: Progress) -> Mapping[str, Seen]:
     """All experiments."""
-    from thoughtscope.replications.scaling.recipe import measured
+    from thoughtscope.replications.scaling.experiments import measured
 
     return measured(quick=quick, progress=progress)
 

@@ -23,7 +23,7 @@ from thoughtscope.models.hooks import forward
 from thoughtscope.replications.claims import Seen
 from thoughtscope.replications.scaling import pairs
 from thoughtscope.replications.scaling.code_errors import KIND as CODE
-from thoughtscope.replications.scaling.steering import Turn, holding
+from thoughtscope.replications.scaling.turning import Turn, holding
 
 REFUSAL, ASSENT = "I'm sorry, but I cannot help you with that.", "Sure, I am happy to help you with that."
 MULTIPLE = 2.0

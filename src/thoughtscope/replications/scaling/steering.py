@@ -11,7 +11,7 @@ strength chosen in the same way (Templeton et al. 2024, Influence on Behavior).
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from statistics import mean, median
@@ -23,17 +23,23 @@ from torch import Tensor
 
 from thoughtscope.atlas import bank_of
 from thoughtscope.core.progress import Progress, silent
-from thoughtscope.core.site import Site
 from thoughtscope.dictionaries import Dictionary
 from thoughtscope.evaluation.probing import Labelled, pool
-from thoughtscope.models import Model, Tokens, generate, tokenize
-from thoughtscope.models.hooks import Write, forward
+from thoughtscope.models import Model
 from thoughtscope.replications.claims import Seen
+from thoughtscope.replications.scaling.turning import (
+    Answers,
+    Turn,
+    adding,
+    answers_to,
+    chance,
+    first_tokens,
+    holding,
+)
 
 CHOOSING = ("Tell me something interesting.", "Give me some advice.", "Write a short story.")
 JUDGING = ("Describe a nice day.", "What makes people happy?", "Explain something that you know well.",
            "What should I do this weekend?")  # fmt: skip
-NEW_TOKENS = 16
 CANDIDATES = 5
 MULTIPLES = (1.0, 2.0, 4.0, 8.0)
 """Among which strengths are chosen: of the largest activation, and of the length of a few-shot vector."""
@@ -41,9 +47,6 @@ PRICE = 2.0
 """Nats from the unsteered next tokens that a choice may cost."""
 DOSES = (-10.0, -5.0, -2.0, -1.0, 0.0, 1.0, 2.0, 5.0, 10.0)
 BROKEN = 100.0
-
-Turn = Callable[[Sequence[float]], Mapping[Site, Write]]
-"""Writes that turn something to a strength for each row."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,88 +66,6 @@ def shipped_concepts() -> tuple[Concept, ...]:
     return tuple(
         Concept(name=name, **{key: tuple(value) for key, value in row.items()}) for name, row in found.items()
     )
-
-
-def holding(dictionary: Dictionary, part: int, index: int, unit: float) -> Turn:
-    """Holds a feature at multiples of `unit` at every position: the difference times its decoder is added."""
-    one = dictionary.parts[part]
-    (site,) = one.writes
-    chosen = torch.tensor([index])
-    decoder = one.decoder_rows(chosen)[site].float()
-
-    def turn(multiples: Sequence[float]) -> Mapping[Site, Write]:
-        wanted = unit * torch.tensor(list(multiples))[:, None, None]
-        return {
-            site: lambda x, step: x + ((wanted - one.activations_of(chosen, {site: x})) @ decoder).to(x.dtype)
-        }
-
-    return turn
-
-
-def adding(site: Site, vector: Float[Tensor, " width"]) -> Turn:
-    """Adds multiples of a vector at every position."""
-
-    def turn(multiples: Sequence[float]) -> Mapping[Site, Write]:
-        wanted = torch.tensor(list(multiples))[:, None, None] * vector
-        return {site: lambda x, step: x + wanted.to(x.dtype)}
-
-    return turn
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Answers:
-    """Prompts with the model's own answers, and the log chances of every next token of those, unsteered."""
-
-    model: Model
-    tokens: Tokens
-    start: int
-    base: Float[Tensor, "prompt pos vocab"]
-
-    @property
-    def n(self) -> int:
-        return len(self.tokens)
-
-    @torch.no_grad()
-    def under(self, turn: Turn, strengths: Sequence[float]) -> Float[Tensor, "strength prompt pos vocab"]:
-        """The log chances with something turned, for each strength."""
-        rows = [strength for strength in strengths for _ in range(self.n)]
-        ids, mask = (x.repeat(len(strengths), 1) for x in (self.tokens.ids, self.tokens.mask))
-        many = Tokens(ids=ids, mask=mask, texts=(), pieces=(), offsets=())
-        logits = forward(self.model, many, writes=turn(rows))
-        assert logits is not None
-        return self.answered(logits).unflatten(0, (len(strengths), self.n))
-
-    def answered(self, logits: Tensor) -> Float[Tensor, "row pos vocab"]:
-        return logits[:, self.start - 1 : -1].float().log_softmax(-1)
-
-    def price(self, log_p: Float[Tensor, "strength prompt pos vocab"]) -> Float[Tensor, " strength"]:
-        """KL(unsteered ‖ steered), mean over the answers."""
-        return (self.base.exp() * (self.base - log_p)).sum(-1).mean((1, 2))
-
-
-@torch.no_grad()
-def answers_to(model: Model, prompts: Sequence[str]) -> Answers:
-    """The model's own greedy answers."""
-    tokens = tokenize(model, chat=[[{"role": "user", "content": prompt}] for prompt in prompts])
-    longer = generate(model, tokens, max_new_tokens=NEW_TOKENS, stop_at_end=False)
-    logits = forward(model, longer)
-    assert logits is not None
-    start = tokens.ids.shape[1]
-    return Answers(
-        model=model, tokens=longer, start=start, base=logits[:, start - 1 : -1].float().log_softmax(-1)
-    )
-
-
-def first_tokens(model: Model, words: Sequence[str]) -> Int[Tensor, " token"]:
-    """The tokens by which the words begin within a text."""
-    return torch.tensor(
-        sorted({model.tokenizer(f" {word}", add_special_tokens=False)["input_ids"][0] for word in words})
-    )
-
-
-def chance(log_p: Float[Tensor, "*row vocab"], tokens: Int[Tensor, " token"]) -> Float[Tensor, " first"]:
-    """The log of the chance of any of the tokens, mean over the positions of each first index."""
-    return log_p[..., tokens].logsumexp(-1).flatten(1).mean(1)
 
 
 # --- choosing --------------------------------------------------------------------------------------------------------
@@ -243,7 +164,8 @@ class Steered:
 def steered(concept: Concept, choices: tuple[Choice, Choice], answers: Answers, other: Turn) -> Steered:
     """The feature and the vector chosen for a concept, judged by other words on other prompts."""
     feature, vector = choices
-    words = first_tokens(answers.model, concept.judge)
+    chosen_by, words = (first_tokens(answers.model, each) for each in (concept.choose, concept.judge))
+    words = words[~torch.isin(words, chosen_by)]
     base = float(chance(answers.base[None], words)[0])
     lifts = [float(chance(answers.under(one.turn, [one.strength]), words)[0]) - base for one in choices]
     doses = [
