@@ -27,7 +27,7 @@ COEFFICIENT = 0.4
 """Of the penalty, for every size and length: only then are losses comparable."""
 LEARNING_RATE = 3e-3
 START_L0 = 32.0
-EVALUATED = 32_768
+EVALUATED = 16_384
 """Held-out rows on which losses are taken; those of the longest trainings are taken on all, since dead features need
 many."""
 
@@ -37,7 +37,7 @@ class Grid:
     """What is trained: every size for every length, with every seed."""
 
     sizes: tuple[int, ...] = (64, 128, 256, 512, 1024, 2048, 4096, 8192)
-    lengths: tuple[int, ...] = (16_384, 32_768, 65_536, 131_072, 262_144, 524_288)
+    lengths: tuple[int, ...] = (16_384, 32_768, 65_536, 131_072, 262_144)
     """In tokens."""
     seeds: tuple[int, ...] = (0, 1)
 
