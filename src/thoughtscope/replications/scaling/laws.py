@@ -23,7 +23,7 @@ from thoughtscope.replications.scaling.material import BATCH, SITE, Material
 from thoughtscope.training import Recipe, recipes, train
 from thoughtscope.training.run import finished
 
-COEFFICIENT = 0.4
+COEFFICIENT = 0.2
 """Of the penalty, for every size and length: only then are losses comparable."""
 LEARNING_RATE = 3e-3
 START_L0 = 32.0
@@ -37,7 +37,7 @@ class Grid:
     """What is trained: every size for every length, with every seed."""
 
     sizes: tuple[int, ...] = (64, 128, 256, 512, 1024, 2048, 4096, 8192)
-    lengths: tuple[int, ...] = (16_384, 32_768, 65_536, 131_072, 262_144)
+    lengths: tuple[int, ...] = (8192, 16_384, 32_768, 65_536, 131_072, 262_144)
     """In tokens."""
     seeds: tuple[int, ...] = (0, 1)
 

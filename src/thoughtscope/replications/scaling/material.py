@@ -25,7 +25,7 @@ SITE = "resid_post.2"
 LONGEST = 48
 """Tokens of a sample."""
 TOGETHER = 1024
-BATCH = 512
+BATCH = 128
 
 
 @dataclass(frozen=True, kw_only=True)
