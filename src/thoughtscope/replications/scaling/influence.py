@@ -42,15 +42,11 @@ SMOLLM2 = (
     "The capital of France is the city of",
     "John says, I want to be alone right now. John feels",
     "The opposite of hot is",
-    "Kobe Bryant played basketball for the Los Angeles",
     "The chemical symbol for water is",
     "She poured the milk into the coffee and drank the",
     "Two plus two equals",
     "In winter the lake is covered with",
-    "The first president of the United States was George",
-    "He opened the door with his",
     "Bees make",
-    "The doctor told the patient to take the",
 )
 """What the models are asked: facts, opposites and sums; and texts whose next word follows from what was said."""
 

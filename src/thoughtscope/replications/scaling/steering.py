@@ -38,9 +38,8 @@ from thoughtscope.replications.scaling.turning import (
 )
 
 CHOOSING = ("Tell me something interesting.", "Give me some advice.", "Write a short story.")
-JUDGING = ("Describe a nice day.", "What makes people happy?", "Explain something that you know well.",
-           "What should I do this weekend?")  # fmt: skip
-CANDIDATES = 5
+JUDGING = ("Describe a nice day.", "What makes people happy?", "Explain something that you know well.")
+CANDIDATES = 4
 MULTIPLES = (1.0, 2.0, 4.0, 8.0)
 """Among which strengths are chosen: of the largest activation, and of the length of a few-shot vector."""
 PRICE = 2.0
