@@ -131,7 +131,7 @@ def test_a_word_is_covered_by_a_feature_that_fires_on_it_alone():
     eye = torch.eye(model.d_model)
     identity = type(part)(name=laws.SITE, activation=type(part.activation)(kind="relu"), W_enc={site: eye},
                           b_enc=torch.zeros(model.d_model), W_dec={site: eye}, b_dec={})  # fmt: skip
-    run = laws.Trained(size=model.d_model, length=1, seed=0, loss=0.0, variance=0.0, l0=0.0, dead=0.0,
+    run = laws.Trained(size=model.d_model, length=1, seed=0, n=1, loss=0.0, variance=0.0, l0=0.0, dead=0.0,
                        dictionary=type(random_coder(model, [laws.SITE]))(
                            name="id", scan="id", model_name=model.name, parts=(identity,)))  # fmt: skip
     half = len(token) // 2

@@ -49,6 +49,8 @@ class Trained:
     size: int
     length: int
     seed: int
+    n: int
+    """Of those rows."""
     loss: float
     variance: float
     """Share explained."""
@@ -83,7 +85,7 @@ def trained(
     dictionary = finished(state, name=f"scaling/{size}/{length}/{seed}", model_name=material.model.name)
     unit = next(iter(state.scaling.unit.values()))
     figures = evaluated(dictionary, rows, unit)
-    return Trained(size=size, length=length, seed=seed, dictionary=dictionary, **figures)
+    return Trained(size=size, length=length, seed=seed, n=len(rows), dictionary=dictionary, **figures)
 
 
 @torch.no_grad()
@@ -176,7 +178,7 @@ def measure(runs: Sequence[Trained]) -> dict[str, Seen]:
         ),
         "variance": Seen(
             values=tuple(run.variance for run in last),
-            n=EVALUATED,
+            n=last[0].n,
             note=f"L0 {', '.join(f'{run.l0:.1f}' for run in last)}",
         ),
     }
