@@ -6,6 +6,7 @@ in the README beside it. What needs SmolLM2 is "not measured" where the model wa
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from _claim import Measured, main, told
@@ -42,11 +43,16 @@ def shown(verdict: Any) -> dict[str, Any]:
         "paper": claim.paper,
         "published": claim.published,
         "outcome": verdict.outcome,
-        "values": None if seen is None else [round(value, 4) for value in seen.values],
-        "controls": None if seen is None else [round(value, 4) for value in seen.controls],
+        "values": None if seen is None else rounded(seen.values),
+        "controls": None if seen is None else rounded(seen.controls),
         "n": None if seen is None else seen.n,
         "note": None if seen is None else seen.note,
     }
+
+
+def rounded(values: tuple[float, ...]) -> list[float | None]:
+    """As JSON has them: what is no number is null."""
+    return [round(value, 4) if math.isfinite(value) else None for value in values]
 
 
 if __name__ == "__main__":
