@@ -13,5 +13,5 @@ from thoughtscope.replications.replication import Measured as Measured
 from thoughtscope.replications.replication import Replicated as Replicated
 from thoughtscope.replications.replication import Replication as Replication
 from thoughtscope.replications.replication import replicate as replicate
-from thoughtscope.replications.towards import TOWARDS as TOWARDS
 from thoughtscope.replications.scaling import SCALING as SCALING
+from thoughtscope.replications.towards import TOWARDS as TOWARDS
