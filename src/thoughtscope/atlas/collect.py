@@ -161,7 +161,7 @@ def output_tokens(model: Model, part: Part) -> dict[str, Tensor]:
 
     Features that write elsewhere than to the residual stream (to heads, to neurons) have empty lists.
     """
-    if not _residual_writes(part):
+    if not residual_writes(part):
         empty = torch.zeros(part.n_features, 0, dtype=torch.int32)
         strength = torch.zeros(part.n_features, dtype=torch.float16)
         return {"top_logits": empty, "bottom_logits": empty, "output_strength": strength}
@@ -183,13 +183,13 @@ def direct_logits(model: Model, part: Part, index: Int[Tensor, " feature"]) -> F
     """
     norm, unembed = model.family.final_norm, model.family.unembed.float()
     rows = part.decoder_rows(index)
-    direction = torch.stack([rows[site] for site in _residual_writes(part)]).sum(0).to(unembed.device)
+    direction = torch.stack([rows[site] for site in residual_writes(part)]).sum(0).to(unembed.device)
     if norm is not None:
         direction = norm.centre(direction) * norm.weight.float()  # (feature, d_model)
     return direction @ unembed.T
 
 
-def _residual_writes(part: Part) -> list[Site]:
+def residual_writes(part: Part) -> list[Site]:
     """The written sites that are sums in the residual stream."""
     return [site for site in part.writes if site.kind in _TO_RESIDUAL]
 
