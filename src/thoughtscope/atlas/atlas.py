@@ -52,8 +52,11 @@ class Atlas:
                 f"The examples are of a dictionary with {found} features; {self.dictionary.name} has "
                 f"{widths(self.dictionary)}. Collect its own: thoughtscope features collect."
             )
-        if self.map is not None:
-            self.map.check_of(self.dictionary)
+        if self.map is not None and self.map.n_features != found:
+            raise DictionaryMismatch(
+                f"This is a map of {self.map.dictionary_name} with {self.map.n_features} features; {self.dictionary.name} "
+                f"has {found}. Make its own."
+            )
 
     @property
     def firsts(self) -> Int[np.ndarray, " part"]:

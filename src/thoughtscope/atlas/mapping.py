@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from thoughtscope.atlas.clusters import hdbscan
-from thoughtscope.atlas.maps import N_NEIGHBOURS, umap
-from thoughtscope.atlas.neighbours import Neighbours, neighbours
-from thoughtscope.core.errors import CorruptArtefact, DictionaryMismatch
+from thoughtscope.atlas.maps import EPOCHS, N_NEIGHBOURS, umap
+from thoughtscope.atlas.neighbours import Neighbours, directions, neighbours
+from thoughtscope.core.errors import CorruptArtefact
 from thoughtscope.core.progress import Progress, silent
-from thoughtscope.core.store import load_artefact, save_artefact
+from thoughtscope.core.store import is_artefact, load_artefact, save_artefact
 
 if TYPE_CHECKING:
     from thoughtscope.dictionaries import Dictionary
 
 KIND = "feature-map"
-FOLDER = "map"
-"""Where a map lies inside its dictionary's folder."""
 MAP_DISTANCE, CLUSTER_DISTANCE, CLUSTER_DIM, LEAST = 0.05, 0.1, 10, 3
 """`min_dist` of the map and of the clusters' layout, its dimensions, and the least cluster (Bricken et al. 2023)."""
 
@@ -32,7 +31,8 @@ class FeatureMap:
     """An artefact. Features are numbered over all parts, one part behind the other."""
 
     dictionary_name: str
-    scan: str
+    digest: str
+    "SHA-256 of the directions and of which features have a place: whose map this is."
     n_features: tuple[int, ...]
     "Of each part."
     place: Float[np.ndarray, "feature 2"]
@@ -43,7 +43,11 @@ class FeatureMap:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Writes the map as an artefact."""
-        meta = {"dictionary_name": self.dictionary_name, "scan": self.scan, "n_features": list(self.n_features)}
+        meta = {
+            "dictionary_name": self.dictionary_name,
+            "digest": self.digest,
+            "n_features": list(self.n_features),
+        }
         tensors = {"place": self.place, "cluster": self.cluster, **vars(self.near)}
         return save_artefact(path, kind=KIND, tensors={"map": tensors}, meta=meta)
 
@@ -57,7 +61,7 @@ class FeatureMap:
             near = Neighbours(index=held.pop("index"), cosine=held.pop("cosine"))
             found = cls(
                 dictionary_name=meta["dictionary_name"],
-                scan=meta["scan"],
+                digest=meta["digest"],
                 n_features=tuple(meta["n_features"]),
                 near=near,
                 **held,
@@ -71,24 +75,52 @@ class FeatureMap:
             raise CorruptArtefact(f"{path} is a feature map whose tables do not fit each other.")
         return found
 
-    def check_of(self, dictionary: Dictionary) -> None:
-        """Raises `DictionaryMismatch` for the map of another dictionary."""
-        if (self.scan, self.n_features) != (dictionary.scan, widths(dictionary)):
-            raise DictionaryMismatch(
-                f"This is a map of {self.dictionary_name} with {self.n_features} features; {dictionary.name} is another "
-                "dictionary. Make its own."
-            )
-
 
 def widths(dictionary: Dictionary) -> tuple[int, ...]:
     """How many features each part has."""
     return tuple(part.n_features for part in dictionary.parts)
 
 
+def map_digest(dictionary: Dictionary, alive: Bool[np.ndarray, " feature"]) -> str:
+    """What decides every number of a map: the directions, and which features have a place."""
+    found = hashlib.sha256(np.packbits(alive).tobytes())
+    for part in dictionary.parts:
+        found.update(directions(part).numpy().tobytes())
+    return found.hexdigest()
+
+
+def kept_map(
+    dictionary: Dictionary,
+    folder: str | os.PathLike[str],
+    *,
+    alive: Bool[np.ndarray, " feature"],
+    make: bool = True,
+    progress: Progress = silent,
+) -> FeatureMap | None:
+    """The map that is kept in a folder of maps, each under its digest; made and kept where there is none yet.
+
+    With `make=False`, None where there is none. A damaged one is made anew.
+    """
+    digest = map_digest(dictionary, alive)
+    place = Path(folder) / digest[:24]
+    if is_artefact(place, kind=KIND):
+        try:
+            found = FeatureMap.load(place)
+            if (found.digest, found.n_features) == (digest, widths(dictionary)):
+                return found
+        except CorruptArtefact:
+            pass
+    if not make:
+        return None
+    made = feature_map(dictionary, alive=alive, progress=progress)
+    made.save(place)
+    return made
+
+
 def feature_map(
     dictionary: Dictionary,
     *,
-    alive: Bool[np.ndarray, " feature"] | None = None,
+    alive: Bool[np.ndarray, " feature"],
     seed: int = 0,
     progress: Progress = silent,
 ) -> FeatureMap:
@@ -98,18 +130,18 @@ def feature_map(
     `2 * LEAST` features with a place; with fewer, none has one.
     """
     near = neighbours(dictionary, k=N_NEIGHBOURS - 1, among=alive, progress=progress)
-    n = len(near.index)
-    chosen = np.arange(n) if alive is None else np.flatnonzero(alive)
+    n, chosen = len(near.index), np.flatnonzero(alive)
     place = np.full((n, 2), np.nan, np.float32)
     cluster = np.full(n, -1, np.int32)
     index, distance = _among(near, chosen)
     if len(chosen) >= 2 * LEAST and index.shape[1]:
-        place[chosen] = umap(index, distance, min_dist=MAP_DISTANCE, seed=seed, progress=progress)
-        wide = umap(index, distance, dim=CLUSTER_DIM, min_dist=CLUSTER_DISTANCE, seed=seed, progress=progress)
+        how: dict[str, Any] = {"epochs": EPOCHS, "seed": seed, "progress": progress}
+        place[chosen] = umap(index, distance, min_dist=MAP_DISTANCE, **how)
+        wide = umap(index, distance, dim=CLUSTER_DIM, min_dist=CLUSTER_DISTANCE, **how)
         cluster[chosen] = hdbscan(wide, min_cluster_size=LEAST)
     return FeatureMap(
         dictionary_name=dictionary.name,
-        scan=dictionary.scan,
+        digest=map_digest(dictionary, alive),
         n_features=widths(dictionary),
         place=place,
         cluster=cluster,

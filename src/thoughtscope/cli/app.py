@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from thoughtscope.cli.atlas import atlas
 from thoughtscope.cli.chat import chat
 from thoughtscope.cli.console import emit, printable, reporting, show_what_can_be_shown, untold
 from thoughtscope.cli.convert import convert
@@ -164,6 +165,14 @@ add(
     "features collect specimen/clt --data text:texts --max-tokens 1000 --out ./examples",
     "features collect ./transcoders --model ./llama --data text:texts --recording ./recording --out ./examples",
     group=features,
+)
+add(
+    atlas,
+    "Write all features of a dictionary as one page.",
+    "Write every feature of a dictionary as a folder that opens from disk: a list to search, a map, examples, "
+    "neighbours. The page that `thoughtscope serve` has at /atlas can steer features and name them, too.",
+    "atlas specimen/clt --out ./atlas",
+    "atlas specimen/clt --data text:texts --max-tokens 1000 --out ./recorded --no-map",
 )
 add(
     sweep,

@@ -12,7 +12,7 @@ import { readIndex } from "./atlas/index.js";
 import { FeatureList, stepped } from "./atlas/list.js";
 import { FeatureMap, zoomed } from "./atlas/map.js";
 import { openFeature } from "./atlas/opening.js";
-import { piece } from "./atlas/pieces.js";
+import { forget, piece } from "./atlas/pieces.js";
 import { Search, runSearch } from "./atlas/search.js";
 import { getAtlas, resetAtlas, setAtlas } from "./atlas/state.js";
 import { textOf } from "./atlas/details.js";
@@ -24,14 +24,16 @@ import { plainText } from "./text.js";
 import { Login } from "./views/login.js";
 
 function App() {
-  const { index, fatal, locked, theme } = useParts("index", "fatal", "locked", "theme");
+  const { index, fatal, locked, theme, mapping } = useParts("index", "fatal", "locked", "theme", "mapping");
   useLayoutEffect(() => { document.documentElement.dataset.theme = theme; }, [theme]); // before the map is coloured
   if (fatal) return html`<${Alone}><h1>The page cannot start</h1><p class="lead" role="alert">${fatal}</p><//>`;
   if (locked) return html`<${Alone}><${Login} start=${start} /><//>`;
   if (!index) return html`<${Alone}><p class="quiet" role="status">Reading the features…</p><//>`;
   return html`<div class="atlas-app"><${Header} index=${index} />
-    <main class=${index.place ? "atlas-work" : "atlas-work bare"}><${FeatureList} />
+    <main class=${index.place || mapping ? "atlas-work" : "atlas-work bare"}><${FeatureList} />
       ${index.place && html`<${FeatureMap} />`}
+      ${!index.place && mapping && html`<section class="map panel"><p class="quiet pad" role="status">Making the map:
+        about a minute, the first time. The list can be used meanwhile.</p></section>`}
       <${Splitter} name="atlas-width" label="Width of the feature" axis="x" panel=".atlas-feature" least=${320} />
       <${Feature} /></main><${Notice} /></div>`;
 }
@@ -68,9 +70,26 @@ async function start() {
     await follow();
     await textOf(index);
     setAtlas({ index: { ...index } }); // peaks can be named now
+    if (!index.place && canWrite()) await awaitMap();
   } catch (error) {
     const { code, message } = /** @type {any} */ (error);
     setState(code === "token_needed" ? { locked: true, theme: savedTheme() } : { fatal: message });
+  }
+}
+
+/** The server makes the map the first time that somebody wants it; all else can be used meanwhile. */
+async function awaitMap() {
+  try {
+    setAtlas({ mapping: true });
+    await piece("map");
+    forget();
+    const { index } = getAtlas();
+    const fresh = readIndex(await piece("index"));
+    setAtlas({ index: { ...fresh, scanned: index?.scanned ?? null } });
+  } catch (error) {
+    notify(`There is no map: ${/** @type {Error} */ (error).message}`, "error");
+  } finally {
+    setAtlas({ mapping: false });
   }
 }
 

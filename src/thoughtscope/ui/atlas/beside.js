@@ -13,7 +13,7 @@ const SHOWN = 8;
 export function Beside({ beside }) {
   return html`<div class="beside">
     <${Features} title="Near" hint="by the cosine of what they write" list=${beside.near}
-      share=${(one) => one.cosine} text=${(one) => one.cosine.toFixed(2)} missing="This atlas was made without a map." />
+      share=${(one) => one.cosine} text=${(one) => one.cosine.toFixed(2)} missing="There is no map yet." />
     <${Features} title="Fires with" hint="by Jaccard’s index; and on how much of its text" list=${beside.together}
       share=${(one) => one.jaccard} text=${(one) => `${one.jaccard.toFixed(2)} · ${percent(one.given, 0)}`}
       missing="Not recorded: make the atlas with --data or --recording." />

@@ -4,6 +4,7 @@ import { themeColour } from "../colour.js";
 import { mixed, pixelOf } from "./drawing.js";
 
 const HUES = [212, 28, 158, 340, 46, 268, 188, 8, 96, 310, 128, 236];
+const WORD = /[\p{L}\p{N}]/u; // what a name of a cluster holds at least
 const UNPLACED = 0.3; // how much of the ink a point in no cluster has
 
 export const COLOURS = [{ value: "cluster", name: "cluster", title: "Features that lie densely share a hue" },
@@ -18,7 +19,7 @@ export function coloursOf(index, kind) {
   const colours = new Uint32Array(index.n);
   if (kind === "cluster") {
     const dark = getComputedStyle(document.documentElement).colorScheme === "dark";
-    const hues = HUES.map((hue) => pixelOf(`hsl(${hue} ${dark ? 42 : 40}% ${dark ? 62 : 47}%)`));
+    const hues = HUES.map((hue) => pixelOf(`hsl(${hue} ${dark ? 38 : 34}% ${dark ? 62 : 47}%)`));
     const none = mixed(ground, ink, UNPLACED);
     for (let i = 0; i < index.n; i += 1) {
       const cluster = index.cluster[i];
@@ -56,7 +57,7 @@ export function clusterNames(index, labels) {
     found.y += index.place[2 * i + 1];
     found.n += 1;
     const name = labels(i).split(" → ")[0].split(",")[0].toLowerCase();
-    if (name) found.counts.set(name, (found.counts.get(name) ?? 0) + 1);
+    if (WORD.test(name)) found.counts.set(name, (found.counts.get(name) ?? 0) + 1);
     names.set(cluster, found);
   }
   return [...names].sort((one, other) => one[0] - other[0]).map(([cluster, { x, y, n, counts }]) => {

@@ -6,7 +6,7 @@ import { notify } from "../actions/notice.js";
 import { canTrace, source } from "../actions/source.js";
 import { Examples, Histogram, Logits } from "../components/examples.js";
 import { useParts } from "../store.js";
-import { percent, plainNumber, plainText, readTurns, spellTurns } from "../text.js";
+import { plainNumber, plainText, readTurns, spellTurns } from "../text.js";
 import { Beside, Family, Specificity } from "./beside.js";
 import { detailOf } from "./details.js";
 import { idOf, labelOf, placed } from "./index.js";
@@ -53,8 +53,7 @@ function Head({ feature, label }) {
   const id = idOf(index, feature);
   const automatic = index.labels[feature];
   const cluster = index.cluster?.[feature] ?? -1;
-  const facts = [`fires on ${percent(index.count[feature] / Math.max(1, index.tokens))} of tokens`,
-    index.count[feature] > 0 && `largest ${plainNumber(index.largest[feature])}`,
+  const facts = [index.count[feature] > 0 && `largest activation ${plainNumber(index.largest[feature])}`,
     cluster >= 0 && `cluster ${cluster}`].filter(Boolean);
   return html`<header class="feature-head"><p class="feature-place"><b>${id}</b> <span>${facts.join(" · ")}</span></p>
     ${canTrace() ? html`<${Naming} feature=${feature} id=${id} />`

@@ -124,6 +124,7 @@ function mark(canvas, scene, ratio) {
     const text = clip(plainText(labelOf(index, people, one) || idOf(index, one)), 36);
     write(context, text, x, y - 15 * ratio, taken, ratio, `600 ${12 * ratio}px`, "--ink");
   }
+  if (getAtlas().found) return; // what was found speaks for itself
   let shown = 0;
   for (const { x, y, name } of names) {
     if (shown >= NAMES) break;

@@ -22,6 +22,11 @@ export function piece(name) {
   return found;
 }
 
+/** Forgets what was read, as the server knows more now; the text stays as it is. */
+export function forget() {
+  for (const key of [...known.keys()]) if (key !== "text") known.delete(key);
+}
+
 /** A piece as a script beside the page: all that a page from disk may load. It calls `thoughtscopeAtlas`. */
 function scripted(name) {
   return new Promise((resolve, reject) => {

@@ -4,6 +4,7 @@ import { getState, setState } from "../store.js";
 
 const START = {
   /** @type {import("./index.js").Index | null} */ index: null, // all features in short
+  mapping: false, // the server makes the map
   find: { mode: "words", text: "" },
   /** @type {{ places: number[], notes: string[] | null, of: string } | null} */ found: null, // null: all features
   finding: false,

@@ -1,0 +1,121 @@
+"""`thoughtscope atlas`: every feature of a dictionary as a page that opens from disk."""
+
+from __future__ import annotations
+
+import webbrowser
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from thoughtscope.cli.console import emit, make_folder, printable, progress_lines, written
+from thoughtscope.cli.options import Device, DType, Json, ModelName
+from thoughtscope.cli.training import SOURCES, opened
+from thoughtscope.core.errors import ThoughtscopeError
+
+if TYPE_CHECKING:
+    from thoughtscope.atlas import FeatureBank, Recording
+    from thoughtscope.core.progress import Progress
+    from thoughtscope.dictionaries import Dictionary
+
+
+def atlas(
+    dictionary: Annotated[str, typer.Argument(help="A dictionary's folder or name: specimen/clt, smollm2/sae, …")],
+    out: Annotated[Path, typer.Option(help="The folder to write; its index.html is the page.")],
+    data: Annotated[
+        str | None,
+        typer.Option("--data", help=f"Text to record, for co-firing and specificity: {SOURCES}."),
+    ] = None,
+    recording: Annotated[
+        Path | None,
+        typer.Option(help="A recording of the dictionary to take them from; with --data, where it is kept."),
+    ] = None,
+    family: Annotated[
+        list[str] | None,
+        typer.Option("--family", help="A dictionary of another size at the same sites; may be given several times."),
+    ] = None,
+    model: ModelName = "specimen",
+    max_tokens: Annotated[int, typer.Option(min=2, help="Tokens of --data.")] = 200_000,
+    no_map: Annotated[bool, typer.Option("--no-map", help="Leave out map and neighbours.")] = False,
+    open_page: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    device: Device = None,
+    dtype: DType = None,
+    as_json: Json = False,
+) -> None:
+    """Writes the page, an index and pieces on demand. Only --data needs the model."""
+    from thoughtscope.atlas.atlas import Atlas, bank_required, recorded_of
+    from thoughtscope.atlas.families import family_tree
+    from thoughtscope.atlas.mapping import kept_map
+    from thoughtscope.core.files import MAPS, default_folder
+    from thoughtscope.dictionaries import load_dictionary
+    from thoughtscope.microscope import user_labels
+    from thoughtscope.reports import AtlasPage
+
+    made_folder = make_folder(out / "index.html")
+    found = load_dictionary(dictionary)
+    bank = bank_required(found)
+    with progress_lines(quiet=as_json) as progress:
+        text = _recording(found, data, recording, model, device, dtype, max_tokens, progress)
+        recorded = None if text is None else recorded_of(bank, text, progress=progress)
+        alive = Atlas(dictionary=found, bank=bank).count > 0
+        where = default_folder() / MAPS
+        places = None if no_map else kept_map(found, where, alive=alive, progress=progress)
+        relatives = [load_dictionary(name) for name in family or ()]
+        whole = Atlas(
+            dictionary=found,
+            bank=bank,
+            map=places,
+            recorded=recorded,
+            families=family_tree([found, *relatives]) if relatives else None,
+            relatives={each.name: _labels(each) for each in relatives},
+        )
+        labels = user_labels().of(found.name)
+        page = AtlasPage(atlas=whole, labels=labels)
+        index = page.save(out, progress=progress)
+    size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+    if as_json:
+        emit({"atlas": str(index), "features": int(whole.firsts[-1]), "bytes": size, "labels": len(labels)})
+    else:
+        print(f"{written(index, made_folder)}\n{int(whole.firsts[-1]):,} features, {size / 1e6:.1f} MB")
+        print(f"Open it in any browser. To steer features and name them: {printable(_served(found, model))}")
+    if open_page:
+        webbrowser.open(index.resolve().as_uri())
+
+
+def _recording(
+    dictionary: Dictionary,
+    data: str | None,
+    folder: Path | None,
+    model: str,
+    device: str | None,
+    dtype: str | None,
+    max_tokens: int,
+    progress: Progress,
+) -> Recording | None:
+    """A recording that is there, or one of `data`; None where neither is asked for."""
+    from thoughtscope.atlas import load_recording, record
+    from thoughtscope.training.data import parse_source
+
+    if data is None:
+        return None if folder is None else load_recording(folder)
+    loaded = opened(model, device, dtype)
+    assert loaded is not None
+    documents = parse_source(data, loaded).documents()
+    made = record(loaded, dictionary, documents, folder, max_tokens=max_tokens, progress=progress)
+    if made is None:
+        raise ThoughtscopeError("The recording is not whole: several processes were recording. Run it again, alone.")
+    return made
+
+
+def _labels(dictionary: Dictionary) -> list[list[str]]:
+    """What the features of a family's other dictionary are called, by part; empty where it has no examples."""
+    from thoughtscope.atlas import bank_of
+
+    bank: FeatureBank | None = bank_of(dictionary)
+    if bank is None:
+        return [[""] * part.n_features for part in dictionary.parts]
+    return [bank.auto_labels(layer) for layer in range(len(bank.layers))]
+
+
+def _served(dictionary: Dictionary, model: str) -> str:
+    return f"thoughtscope serve --model {model} --dictionary {dictionary.name}"
