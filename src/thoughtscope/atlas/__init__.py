@@ -1,5 +1,9 @@
 """What is known of a dictionary's features from real text: examples, histograms, outputs, labels, concepts."""
 
+from thoughtscope.atlas.atlas import Atlas as Atlas
+from thoughtscope.atlas.atlas import Recorded as Recorded
+from thoughtscope.atlas.atlas import bank_required as bank_required
+from thoughtscope.atlas.atlas import recorded_of as recorded_of
 from thoughtscope.atlas.bank import FeatureBank as FeatureBank
 from thoughtscope.atlas.bank import bank_of as bank_of
 from thoughtscope.atlas.collect import bank_of_recording as bank_of_recording
@@ -11,12 +15,23 @@ from thoughtscope.atlas.concepts import load_concepts as load_concepts
 from thoughtscope.atlas.concepts import name_nodes as name_nodes
 from thoughtscope.atlas.concepts import read_concepts as read_concepts
 from thoughtscope.atlas.concepts import save_concepts as save_concepts
+from thoughtscope.atlas.families import FamilyTree as FamilyTree
+from thoughtscope.atlas.families import Splits as Splits
+from thoughtscope.atlas.families import family_tree as family_tree
 from thoughtscope.atlas.labels import auto_label as auto_label
+from thoughtscope.atlas.mapping import FeatureMap as FeatureMap
+from thoughtscope.atlas.mapping import feature_map as feature_map
+from thoughtscope.atlas.mapping import kept_map as kept_map
+from thoughtscope.atlas.neighbours import CoFiring as CoFiring
+from thoughtscope.atlas.neighbours import Neighbours as Neighbours
+from thoughtscope.atlas.neighbours import co_firing as co_firing
+from thoughtscope.atlas.neighbours import neighbours as neighbours
 from thoughtscope.atlas.recording import Recording as Recording
 from thoughtscope.atlas.recording import load_recording as load_recording
 from thoughtscope.atlas.recording import record as record
 from thoughtscope.atlas.search import Found as Found
 from thoughtscope.atlas.search import find_text as find_text
+from thoughtscope.atlas.specificity import specificity as specificity
 from thoughtscope.atlas.teaching import ConceptTable as ConceptTable
 from thoughtscope.atlas.teaching import Occurrence as Occurrence
 from thoughtscope.atlas.teaching import learn_concept as learn_concept

@@ -45,13 +45,13 @@ class CoFiring:
     "P(other | feature): on which share of the feature's tokens the other is active."
 
 
-def directions(part: Part) -> Float[Tensor, "feature d"]:
-    """What each feature of a part writes, at length 1; a feature without a decoder stays 0.
+def directions(part: Part, index: Int[Tensor, " active"] | None = None) -> Float[Tensor, "feature d"]:
+    """What each feature of a part writes, or some of them, at length 1; a feature without a decoder stays 0.
 
     Decoders to the residual stream are added up, so that features of several layers lie in one space; a part that
     writes elsewhere has its decoders side by side.
     """
-    rows = part.decoder_rows(torch.arange(part.n_features))
+    rows = part.decoder_rows(torch.arange(part.n_features) if index is None else index)
     residual = residual_writes(part)
     if residual:
         whole = torch.stack([rows[site].float() for site in residual]).sum(0)

@@ -16,7 +16,7 @@ from thoughtscope.cli.convert import convert
 from thoughtscope.cli.curves import curves
 from thoughtscope.cli.doctor import doctor
 from thoughtscope.cli.evaluate import evaluate
-from thoughtscope.cli.features import collect
+from thoughtscope.cli.features import collect, export
 from thoughtscope.cli.fetch import fetch
 from thoughtscope.cli.harvest import harvest
 from thoughtscope.cli.intervene import intervene
@@ -39,7 +39,7 @@ app = typer.Typer(
 
 
 features = typer.Typer(
-    help="What a dictionary's features are: collect examples of them.",
+    help="What a dictionary's features are: collect examples of them, and write them for other tools.",
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -164,6 +164,15 @@ add(
     "Run the model over text once, and write examples, histograms and outputs of every feature, for the pages to show.",
     "features collect specimen/clt --data text:texts --max-tokens 1000 --out ./examples",
     "features collect ./transcoders --model ./llama --data text:texts --recording ./recording --out ./examples",
+    group=features,
+)
+add(
+    export,
+    "Write features in other tools' layouts.",
+    "Write a dictionary's features for other tools: SAEDashboard's batches, Neuronpedia's import layout, a Parquet "
+    "table for embedding-atlas, or circuit-tracer's feature files. What people call them goes along.",
+    "features export specimen/clt --format circuit-tracer --out ./for-circuit-tracer",
+    "features export specimen/clt --format neuronpedia --model-id specimen --source-set clt --out ./for-neuronpedia",
     group=features,
 )
 add(

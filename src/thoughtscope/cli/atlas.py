@@ -43,9 +43,7 @@ def atlas(
     as_json: Json = False,
 ) -> None:
     """Writes the page, an index and pieces on demand. Only --data needs the model."""
-    from thoughtscope.atlas.atlas import Atlas, bank_required, recorded_of
-    from thoughtscope.atlas.families import family_tree
-    from thoughtscope.atlas.mapping import kept_map
+    from thoughtscope.atlas import Atlas, bank_required, family_tree, kept_map, recorded_of
     from thoughtscope.core.files import MAPS, default_folder
     from thoughtscope.dictionaries import load_dictionary
     from thoughtscope.microscope import user_labels

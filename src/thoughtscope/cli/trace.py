@@ -63,7 +63,7 @@ def trace(
     from thoughtscope import microscope
     from thoughtscope.cli.summary import summary_data, summary_text
     from thoughtscope.graphs.json_write import write_text
-    from thoughtscope.graphs.names import plain_name
+    from thoughtscope.core.ids import plain_name
     from thoughtscope.reports.payload import graph_file
 
     given = asked(prompt, chat, system, answer)

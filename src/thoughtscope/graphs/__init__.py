@@ -29,7 +29,7 @@ from thoughtscope.graphs.linear import linearise as linearise
 from thoughtscope.graphs.names import feature_key as feature_key
 from thoughtscope.graphs.names import file_ids as file_ids
 from thoughtscope.graphs.names import node_of_file_id as node_of_file_id
-from thoughtscope.graphs.names import place_of_number as place_of_number
+from thoughtscope.core.ids import place_of_number as place_of_number
 from thoughtscope.graphs.price import Price as Price
 from thoughtscope.graphs.price import require_affordable as require_affordable
 from thoughtscope.graphs.price import require_keepable as require_keepable

@@ -20,8 +20,7 @@ def atlas_page(
     `maps` is where maps are kept; with `make=False` the page goes without one that was not made yet, as it does without
     `maps`. Raises `DictionaryMismatch` with the command that collects examples where there are none.
     """
-    from thoughtscope.atlas.atlas import Atlas, bank_required
-    from thoughtscope.atlas.mapping import kept_map
+    from thoughtscope.atlas import Atlas, bank_required, kept_map
     from thoughtscope.reports import AtlasPage
 
     bank = microscope.bank or bank_required(microscope.dictionary)

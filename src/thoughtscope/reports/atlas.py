@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 
 import thoughtscope
-from thoughtscope.atlas.atlas import Atlas
-from thoughtscope.atlas.bank import FeatureBank, LayerRecords
+from thoughtscope.atlas import Atlas, FeatureBank
+from thoughtscope.atlas.bank import LayerRecords
 from thoughtscope.core.errors import UnknownFeature
-from thoughtscope.core.files import atomic_write_text, replaced_folder
+from thoughtscope.core.files import replaced_folder
 from thoughtscope.core.progress import Progress, silent
 from thoughtscope.reports.report import embed_json, render
 
@@ -77,9 +77,9 @@ class AtlasPage:
         with replaced_folder(target, belongs=lambda name: Path(name).parts[0] in ("index.html", "data")) as fresh:
             (fresh / "data").mkdir()
             for done, name in enumerate(self.pieces):
-                atomic_write_text(fresh / "data" / f"{name}.js", script_of(name, self.piece(name)))
+                (fresh / "data" / f"{name}.js").write_text(script_of(name, self.piece(name)), encoding="utf-8")
                 progress("pieces", done + 1, len(self.pieces))
-            atomic_write_text(fresh / "index.html", self.html)
+            (fresh / "index.html").write_text(self.html, encoding="utf-8")
         return target / "index.html"
 
     @property
