@@ -25,7 +25,7 @@ from thoughtscope.atlas.mapping import kept_map as kept_map
 from thoughtscope.atlas.neighbours import CoFiring as CoFiring
 from thoughtscope.atlas.neighbours import Neighbours as Neighbours
 from thoughtscope.atlas.neighbours import co_firing as co_firing
-from thoughtscope.atlas.neighbours import neighbours as neighbours
+from thoughtscope.atlas.neighbours import neighbours_of as neighbours_of
 from thoughtscope.atlas.recording import Recording as Recording
 from thoughtscope.atlas.recording import load_recording as load_recording
 from thoughtscope.atlas.recording import record as record

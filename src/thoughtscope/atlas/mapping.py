@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 
 from thoughtscope.atlas.clusters import hdbscan
 from thoughtscope.atlas.maps import EPOCHS, N_NEIGHBOURS, umap
-from thoughtscope.atlas.neighbours import Neighbours, directions, neighbours
+from thoughtscope.atlas.neighbours import Neighbours, directions, neighbours_of
 from thoughtscope.core.errors import CorruptArtefact
 from thoughtscope.core.progress import Progress, silent
 from thoughtscope.core.store import is_artefact, load_artefact, save_artefact
@@ -129,7 +129,7 @@ def feature_map(
     `alive` says which features have a place, and can be neighbours: one that never fired has neighbours, but no place. A map needs
     `2 * LEAST` features with a place; with fewer, none has one.
     """
-    near = neighbours(dictionary, k=N_NEIGHBOURS - 1, among=alive, progress=progress)
+    near = neighbours_of(dictionary, k=N_NEIGHBOURS - 1, among=alive, progress=progress)
     n, chosen = len(near.index), np.flatnonzero(alive)
     place = np.full((n, 2), np.nan, np.float32)
     cluster = np.full(n, -1, np.int32)

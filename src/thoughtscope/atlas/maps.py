@@ -56,7 +56,7 @@ def umap(
         for start in range(0, len(now), size):
             batch = now[start : start + size]
             _step(where, head[batch], tail[batch], a, b, rate, rng)
-        progress("layout", epoch + 1, epochs, dim=dim)
+        progress("layout", epoch + 1, epochs)
     return where
 
 

@@ -101,7 +101,7 @@ def nearest(
     return index, cosine
 
 
-def neighbours(
+def neighbours_of(
     dictionary: Dictionary,
     *,
     k: int = 15,

@@ -171,8 +171,8 @@ add(
     "Write features in other tools' layouts.",
     "Write a dictionary's features for other tools: SAEDashboard's batches, Neuronpedia's import layout, a Parquet "
     "table for embedding-atlas, or circuit-tracer's feature files. What people call them goes along.",
-    "features export specimen/clt --format circuit-tracer --out ./for-circuit-tracer",
-    "features export specimen/clt --format neuronpedia --model-id specimen --source-set clt --out ./for-neuronpedia",
+    "features export specimen/clt --format circuit-tracer --part 5 --out ./for-circuit-tracer",
+    "features export specimen/clt --format neuronpedia --part 5 --source-set clt --out ./for-neuronpedia",
     group=features,
 )
 add(

@@ -94,6 +94,9 @@ def export(
         str,
         typer.Option("--format", help="sae-dashboard, neuronpedia, parquet (for embedding-atlas), circuit-tracer."),
     ],
+    part: Annotated[
+        list[str] | None, typer.Option("--part", help="Only this part (of transcoders: layer); several are possible.")
+    ] = None,
     model: ModelName = "specimen",
     model_id: Annotated[
         str | None, typer.Option(help="What the other place calls the model (default: its name here).")
@@ -121,8 +124,8 @@ def export(
             places = kept_map(found, default_folder() / MAPS, alive=atlas.count > 0, progress=progress)
             atlas = replace(atlas, map=places)
         labels = user_labels().of(found.name)
-        written = export_features(atlas, out, format=format, labels=labels, model=loaded, model_id=model_id,
-                                  source_set=source_set, progress=progress)  # fmt: skip
+        written = export_features(atlas, out, format=format, labels=labels, parts=part, model=loaded,
+                                  model_id=model_id, source_set=source_set, progress=progress)  # fmt: skip
     size = sum(path.stat().st_size for path in written)
     if as_json:
         emit({"format": format, "files": len(written), "bytes": size, "labels": len(labels), "folder": str(out)})

@@ -25,7 +25,8 @@ def write(exported: Exported, folder: Path, progress: Progress) -> list[Path]:
         )
     home = folder / "features" / (plain_name(bank.scan, 100) or "features")
     written: list[Path] = []
-    for number, part in enumerate(dictionary.parts):
+    for done, number in enumerate(exported.parts):
+        part = dictionary.parts[number]
         automatic = bank.auto_labels(number)
         for index in bank.layers[number].count.nonzero().flatten().tolist():
             label = exported.label(number, index, automatic[index])
@@ -36,7 +37,7 @@ def write(exported: Exported, folder: Path, progress: Progress) -> list[Path]:
                 "label_by": label[1] if label else None,
             }
             written.append(write_json(home / f"{feature_number(part.layer, index)}.json", detail))
-        progress("features", number + 1, len(dictionary.parts))
+        progress("features", done + 1, len(exported.parts))
     return written
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -27,6 +27,8 @@ class Exported:
     atlas: Atlas
     labels: Mapping[str, str]
     """People's, by `part/index`; they have their place over automatic ones."""
+    parts: tuple[int, ...]
+    """The numbers of the dictionary's parts that are exported."""
     model: Model | None = None
     """For layouts that state logits."""
     model_id: str
@@ -69,6 +71,7 @@ def export_features(
     *,
     format: str,
     labels: Mapping[str, str] | None = None,
+    parts: Sequence[str] | None = None,
     model: Model | None = None,
     model_id: str | None = None,
     source_set: str | None = None,
@@ -76,8 +79,8 @@ def export_features(
 ) -> list[Path]:
     """Writes an atlas's features in a format of `FEATURE_FORMATS`, as a whole or not at all; the files that were written.
 
-    What the folder holds beside them stays. `labels` are people's. Names elsewhere follow from the model's and the dictionary's unless given.
-    Raises `ThoughtscopeError` for a format that is not known or lacks what it needs, `MissingExtra` where a package is
+    What the folder holds beside them stays. `labels` are people's, `parts` the names of those to write, all of them unless given. Names elsewhere follow from the model's and the dictionary's unless given.
+    Raises `ThoughtscopeError` for a format that is not known or lacks what it needs, `UnknownFeature` for a part that is not there, `MissingExtra` where a package is
     missing, `NotWritten` where the disk is full.
     """
     chosen, dictionary = FEATURE_FORMATS[format], atlas.dictionary
@@ -87,6 +90,7 @@ def export_features(
     exported = Exported(
         atlas=atlas,
         labels=labels or {},
+        parts=tuple(map(dictionary.number, [part.name for part in dictionary.parts] if parts is None else parts)),
         model=model,
         model_id=plain_name(model_id or dictionary.model_name, 80) or "model",
         source_set=plain_name(source_set or dictionary.name, 80) or "features",

@@ -35,9 +35,8 @@ _COPIED = ("neuron_alignment_indices", "neuron_alignment_values", "neuron_alignm
 
 def write(exported: Exported, folder: Path, progress: Progress) -> list[Path]:
     """A source for each part of the dictionary."""
-    parts = exported.atlas.dictionary.parts
     written = []
-    for number in range(len(parts)):
+    for done, number in enumerate(exported.parts):
         source = source_name(exported, number)
         home = folder / exported.model_id / source
         for name, row in _about(exported, number, source).items():
@@ -52,7 +51,7 @@ def write(exported: Exported, folder: Path, progress: Progress) -> list[Path]:
             }
             for name, table in tables.items():
                 written.append(_jsonl(home / name / f"batch-{at}.jsonl.gz", table))
-        progress("features", number + 1, len(parts))
+        progress("features", done + 1, len(exported.parts))
     return written
 
 

@@ -25,8 +25,9 @@ def columns(exported: Exported) -> dict[str, list[Any]]:
     atlas = exported.atlas
     assert atlas.map is not None
     place = atlas.map.place
-    rows = np.flatnonzero(~np.isnan(place[:, 0]))
-    part = np.searchsorted(atlas.firsts, rows, side="right") - 1
+    owner = np.searchsorted(atlas.firsts, np.arange(len(place)), side="right") - 1
+    rows = np.flatnonzero(~np.isnan(place[:, 0]) & np.isin(owner, exported.parts))
+    part = owner[rows]
     index = rows - atlas.firsts[part]
     parts = atlas.dictionary.parts
     automatic = [atlas.bank.auto_labels(number) for number in range(len(parts))]

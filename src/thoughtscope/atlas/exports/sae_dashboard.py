@@ -161,7 +161,8 @@ def write(exported: Exported, folder: Path, progress: Progress) -> list[Path]:
     """A folder for each part, with its batches."""
     dictionary, bank = exported.atlas.dictionary, exported.atlas.bank
     written = []
-    for number, part in enumerate(dictionary.parts):
+    for done, number in enumerate(exported.parts):
+        part = dictionary.parts[number]
         home = folder / source_name(exported, number)
         for at, batch in enumerate(batches(exported, number)):
             written.append(write_json(home / f"batch-{at}.json", batch))
@@ -180,7 +181,7 @@ def write(exported: Exported, folder: Path, progress: Progress) -> list[Path]:
             if (found := exported.label(number, index, automatic)) is not None
         }
         written.append(write_json(home / "labels.json", names))
-        progress("features", number + 1, len(dictionary.parts))
+        progress("features", done + 1, len(exported.parts))
     return written
 
 
