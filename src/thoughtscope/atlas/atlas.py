@@ -80,9 +80,13 @@ def bank_required(dictionary: Dictionary) -> FeatureBank:
     return bank
 
 
-def recorded_of(bank: FeatureBank, recording: Recording, *, k: int = 10, progress: Progress = silent) -> Recorded:
+def recorded_of(
+    bank: FeatureBank, recording: Recording, *, k: int = 10, progress: Progress = silent
+) -> Recorded:
     """Co-firing and specificity of all features, part by part. Raises `DictionaryMismatch` for another recording."""
-    if recording.plan.scan != bank.scan or recording.plan.n_features != tuple(len(layer.count) for layer in bank.layers):
+    if recording.plan.scan != bank.scan or recording.plan.n_features != tuple(
+        len(layer.count) for layer in bank.layers
+    ):
         raise DictionaryMismatch(
             f"This is a recording of {recording.plan.dictionary} with {recording.plan.n_features} features, and the "
             f"examples are of {bank.dictionary_name}. Record the same dictionary."

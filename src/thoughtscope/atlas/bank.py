@@ -110,7 +110,10 @@ class FeatureBank:
 
     def auto_labels(self, layer: int) -> list[str]:
         """The labels of all features of a layer, as `auto_label` makes them; empty for one that never fired."""
-        records, words = self.layers[layer], {token: plain_word(piece) for token, piece in self.pieces.items()}
+        records, words = (
+            self.layers[layer],
+            {token: plain_word(piece) for token, piece in self.pieces.items()},
+        )
         strongest = records.example_group.numpy() == 0
         ends = np.cumsum(strongest)[records.example_offsets.numpy()[1:] - 1] * (records.count.numpy() > 0)
         at = records.example_token.numpy()[strongest]
@@ -122,7 +125,15 @@ class FeatureBank:
             before, peaks, after = (each[start:end] for each in around)
             tops = [words[token] for token in raised[feature]]
             labels.append(
-                label_of(Shown(before=before, peaks=peaks, after=after, raised=tops, strength=round(strength[feature], 3)))
+                label_of(
+                    Shown(
+                        before=before,
+                        peaks=peaks,
+                        after=after,
+                        raised=tops,
+                        strength=round(strength[feature], 3),
+                    )
+                )
             )
             start = end
         return labels

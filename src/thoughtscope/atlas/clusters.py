@@ -48,7 +48,9 @@ def _merges(points: Float[np.ndarray, "point dim"], least: int, near: int) -> Fl
     return np.concatenate([edges, joins])
 
 
-def _linked(merges: Float[np.ndarray, "merge 3"], n: int) -> tuple[list[int], list[int], list[float], list[int]]:
+def _linked(
+    merges: Float[np.ndarray, "merge 3"], n: int
+) -> tuple[list[int], list[int], list[float], list[int]]:
     """The dendrogram: node n + i joins `left[i]` and `right[i]` at `distance[i]`; sizes of all nodes."""
     top = list(range(2 * n - 1))
     size = [1] * n
@@ -72,7 +74,9 @@ def _linked(merges: Float[np.ndarray, "merge 3"], n: int) -> tuple[list[int], li
 
 def _condensed(
     merges: Float[np.ndarray, "merge 3"], n: int, least: int
-) -> tuple[Int[np.ndarray, " row"], Int[np.ndarray, " row"], Int[np.ndarray, " row"], Float[np.ndarray, " row"]]:
+) -> tuple[
+    Int[np.ndarray, " row"], Int[np.ndarray, " row"], Int[np.ndarray, " row"], Float[np.ndarray, " row"]
+]:
     """Rows (cluster, what leaves it, its size, 1 / distance at which it leaves): points and clusters of `least`.
 
     Clusters are numbered from n; a split into two of `least` points makes two clusters, any other one sheds points.

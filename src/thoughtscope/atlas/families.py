@@ -59,7 +59,9 @@ def family_tree(
     """
     first = dictionaries[0]
     for other in dictionaries[1:]:
-        if [(part.reads, part.writes) for part in other.parts] != [(part.reads, part.writes) for part in first.parts]:
+        if [(part.reads, part.writes) for part in other.parts] != [
+            (part.reads, part.writes) for part in first.parts
+        ]:
             raise DictionaryMismatch(
                 f"{other.name} and {first.name} do not read and write at the same sites, part by part; a family needs "
                 "dictionaries of several sizes that do."
@@ -72,7 +74,8 @@ def family_tree(
     return FamilyTree(
         names=tuple(dictionaries[at].name for at in order),
         splits=tuple(
-            _splits(dictionaries[small], dictionaries[large], tau, texts[small], texts[large]) for small, large in steps
+            _splits(dictionaries[small], dictionaries[large], tau, texts[small], texts[large])
+            for small, large in steps
         ),
     )
 

@@ -70,7 +70,9 @@ class FeatureMap:
             sound = found.place.shape == (n, 2) and found.cluster.shape == (n,) and len(near.index) == n
             inside = bool((near.index >= -1).all() and (near.index < n).all())
         except (KeyError, TypeError, ValueError) as error:
-            raise CorruptArtefact(f"{path} is a feature map with unreadable content: {error!r:.300}.") from None
+            raise CorruptArtefact(
+                f"{path} is a feature map with unreadable content: {error!r:.300}."
+            ) from None
         if not (sound and inside and near.cosine.shape == near.index.shape):
             raise CorruptArtefact(f"{path} is a feature map whose tables do not fit each other.")
         return found

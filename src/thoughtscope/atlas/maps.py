@@ -73,7 +73,9 @@ def fuzzy_graph(
     sigma = _widths(beyond, np.log2(distance.shape[1] + 1))
     weight = np.exp(-beyond / sigma[:, None])
     n = len(index)
-    one = sparse.csr_array((weight.ravel(), index.ravel(), np.arange(0, weight.size + 1, weight.shape[1])), (n, n))
+    one = sparse.csr_array(
+        (weight.ravel(), index.ravel(), np.arange(0, weight.size + 1, weight.shape[1])), (n, n)
+    )
     other = one.T.tocsr()
     return (one + other - one.multiply(other)).tocsr()
 

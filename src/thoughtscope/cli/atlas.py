@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 
 def atlas(
-    dictionary: Annotated[str, typer.Argument(help="A dictionary's folder or name: specimen/clt, smollm2/sae, …")],
+    dictionary: Annotated[
+        str, typer.Argument(help="A dictionary's folder or name: specimen/clt, smollm2/sae, …")
+    ],
     out: Annotated[Path, typer.Option(help="The folder to write; its index.html is the page.")],
     data: Annotated[
         str | None,
@@ -32,7 +34,9 @@ def atlas(
     ] = None,
     family: Annotated[
         list[str] | None,
-        typer.Option("--family", help="A dictionary of another size at the same sites; may be given several times."),
+        typer.Option(
+            "--family", help="A dictionary of another size at the same sites; may be given several times."
+        ),
     ] = None,
     model: ModelName = "specimen",
     max_tokens: Annotated[int, typer.Option(min=2, help="Tokens of --data.")] = 200_000,
@@ -101,7 +105,9 @@ def _recording(
     documents = parse_source(data, loaded).documents()
     made = record(loaded, dictionary, documents, folder, max_tokens=max_tokens, progress=progress)
     if made is None:
-        raise ThoughtscopeError("The recording is not whole: several processes were recording. Run it again, alone.")
+        raise ThoughtscopeError(
+            "The recording is not whole: several processes were recording. Run it again, alone."
+        )
     return made
 
 

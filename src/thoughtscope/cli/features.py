@@ -92,17 +92,21 @@ def export(
     out: Annotated[Path, typer.Option(help="The folder to write into.")],
     format: Annotated[
         str,
-        typer.Option("--format", help="sae-dashboard, neuronpedia, parquet (for embedding-atlas), circuit-tracer."),
+        typer.Option(
+            "--format", help="sae-dashboard, neuronpedia, parquet (for embedding-atlas), circuit-tracer."
+        ),
     ],
     part: Annotated[
-        list[str] | None, typer.Option("--part", help="Only this part (of transcoders: layer); several are possible.")
+        list[str] | None,
+        typer.Option("--part", help="Only this part (of transcoders: layer); several are possible."),
     ] = None,
     model: ModelName = "specimen",
     model_id: Annotated[
         str | None, typer.Option(help="What the other place calls the model (default: its name here).")
     ] = None,
     source_set: Annotated[
-        str | None, typer.Option(help="What the other place calls these features (default: the dictionary's name).")
+        str | None,
+        typer.Option(help="What the other place calls these features (default: the dictionary's name)."),
     ] = None,
     device: Device = None,
     dtype: DType = None,
@@ -128,7 +132,15 @@ def export(
                                   model_id=model_id, source_set=source_set, progress=progress)  # fmt: skip
     size = sum(path.stat().st_size for path in written)
     if as_json:
-        emit({"format": format, "files": len(written), "bytes": size, "labels": len(labels), "folder": str(out)})
+        emit(
+            {
+                "format": format,
+                "files": len(written),
+                "bytes": size,
+                "labels": len(labels),
+                "folder": str(out),
+            }
+        )
         return
     print(f"{len(written):,} files, {size / 1e6:.1f} MB, with {len(labels):,} labels of people")
     print(f"Written: {printable(str(out))}")

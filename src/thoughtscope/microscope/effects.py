@@ -54,7 +54,9 @@ class Effects:
     found: tuple[Effect, ...]
 
 
-def effects(microscope: Microscope, prompt: Prompt | Tokens, *, n: int = 40, ablated: int = ABLATED) -> Effects:
+def effects(
+    microscope: Microscope, prompt: Prompt | Tokens, *, n: int = 40, ablated: int = ABLATED
+) -> Effects:
     """The `n` features with the strongest attribution to the model's first choice; the first `ablated` are ablated too.
 
     One pass with a gradient, through the model as it is with its attention, and one for each ablation. Features of a

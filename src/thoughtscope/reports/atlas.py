@@ -68,16 +68,22 @@ class AtlasPage:
             return text_json(self.atlas.bank)
         part, _, chunk = name.partition("-")
         if name not in self.pieces:
-            raise UnknownFeature(f'This atlas has no piece "{name}"; it has index, text, and 0-0 to {self.pieces[-1]}.')
+            raise UnknownFeature(
+                f'This atlas has no piece "{name}"; it has index, text, and 0-0 to {self.pieces[-1]}.'
+            )
         return shard_json(self.atlas, int(part), int(chunk) * SHARD)
 
     def save(self, folder: str | os.PathLike[str], *, progress: Progress = silent) -> Path:
         """Writes the folder, as a whole or not at all; returns its `index.html`. What an older atlas had there goes."""
         target = Path(folder)
-        with replaced_folder(target, belongs=lambda name: Path(name).parts[0] in ("index.html", "data")) as fresh:
+        with replaced_folder(
+            target, belongs=lambda name: Path(name).parts[0] in ("index.html", "data")
+        ) as fresh:
             (fresh / "data").mkdir()
             for done, name in enumerate(self.pieces):
-                (fresh / "data" / f"{name}.js").write_text(script_of(name, self.piece(name)), encoding="utf-8")
+                (fresh / "data" / f"{name}.js").write_text(
+                    script_of(name, self.piece(name)), encoding="utf-8"
+                )
                 progress("pieces", done + 1, len(self.pieces))
             (fresh / "index.html").write_text(self.html, encoding="utf-8")
         return target / "index.html"
@@ -106,7 +112,8 @@ def index_json(atlas: Atlas, labels: Mapping[str, str]) -> dict[str, Any]:
         "model": dictionary.model_name,
         "kind": dictionary.kind,
         "parts": [
-            {"name": part.name, "layer": part.layer, "first": first, "n": part.n_features} for part, first in parts
+            {"name": part.name, "layer": part.layer, "first": first, "n": part.n_features}
+            for part, first in parts
         ],
         "shard": SHARD,
         "tokens": bank.n_tokens,
@@ -198,7 +205,9 @@ def _family(atlas: Atlas, feature: int) -> list[dict[str, Any]]:
         if here not in (step, step + 1):
             continue
         own, other, role = (
-            (splits.parent, splits.child, "child") if here == step else (splits.child, splits.parent, "parent")
+            (splits.parent, splits.child, "child")
+            if here == step
+            else (splits.child, splits.parent, "parent")
         )
         name = tree.names[step + 1 if here == step else step]
         edges = np.flatnonzero(own == feature)

@@ -90,7 +90,9 @@ def export_features(
     exported = Exported(
         atlas=atlas,
         labels=labels or {},
-        parts=tuple(map(dictionary.number, [part.name for part in dictionary.parts] if parts is None else parts)),
+        parts=tuple(
+            map(dictionary.number, [part.name for part in dictionary.parts] if parts is None else parts)
+        ),
         model=model,
         model_id=plain_name(model_id or dictionary.model_name, 80) or "model",
         source_set=plain_name(source_set or dictionary.name, 80) or "features",

@@ -189,7 +189,9 @@ def _identity(*names: object) -> str:
 
 def _jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
     """One JSON object a line; gzipped where the name says so, without a date."""
-    lines = [json.dumps(row, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n" for row in rows]
+    lines = [
+        json.dumps(row, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n" for row in rows
+    ]
     data = "".join(lines).encode("utf-8", "replace")
     return write_bytes(path, gzip.compress(data, 5, mtime=0) if path.suffix == ".gz" else data)
 
