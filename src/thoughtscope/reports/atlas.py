@@ -124,7 +124,7 @@ def index_json(atlas: Atlas, labels: Mapping[str, str]) -> dict[str, Any]:
         "people": dict(labels),
         "count": column(atlas.count, "u4"),
         "largest": column(np.concatenate([layer.quantiles[:, -1].numpy() for layer in bank.layers]), "f4"),
-        "raised": _wide([number[layer.top_logits.numpy()[:, :5]] for layer in bank.layers]),
+        "raised": _wide([number[layer.top_logits.numpy()] for layer in bank.layers], len(pieces)),
         "peak_count": column(np.concatenate([counts for counts, _ in peaks]), "u1"),
         "peak_token": column(np.concatenate([tokens for _, tokens in peaks]), "u4"),
         **_map_json(atlas),
@@ -245,14 +245,12 @@ def column(values: Any, kind: str) -> dict[str, str]:
     return {"kind": kind, "data": base64.b64encode(data.tobytes()).decode()}
 
 
-def _wide(tables: list[np.ndarray]) -> dict[str, str]:
-    """Tables below one another, the narrower ones filled up with the largest number, which no token has."""
+def _wide(tables: list[np.ndarray], n_pieces: int) -> dict[str, str]:
+    """Tables of tokens below one another, the narrower ones filled up with a number that no token has."""
     width = max(table.shape[1] for table in tables)
-    filled = [
-        np.pad(table.astype(np.uint32), ((0, 0), (0, width - table.shape[1])), constant_values=2**32 - 1)
-        for table in tables
-    ]
-    return {**column(np.concatenate(filled), "u4"), "width": str(width)}
+    kind, none = ("u2", 2**16 - 1) if n_pieces < 2**16 else ("u4", 2**32 - 1)
+    filled = [np.pad(table, ((0, 0), (0, width - table.shape[1])), constant_values=none) for table in tables]
+    return {**column(np.concatenate(filled), kind), "width": str(width)}
 
 
 def _pieces(bank: FeatureBank) -> tuple[list[str], np.ndarray]:
