@@ -251,9 +251,7 @@ def test_an_attribution_is_the_slope_of_the_answers_logit():
                 part=each.feature.part, index=each.feature.index, op="scale", value=1 + sign * step
             )
             plan = Plan(edits=(edit,), attention="free")
-            changes.append(
-                run_plan(opened.model, opened.dictionary, tokens, plan).logit_change
-            )
+            changes.append(run_plan(opened.model, opened.dictionary, tokens, plan).logit_change)
         assert (changes[0] - changes[1]) / (2 * step) == pytest.approx(each.attribution, rel=0.03, abs=2e-4)
     assert [each.ablation is not None for each in found.found] == [True, True, False, False, False, False]
 

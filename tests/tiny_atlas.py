@@ -16,8 +16,10 @@ from thoughtscope.atlas import (
     Recording,
     bank_of_recording,
     feature_map,
+    mapping,
+    record,
+    recorded_of,
 )
-from thoughtscope.atlas import mapping, record, recorded_of
 from thoughtscope.core.labels import LabelStore
 from thoughtscope.dictionaries import Dictionary
 from thoughtscope.microscope import Microscope

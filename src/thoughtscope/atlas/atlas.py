@@ -54,8 +54,8 @@ class Atlas:
             )
         if self.map is not None and self.map.n_features != found:
             raise DictionaryMismatch(
-                f"This is a map of {self.map.dictionary_name} with {self.map.n_features} features; {self.dictionary.name} "
-                f"has {found}. Make its own."
+                f"This is a map of {self.map.dictionary_name} with {self.map.n_features} features; "
+                f"{self.dictionary.name} has {found}. Make its own."
             )
 
     @property

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -66,11 +67,11 @@ def family_tree(
                 f"{other.name} and {first.name} do not read and write at the same sites, part by part; a family needs "
                 "dictionaries of several sizes that do."
             )
-    texts = recordings or [None] * len(dictionaries)
-    if any(each is not None and each.plan.documents != texts[0].plan.documents for each in texts if texts[0]):
+    texts: Sequence[Recording | None] = recordings or [None] * len(dictionaries)
+    if len({text.plan.documents for text in texts if text is not None}) > 1:
         raise DictionaryMismatch("The recordings are of different texts; record the same documents for each.")
     order = sorted(range(len(dictionaries)), key=lambda at: dictionaries[at].n_features)
-    steps = zip(order[:-1], order[1:], strict=True)
+    steps = pairwise(order)
     return FamilyTree(
         names=tuple(dictionaries[at].name for at in order),
         splits=tuple(

@@ -42,7 +42,7 @@ def auto_label(detail: Mapping[str, Any]) -> str:
             peaks=[_at(example, 0) for example in examples],
             after=[_at(example, 1) for example in examples],
             raised=[plain_word(token) for token in detail.get("top_logits") or []],
-            strength=detail.get("output_strength", 0.0),
+            strength=float(detail.get("output_strength", 0.0)),
         )
     )
 

@@ -128,8 +128,8 @@ def feature_map(
 ) -> FeatureMap:
     """Neighbours, map and clusters of a dictionary's features, by the directions that they write.
 
-    `alive` says which features have a place, and can be neighbours: one that never fired has neighbours, but no place. A map needs
-    `2 * LEAST` features with a place; with fewer, none has one.
+    `alive` says which features have a place, and can be neighbours: one that never fired has neighbours, but no place.
+    A map needs `2 * LEAST` features with a place; with fewer, none has one.
     """
     near = neighbours_of(dictionary, k=N_NEIGHBOURS - 1, among=alive, progress=progress)
     n, chosen = len(near.index), np.flatnonzero(alive)
@@ -154,7 +154,7 @@ def feature_map(
 def _among(
     near: Neighbours, chosen: Int[np.ndarray, " chosen"]
 ) -> tuple[Int[np.ndarray, "chosen near"], Float[np.ndarray, "chosen near"]]:
-    """Neighbours that are chosen themselves, numbered among those, and 1 - cosine; a gap is the point itself, far off."""
+    """Neighbours, numbered among the chosen, and 1 - cosine; a gap is the point itself, far off."""
     number = np.full(len(near.index) + 1, -1, np.int32)
     number[chosen] = np.arange(len(chosen))
     index = number[near.index[chosen]]

@@ -29,7 +29,8 @@ class Effect:
     position: int
     """The token at which it gives most."""
     attribution: float
-    """Activation times decoder times the gradient of the answer's logit, over all tokens: what it gives, to first order.
+    """Activation times decoder times the gradient of the answer's logit, over all tokens: what it gives, to first
+    order.
 
     Templeton et al. 2024, "Scaling Monosemanticity": attributions, which agree with ablations far better than
     activations do."""

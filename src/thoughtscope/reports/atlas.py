@@ -13,7 +13,6 @@ object. The server sends the same objects as JSON.
 from __future__ import annotations
 
 import base64
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -20,8 +20,8 @@ def write(exported: Exported, folder: Path, progress: Progress) -> list[Path]:
     layers = [part.layer for part in dictionary.parts]
     if len(set(layers)) < len(layers):
         raise ThoughtscopeError(
-            f"{dictionary.name} has several parts in one layer ({layers}), so layer and index do not name its features. "
-            "Export it as sae-dashboard or neuronpedia, which have a folder for each part."
+            f"{dictionary.name} has several parts in one layer ({layers}), so layer and index do not name its "
+            "features. Export it as sae-dashboard or neuronpedia, which have a folder for each part."
         )
     home = folder / "features" / (plain_name(bank.scan, 100) or "features")
     written: list[Path] = []

@@ -77,11 +77,12 @@ def export_features(
     source_set: str | None = None,
     progress: Progress = silent,
 ) -> list[Path]:
-    """Writes an atlas's features in a format of `FEATURE_FORMATS`, as a whole or not at all; the files that were written.
+    """Writes an atlas's features in a format of `FEATURE_FORMATS`, as a whole or not at all; the files.
 
-    What the folder holds beside them stays. `labels` are people's, `parts` the names of those to write, all of them unless given. Names elsewhere follow from the model's and the dictionary's unless given.
-    Raises `ThoughtscopeError` for a format that is not known or lacks what it needs, `UnknownFeature` for a part that is not there, `MissingExtra` where a package is
-    missing, `NotWritten` where the disk is full.
+    What the folder holds beside them stays. `labels` are people's; `parts` the names of those to write, all of them
+    unless given. Names elsewhere follow from the model's and the dictionary's unless given.
+    Raises `ThoughtscopeError` for a format that is not known or lacks what it needs, `UnknownFeature` for a part that
+    is not there, `MissingExtra` where a package is missing, `NotWritten` where the disk is full.
     """
     chosen, dictionary = FEATURE_FORMATS[format], atlas.dictionary
     for need, given in (("model", model), ("map", atlas.map)):

@@ -58,7 +58,7 @@ def batches(exported: Exported, number: int) -> Iterator[dict[str, Any]]:
 
 @torch.no_grad()
 def features(exported: Exported, number: int, index: Int[Tensor, " feature"]) -> list[dict[str, Any]]:
-    """Some features of a part in SAEDashboard's fields; `vector` is the decoder row at the first site that is written."""
+    """Some features of a part in SAEDashboard's fields; `vector` is the decoder row at the first site written."""
     part, bank = exported.atlas.dictionary.parts[number], exported.atlas.bank
     assert exported.model is not None
     logits = direct_logits(exported.model, part, index).cpu()
