@@ -1,7 +1,7 @@
 // @ts-check
 // Which features are listed, and in which order.
 
-export const SORTS = [{ value: "strong", name: "found first", title: "As they were found; else by what stands out" },
+export const SORTS = [{ value: "strong", name: "best first", title: "As they were found; else by what stands out" },
   { value: "often", name: "how often", title: "Those that fire on most tokens first" },
   { value: "cluster", name: "cluster", title: "Neighbours on the map together" },
   { value: "number", name: "number", title: "As the dictionary counts them" }];

@@ -14,6 +14,7 @@ import { getAtlas, setAtlas } from "./state.js";
 
 const NAMES = 26; // names of clusters that are shown at once
 const DARK = matchMedia("(prefers-color-scheme: dark)");
+const FOUND = 2.8; // pixels that the point of a feature that was found is wide from its middle, at least
 const REACH = 9; // pixels from a point at which the pointer means it
 
 export function FeatureMap() {
@@ -22,7 +23,7 @@ export function FeatureMap() {
   const holder = useRef(null);
   const scene = useRef(/** @type {any} */ (null));
   const names = useMemo(() => (index.cluster ? clusterNames(index, (i) => labelOf(index, {}, i)) : []), [index]);
-  const order = useMemo(() => drawingOrder(index, found), [index, found]);
+  const [order, others] = useMemo(() => drawingOrder(index, found), [index, found]);
   useEffect(() => {
     scene.current = sceneOf(holder.current);
     const watch = new ResizeObserver(() => scene.current.draw());
@@ -36,7 +37,7 @@ export function FeatureMap() {
     return () => DARK.removeEventListener("change", turned);
   }, []);
   useEffect(() => {
-    Object.assign(scene.current, { index, names, order, colours: faded(index, coloursOf(index, colour), found) });
+    Object.assign(scene.current, { index, names, order, others, colours: faded(index, coloursOf(index, colour), found) });
     scene.current.draw();
   }, [index, names, order, colour, found, theme, dark]);
   useEffect(() => { scene.current.draw(); }, [place, feature, pointed, people]);
@@ -53,12 +54,13 @@ export function FeatureMap() {
   </section>`;
 }
 
-/** Features that were not found first, so that those that were lie on top. */
+/** Features that were not found first, so that those that were lie on top; and how many those are. */
 function drawingOrder(index, found) {
   const placed = Array.from({ length: index.n }, (_, i) => i).filter((i) => !Number.isNaN(index.place[2 * i]));
-  if (!found) return Uint32Array.from(placed);
+  if (!found) return [Uint32Array.from(placed), placed.length];
   const on = new Set(found.places);
-  return Uint32Array.from([...placed.filter((i) => !on.has(i)), ...placed.filter((i) => on.has(i))]);
+  const others = placed.filter((i) => !on.has(i));
+  return [Uint32Array.from([...others, ...placed.filter((i) => on.has(i))]), others.length];
 }
 
 /** What was not found pales. */
@@ -97,11 +99,12 @@ function sized(image, points, marks, width, height) {
 }
 
 function paint(image, canvas, scene) {
-  const { index, order, colours, to } = scene;
+  const { index, order, others, colours, to } = scene;
   image.pixels.fill(0xff000000 | pixelOf(themeColour("--surface")));
   const crowd = Math.min(2.4, Math.max(1.1, 2.2 * Math.sqrt(4000 / Math.max(1, order.length))));
   const radius = Math.min(5, crowd * getAtlas().place.scale ** 0.35) * to.ratio;
-  drawPoints(image, index.place, order, colours, to, discOf(radius));
+  drawPoints(image, index.place, order.subarray(0, others), colours, to, discOf(radius));
+  drawPoints(image, index.place, order.subarray(others), colours, to, discOf(Math.max(radius, FOUND * to.ratio)));
   canvas.getContext("2d").putImageData(image.data, 0, 0);
 }
 
