@@ -335,10 +335,19 @@ def test_a_damaged_map_is_made_anew(tmp_path, quick):
     assert np.array_equal(kept_map(dictionary, tmp_path, alive=alive).place, made.place)
 
 
-def test_a_map_whose_neighbours_do_not_exist_is_refused(tmp_path, quick):
+@pytest.mark.parametrize("damage", ["index", "cosine", "place", "cluster", "n_features"])
+def test_a_map_whose_tables_do_not_fit_is_refused(damage, tmp_path, quick):
     made = feature_map(random_dictionary(shared_model()), alive=np.ones(72, bool))
-    near = replace(made.near, index=np.full_like(made.near.index, 72))
-    replace(made, near=near).save(tmp_path / "map")
+    near, place = made.near, made.place.copy()
+    place[5, 1] = np.nan  # half a place
+    wrong = {
+        "index": {"near": replace(near, index=np.full_like(near.index, 72))},
+        "cosine": {"near": replace(near, cosine=np.full_like(near.cosine, np.nan))},
+        "place": {"place": place},
+        "cluster": {"cluster": made.cluster - 5},
+        "n_features": {"n_features": (24, 24)},
+    }[damage]
+    replace(made, **wrong).save(tmp_path / "map")
     with pytest.raises(CorruptArtefact, match="do not fit"):
         FeatureMap.load(tmp_path / "map")
 

@@ -66,16 +66,26 @@ class FeatureMap:
                 near=near,
                 **held,
             )
-            n = sum(found.n_features)
-            sound = found.place.shape == (n, 2) and found.cluster.shape == (n,) and len(near.index) == n
-            inside = bool((near.index >= -1).all() and (near.index < n).all())
+            sound = _fits(found)
         except (KeyError, TypeError, ValueError) as error:
             raise CorruptArtefact(
                 f"{path} is a feature map with unreadable content: {error!r:.300}."
             ) from None
-        if not (sound and inside and near.cosine.shape == near.index.shape):
+        if not sound:
             raise CorruptArtefact(f"{path} is a feature map whose tables do not fit each other.")
         return found
+
+
+def _fits(found: FeatureMap) -> bool:
+    """Whether the tables belong together: a place is two numbers or none, a neighbour is a feature."""
+    n, near = sum(found.n_features), found.near
+    shapes = (found.place.shape, found.cluster.shape, near.index.shape[:1], near.cosine.shape)
+    if shapes != ((n, 2), (n,), (n,), near.index.shape) or near.index.ndim != 2:
+        return False
+    nowhere = np.isnan(found.place)
+    placed = bool((nowhere[:, 0] == nowhere[:, 1]).all() and not np.isinf(found.place).any())
+    there = bool((near.index >= -1).all() and (near.index < n).all() and (found.cluster >= -1).all())
+    return placed and there and bool(np.isfinite(near.cosine).all())
 
 
 def widths(dictionary: Dictionary) -> tuple[int, ...]:
