@@ -32,8 +32,8 @@ function App() {
   return html`<div class="atlas-app"><${Header} index=${index} />
     <main class=${index.place || mapping ? "atlas-work" : "atlas-work bare"}><${FeatureList} />
       ${index.place && html`<${FeatureMap} />`}
-      ${!index.place && mapping && html`<section class="map panel"><p class="quiet pad" role="status">Making the map:
-        about a minute, the first time. The list can be used meanwhile.</p></section>`}
+      ${!index.place && mapping && html`<section class="map panel"><p class="quiet pad" role="status">Making
+        the map, this once. The list can be used meanwhile.</p></section>`}
       <${Splitter} name="atlas-width" label="Width of the feature" axis="x" panel=".atlas-feature" least=${320} />
       <${Feature} /></main><${Notice} /></div>`;
 }
