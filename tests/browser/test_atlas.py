@@ -160,6 +160,16 @@ def test_the_address_holds_the_view(disk: Any) -> None:
     assert rows(again)[:3] == ["0/0", "0/1", "0/2"] or "1/5" in rows(again)
 
 
+def test_an_address_is_followed_whatever_was_just_done(disk: Any) -> None:
+    """Also in the moment in which the page is about to write its own."""
+    page = disk()
+    for number in range(12):
+        page.keyboard.press("j")
+        page.wait_for_timeout(100 + 3 * number)
+        page.evaluate("(id) => { location.hash = `f=${id}`; }", f"1/{number}")
+        wait_for(lambda number=number: shown(page) == f"1/{number}", seconds=5)
+
+
 def test_a_point_is_found_by_the_pointer(disk: Any) -> None:
     """Each feature with a place can be pointed at: what is under the pointer is a feature whose point is there."""
     page = disk()

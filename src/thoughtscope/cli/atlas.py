@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from thoughtscope.atlas import FeatureBank, Recording
     from thoughtscope.core.progress import Progress
     from thoughtscope.dictionaries import Dictionary
+    from thoughtscope.models import Model
 
 
 def atlas(
@@ -56,19 +57,24 @@ def atlas(
     made_folder = make_folder(out / "index.html")
     found = load_dictionary(dictionary)
     bank = bank_required(found)
+    relatives = [load_dictionary(name) for name in family or ()]
+    loaded = None if data is None else opened(model, device, dtype)
     with progress_lines(quiet=as_json) as progress:
-        text = _recording(found, data, recording, model, device, dtype, max_tokens, progress)
-        recorded = None if text is None else recorded_of(bank, text, progress=progress)
+        texts = [
+            _recording(each, data, recording if each is found else None, loaded, max_tokens, progress)
+            for each in (found, *relatives)
+        ]
         alive = Atlas(dictionary=found, bank=bank).count > 0
-        where = default_folder() / MAPS
-        places = None if no_map else kept_map(found, where, alive=alive, progress=progress)
-        relatives = [load_dictionary(name) for name in family or ()]
+        maps = default_folder() / MAPS
+        recorded = [text for text in texts if text is not None]
         whole = Atlas(
             dictionary=found,
             bank=bank,
-            map=places,
-            recorded=recorded,
-            families=family_tree([found, *relatives]) if relatives else None,
+            map=None if no_map else kept_map(found, maps, alive=alive, progress=progress),
+            recorded=None if texts[0] is None else recorded_of(bank, texts[0], progress=progress),
+            families=family_tree([found, *relatives], recordings=recorded if all(texts) else None)
+            if relatives
+            else None,
             relatives={each.name: _labels(each) for each in relatives},
         )
         labels = user_labels().of(found.name)
@@ -88,9 +94,7 @@ def _recording(
     dictionary: Dictionary,
     data: str | None,
     folder: Path | None,
-    model: str,
-    device: str | None,
-    dtype: str | None,
+    model: Model | None,
     max_tokens: int,
     progress: Progress,
 ) -> Recording | None:
@@ -98,12 +102,10 @@ def _recording(
     from thoughtscope.atlas import load_recording, record
     from thoughtscope.training.data import parse_source
 
-    if data is None:
+    if data is None or model is None:
         return None if folder is None else load_recording(folder)
-    loaded = opened(model, device, dtype)
-    assert loaded is not None
-    documents = parse_source(data, loaded).documents()
-    made = record(loaded, dictionary, documents, folder, max_tokens=max_tokens, progress=progress)
+    documents = parse_source(data, model).documents()
+    made = record(model, dictionary, documents, folder, max_tokens=max_tokens, progress=progress)
     if made is None:
         raise ThoughtscopeError(
             "The recording is not whole: several processes were recording. Run it again, alone."

@@ -7,7 +7,10 @@ const MODES = ["words", "token", "list", "near", "sentence", "effect"];
 const SORTS = ["strong", "often", "cluster", "number"];
 const COLOURS = ["cluster", "often", "part"];
 
+let known = ""; // the address as it was last read or written here
+
 export function readAddress(hash, index) {
+  known = hash;
   const values = new URLSearchParams(String(hash).replace(/^#/, ""));
   const among = (name, allowed) => (allowed.includes(values.get(name) ?? "") ? String(values.get(name)) : allowed[0]);
   const [x, y, scale] = (values.get("z") ?? "").split(",").map(Number);
@@ -44,10 +47,11 @@ export function writeAddress() {
   timer ||= /** @type {any} */ (setTimeout(() => {
     timer = 0;
     const state = getAtlas();
-    if (!state.index) return;
+    if (!state.index || location.hash !== known) return; // somebody went elsewhere, which is about to be followed
     const fixedTheme = /[#&]theme=/.test(location.hash);
     const hash = hashOf(state, fixedTheme);
     if (hash !== (location.hash || "#")) history.replaceState(null, "", hash);
+    known = location.hash;
   }, 120));
 }
 
