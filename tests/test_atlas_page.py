@@ -15,14 +15,17 @@ import pytest
 from fastapi.testclient import TestClient
 
 from tests.clients import BEARER, TOKEN
+from tests.dictionary_oracle import random_coder
 from tests.tiny_atlas import atlas, bank, dictionary, microscope, places, recorded
+from tests.tiny_microscope import shared_model
 from thoughtscope.atlas import Atlas, FamilyTree, Splits, bank_required
 from thoughtscope.atlas.exports import export_features
 from thoughtscope.core.errors import DictionaryMismatch, UnknownFeature
 from thoughtscope.core.labels import LabelStore
+from thoughtscope.dictionaries import save_dictionary
 from thoughtscope.interventions import FeatureEdit, Plan
 from thoughtscope.interventions import intervene as run_plan
-from thoughtscope.microscope import WorkFolder, effects, tokens_of
+from thoughtscope.microscope import WorkFolder, effects, tokens_of, user_labels
 from thoughtscope.reports import AtlasPage
 from thoughtscope.server import Session, create_app
 from thoughtscope.server.access import Access
@@ -134,10 +137,10 @@ def test_a_family_is_told_from_the_features_side():
             ),
         ),
     )
-    labels = {"large": [["x"] * 24, ["y"] * 24, ["z"] * 24]}
-    family = page(families=tree, relatives=labels).piece("1-0")["family"]
+    labels = [[[name] * 24 for name in "abc"], [[""] * 24] * 3, [[name] * 24 for name in "xyz"]]
+    family = page(families=tree, generation=1, relatives=labels).piece("1-0")["family"]
     assert family[5] == [
-        {"role": "parent", "dictionary": "small", "id": "3", "label": "", "cosine": 0.9, "given": 0.5},
+        {"role": "parent", "dictionary": "small", "id": "0/3", "label": "a", "cosine": 0.9, "given": 0.5},
         {"role": "child", "dictionary": "large", "id": "2/23", "label": "z", "cosine": 0.8, "given": None},
         {"role": "child", "dictionary": "large", "id": "2/22", "label": "z", "cosine": 0.6, "given": None},
     ]
@@ -266,3 +269,59 @@ def test_an_ablation_is_the_intervention():
     outcome = run_plan(opened.model, opened.dictionary, tokens_of(opened, PROMPT), plan)
     assert each.ablation == pytest.approx(outcome.logit_change, abs=1e-5)
     assert outcome.answer == found.answer or outcome.answer.strip() == found.answer.strip()
+
+
+# --- the command line ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """`command("atlas", …)`: what a command says with `--json`, in a folder with a model, two dictionaries and texts."""
+    from thoughtscope.cli import app
+
+    model = shared_model()
+    model.module.save_pretrained(tmp_path / "model")
+    model.tokenizer.save_pretrained(tmp_path / "model")
+    (tmp_path / "texts").mkdir()
+    for number in range(8):
+        (tmp_path / "texts" / f"{number}.txt").write_text("The cat sees the dog. " * (2 + number))
+    for name, n_features in (("small", 12), ("large", 24)):
+        save_dictionary(random_coder(model, ["resid_post.1"], n_features=n_features), tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.setattr("thoughtscope.atlas.mapping.EPOCHS", 3)
+
+    def run(*arguments: str) -> dict[str, Any]:
+        monkeypatch.setattr("sys.argv", ["thoughtscope", *arguments, "--json"])
+        with pytest.raises(SystemExit) as end:
+            app.run()
+        told = json.loads(capsys.readouterr().out)
+        assert bool(end.value.code) == ("error" in told), told
+        return told
+
+    return run
+
+
+def test_an_atlas_of_a_family_is_written(command: Any, tmp_path: Path) -> None:
+    """Without examples it is refused; a person's label is in the page and in the export that is made next."""
+    text = ("--data", "text:texts", "--model", "./model")
+    assert "features collect" in command("atlas", "./large", "--out", "./page")["error"]["message"]
+    for name in ("small", "large"):
+        command("features", "collect", f"./{name}", *text, "--max-tokens", "500")
+    user_labels().set("random/coder/resid_post.1/3", "a name")
+    told = command("atlas", "./large", "--out", "./page", *text, "--max-tokens", "500", "--family", "./small")
+    assert (told["features"], told["labels"]) == (24, 1)
+    index, shard = (
+        json.loads(
+            (tmp_path / "page" / "data" / f"{name}.js").read_text().split(",", 1)[1].removesuffix(");\n")
+        )
+        for name in ("index", "0-0")
+    )
+    assert index["people"] == {"resid_post.1/3": "a name"} and index["place"] is not None
+    assert shard["together"] is not None and len(shard["family"]) == 24
+    told = command("features", "export", "./large", "--format", "circuit-tracer", "--out", "./out")
+    assert told["labels"] == 1 and told["files"] == len(list((tmp_path / "out").rglob("*.json")))
+    assert (
+        "circuit-tracer"
+        in command("features", "export", "./large", "--format", "x", "--out", "./o")["error"]["message"]
+    )

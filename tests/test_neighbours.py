@@ -198,6 +198,8 @@ def test_the_family_tree_finds_what_was_split():
     recordings = [record(model, each, documents) for each in (large, small)]
     tree = family_tree([large, small], tau=0.9, recordings=recordings)  # any order
     assert tree.names == ("random/coder", "random/larger")
+    same = family_tree([replace(large, name="random/coder"), small])
+    assert same.names == ("random/coder, 24 features", "random/coder, 48 features")
     (splits,) = tree.splits
     nearest_parent = dict(zip(splits.child[::-1].tolist(), splits.parent[::-1].tolist(), strict=True))
     assert [nearest_parent[child] for child in range(48)] == order.tolist()

@@ -17,6 +17,7 @@ from thoughtscope.atlas.concepts import read_concepts as read_concepts
 from thoughtscope.atlas.concepts import save_concepts as save_concepts
 from thoughtscope.atlas.families import FamilyTree as FamilyTree
 from thoughtscope.atlas.families import Splits as Splits
+from thoughtscope.atlas.families import by_size as by_size
 from thoughtscope.atlas.families import family_tree as family_tree
 from thoughtscope.atlas.labels import auto_label as auto_label
 from thoughtscope.atlas.mapping import FeatureMap as FeatureMap

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -42,8 +42,10 @@ class Atlas:
     map: FeatureMap | None = None
     recorded: Recorded | None = None
     families: FamilyTree | None = None
-    relatives: Mapping[str, Sequence[Sequence[str]]] | None = None
-    "Labels of the families' other dictionaries: by name, by part, by feature."
+    generation: int = 0
+    "Which of the family's dictionaries this one is."
+    relatives: Sequence[Sequence[Sequence[str]]] = ()
+    "Labels of the family's dictionaries, in their order: by part, by feature. Empty where nobody asked for them."
 
     def __post_init__(self) -> None:
         found = tuple(len(layer.count) for layer in self.bank.layers)

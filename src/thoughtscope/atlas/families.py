@@ -44,7 +44,13 @@ class FamilyTree:
     """Dictionaries from small to large, and the splits between each and the next."""
 
     names: tuple[str, ...]
+    "With the number of features behind those that share a name."
     splits: tuple[Splits, ...]
+
+
+def by_size(dictionaries: Sequence[Dictionary]) -> list[int]:
+    """The dictionaries' numbers from small to large: their order in a tree."""
+    return sorted(range(len(dictionaries)), key=lambda number: dictionaries[number].n_features)
 
 
 def family_tree(
@@ -70,10 +76,14 @@ def family_tree(
     texts: Sequence[Recording | None] = recordings or [None] * len(dictionaries)
     if len({text.plan.documents for text in texts if text is not None}) > 1:
         raise DictionaryMismatch("The recordings are of different texts; record the same documents for each.")
-    order = sorted(range(len(dictionaries)), key=lambda at: dictionaries[at].n_features)
+    order = by_size(dictionaries)
+    names = [dictionaries[at].name for at in order]
     steps = pairwise(order)
     return FamilyTree(
-        names=tuple(dictionaries[at].name for at in order),
+        names=tuple(
+            name if names.count(name) == 1 else f"{name}, {dictionaries[at].n_features:,} features"
+            for name, at in zip(names, order, strict=True)
+        ),
         splits=tuple(
             _splits(dictionaries[small], dictionaries[large], tau, texts[small], texts[large])
             for small, large in steps

@@ -48,7 +48,7 @@ def atlas(
     as_json: Json = False,
 ) -> None:
     """Writes the page, an index and pieces on demand. Only --data needs the model."""
-    from thoughtscope.atlas import Atlas, bank_required, family_tree, kept_map, recorded_of
+    from thoughtscope.atlas import Atlas, bank_required, by_size, family_tree, kept_map, recorded_of
     from thoughtscope.core.files import MAPS, default_folder
     from thoughtscope.dictionaries import load_dictionary
     from thoughtscope.microscope import user_labels
@@ -57,12 +57,13 @@ def atlas(
     made_folder = make_folder(out / "index.html")
     found = load_dictionary(dictionary)
     bank = bank_required(found)
-    relatives = [load_dictionary(name) for name in family or ()]
+    members = [found, *(load_dictionary(name) for name in family or ())]
+    order = by_size(members)
     loaded = None if data is None else opened(model, device, dtype)
     with progress_lines(quiet=as_json) as progress:
         texts = [
             _recording(each, data, recording if each is found else None, loaded, max_tokens, progress)
-            for each in (found, *relatives)
+            for each in members
         ]
         alive = Atlas(dictionary=found, bank=bank).count > 0
         maps = default_folder() / MAPS
@@ -72,10 +73,9 @@ def atlas(
             bank=bank,
             map=None if no_map else kept_map(found, maps, alive=alive, progress=progress),
             recorded=None if texts[0] is None else recorded_of(bank, texts[0], progress=progress),
-            families=family_tree([found, *relatives], recordings=recorded if all(texts) else None)
-            if relatives
-            else None,
-            relatives={each.name: _labels(each) for each in relatives},
+            families=family_tree(members, recordings=recorded if all(texts) else None) if family else None,
+            generation=order.index(0),
+            relatives=[_labels(members[number]) for number in order] if family else (),
         )
         labels = user_labels().of(found.name)
         page = AtlasPage(atlas=whole, labels=labels)

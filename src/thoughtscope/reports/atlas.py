@@ -196,26 +196,24 @@ def _near_json(atlas: Atlas, part: int, first: int, end: int) -> dict[str, Any]:
 
 def _family(atlas: Atlas, feature: int) -> list[dict[str, Any]]:
     """A feature's parents and children in the dictionaries next to it in size, nearest first."""
-    tree = atlas.families
+    tree, here = atlas.families, atlas.generation
     assert tree is not None
-    here = tree.names.index(atlas.dictionary.name)
     found = []
     for step, splits in enumerate(tree.splits):
         if here not in (step, step + 1):
             continue
-        own, other, role = (
-            (splits.parent, splits.child, "child")
+        role, own, other, there = (
+            ("child", splits.parent, splits.child, step + 1)
             if here == step
-            else (splits.child, splits.parent, "parent")
+            else ("parent", splits.child, splits.parent, step)
         )
-        name = tree.names[step + 1 if here == step else step]
         edges = np.flatnonzero(own == feature)
         for edge in edges[np.argsort(-splits.cosine[edges], kind="stable")].tolist():
             found.append(
                 {
                     "role": role,
-                    "dictionary": name,
-                    **_relative(atlas, name, int(other[edge])),
+                    "dictionary": tree.names[there],
+                    **_relative(atlas, there, int(other[edge])),
                     "cosine": round(float(splits.cosine[edge]), 4),
                     "given": None if splits.given is None else round(float(splits.given[edge]), 4),
                 }
@@ -223,16 +221,15 @@ def _family(atlas: Atlas, feature: int) -> list[dict[str, Any]]:
     return found
 
 
-def _relative(atlas: Atlas, name: str, number: int) -> dict[str, Any]:
+def _relative(atlas: Atlas, there: int, number: int) -> dict[str, Any]:
     """A feature of a family's other dictionary, by its number over all parts: its id there and its label."""
-    labels = (atlas.relatives or {}).get(name)
-    parts = atlas.dictionary.parts
-    if labels is None:
+    if not atlas.relatives:
         return {"id": str(number), "label": ""}
+    labels = atlas.relatives[there]
     ends = np.cumsum([len(each) for each in labels])
     part = int(np.searchsorted(ends, number, side="right"))
     index = number - int(ends[part]) + len(labels[part])
-    return {"id": f"{parts[part].name}/{index}", "label": labels[part][index]}
+    return {"id": f"{atlas.dictionary.parts[part].name}/{index}", "label": labels[part][index]}
 
 
 # --- columns ---------------------------------------------------------------------------------------------------------
