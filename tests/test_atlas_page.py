@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from tests.clients import BEARER, TOKEN
+from tests.clients import BEARER, TOKEN, client_of
 from tests.dictionary_oracle import random_coder
 from tests.tiny_atlas import atlas, bank, dictionary, microscope, places, recorded
-from tests.tiny_microscope import shared_model
+from tests.tiny_microscope import shared_model, tiny_microscope
 from thoughtscope.atlas import Atlas, FamilyTree, Splits, bank_required
 from thoughtscope.atlas.exports import export_features
 from thoughtscope.core.errors import DictionaryMismatch, UnknownFeature
@@ -220,6 +220,13 @@ def test_the_map_comes_when_somebody_waits_for_it(client, session):
     assert client.get("/api/atlas/index").json()["place"] is not None
     assert client.get("/api/atlas/0-0").json()["near"] is not None
     assert len(list((session.folder.root / "maps").glob("*/manifest.json"))) == 1
+
+
+def test_without_examples_the_page_is_told_what_to_run(tmp_path):
+    session = Session(tiny_microscope, folder=WorkFolder(tmp_path))
+    answer = client_of(session).get("/api/atlas/index")
+    session.close()
+    assert answer.status_code == 409 and "thoughtscope features collect" in answer.json()["error"]["message"]
 
 
 def test_pieces_that_are_not_there_are_refused(client):

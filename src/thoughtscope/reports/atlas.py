@@ -16,6 +16,7 @@ import base64
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,11 @@ def script_of(name: str, content: Mapping[str, Any]) -> str:
 
 def index_json(atlas: Atlas, labels: Mapping[str, str]) -> dict[str, Any]:
     """All features in short, as columns: one entry a feature, one part behind the other."""
+    return {**_columns(atlas), "people": dict(labels)}
+
+
+@lru_cache(maxsize=2)  # a server sends it with the labels of the moment, again and again
+def _columns(atlas: Atlas) -> dict[str, Any]:
     bank, dictionary = atlas.bank, atlas.dictionary
     pieces, number = _pieces(bank)
     parts = zip(dictionary.parts, atlas.firsts.tolist(), strict=False)
@@ -120,7 +126,6 @@ def index_json(atlas: Atlas, labels: Mapping[str, str]) -> dict[str, Any]:
         "window": list(bank.window),
         "pieces": pieces,
         "labels": [label for layer in range(len(bank.layers)) for label in bank.auto_labels(layer)],
-        "people": dict(labels),
         "count": column(atlas.count, "u4"),
         "largest": column(np.concatenate([layer.quantiles[:, -1].numpy() for layer in bank.layers]), "f4"),
         "raised": _wide([number[layer.top_logits.numpy()] for layer in bank.layers], len(pieces)),
@@ -249,6 +254,7 @@ def _wide(tables: list[np.ndarray], n_pieces: int) -> dict[str, str]:
     return {**column(np.concatenate(filled), kind), "width": str(width)}
 
 
+@lru_cache(maxsize=2)
 def _pieces(bank: FeatureBank) -> tuple[list[str], np.ndarray]:
     """The tokens' texts, and by token id the number of its text."""
     number = np.zeros(max(bank.pieces, default=0) + 1, np.int64)

@@ -46,9 +46,10 @@ export function Family({ family, label }) {
     return html`<section class="family"><h3>Family</h3><p class="quiet">No feature of the other sizes writes nearly the
       same.</p></section>`;
   }
+  const figures = ({ cosine, given }) => `${cosine.toFixed(2)}${given === null ? "" : ` · ${percent(given, 0)}`}`;
   const level = (members) => html`<ul>${members.map((one) => html`<li key=${one.dictionary + one.id}
-    title=${`${one.dictionary}/${one.id}`}><span>${plainText(one.label) || one.id}</span><small>${one.cosine.toFixed(2)}${
-    one.given === null ? "" : ` · ${percent(one.given, 0)}`}</small></li>`)}</ul>`;
+    title=${`${one.dictionary}/${one.id}`}><span>${plainText(one.label) || one.id}</span>
+    <small>${figures(one)}</small></li>`)}</ul>`;
   return html`<section class="family"><h3 title="Cosine; and on how much of a parent’s text the child fires">Family</h3>
     ${parents.length > 0 && html`<p class="quiet">in ${plainText(parents[0].dictionary)}</p>${level(parents)}`}
     <p class="family-self">${plainText(label)}</p>
@@ -59,7 +60,8 @@ export function Family({ family, label }) {
 /** On which share of its activations the label's plainest reading holds, by decile. */
 export function Specificity({ specific }) {
   if (!specific) return null;
-  const bar = (share, i) => html`<rect key=${i} x=${i * 12 + 1} width="10" y=${44 - 44 * share} height=${44 * share} />`;
+  const bar = (share, i) => html`<rect key=${i} x=${i * 12 + 1} width="10" y=${44 - 44 * share}
+    height=${44 * share} />`;
   const [weak, strong] = [specific[0], specific[specific.length - 1]];
   return html`<figure class="histogram specificity" aria-label="Specificity by activation decile">
     <figcaption title="Share of activations, by decile, at a token at which its strongest examples peak">Specificity

@@ -81,7 +81,8 @@ function Naming({ feature, id }) {
       notify(/** @type {Error} */ (error).message, "error");
     }
   };
-  return html`<input class="feature-name" aria-label=${`Label of ${id}`} maxlength="200" value=${text ?? spellTurns(own)}
+  return html`<input class="feature-name" aria-label=${`Label of ${id}`} maxlength="200"
+    value=${text ?? spellTurns(own)}
     placeholder=${plainText(index.labels[feature]) || "no label"} title="Name this feature; Enter keeps it"
     onInput=${(event) => setText(event.target.value)} onBlur=${keep} onKeyDown=${(event) => {
       if (event.key === "Enter") event.target.blur();
@@ -99,7 +100,8 @@ function Welcome({ index }) {
       nearly the same. Open one to see the text on which it fires, what it raises, and what lies beside it.</p>
     <dl>${row(["/"], "search by words, a token, a list of words, neighbours")}
       ${row(["j", "k"], "the next feature in the list, and the one before")}
-      ${row(["+", "−", "0"], "nearer, further away, the whole map")}${row(["Esc"], "close the feature, then the search")}
-    </dl><p class="quiet">Examples are from ${index.tokens.toLocaleString("en-US")} tokens of text. The address holds what
-      you see: share it as it is.</p></div>`;
+      ${row(["+", "−", "0"], "nearer, further away, the whole map")}
+      ${row(["Esc"], "close the feature, then the search")}
+    </dl><p class="quiet">Examples are from ${index.tokens.toLocaleString("en-US")} tokens of text. The address holds
+      what you see: share it as it is.</p></div>`;
 }

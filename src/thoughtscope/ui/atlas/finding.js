@@ -136,8 +136,9 @@ function matcherOf(index, tokens) {
     const mask = new Uint8Array(tokens.length);
     let at = 0;
     for (const match of text.matchAll(new RegExp(patternOf(phrase), "g"))) {
+      const end = match.index + match[0].length;
       while (ends[at] <= match.index) at += 1;
-      for (let i = at; i < tokens.length && (i === at || ends[i - 1] < match.index + match[0].length); i += 1) mask[i] = 1;
+      for (let i = at; i < tokens.length && (i === at || ends[i - 1] < end); i += 1) mask[i] = 1;
     }
     return mask;
   };

@@ -2,8 +2,6 @@
 // All features in short: columns by feature, one part of the dictionary behind the other.
 import { column, starts } from "./pieces.js";
 
-/** @typedef {ReturnType<typeof readIndex>} Index */
-
 export function readIndex(json) {
   const count = column(json.count);
   const largest = column(json.largest);

@@ -27,5 +27,6 @@ function tellingly(index, i) {
   const share = index.count[i] / Math.max(1, index.tokens);
   const rare = share < 0.02 ? 1 : 0;
   const seen = Math.min(1, index.count[i] / 20);
-  return rare + seen + (label.startsWith("raises") || label.startsWith("after") ? 0 : 1) + (label.includes("→") ? 0.5 : 0);
+  const plain = label.startsWith("raises") || label.startsWith("after") ? 0 : 1;
+  return rare + seen + plain + (label.includes("→") ? 0.5 : 0);
 }

@@ -5,7 +5,7 @@ import { useEffect, useMemo, useRef, useState } from "../vendor/hooks.mjs";
 import { themeColour } from "../colour.js";
 import { Choice } from "../components/choice.js";
 import { clip, plainText } from "../text.js";
-import { useParts } from "../store.js";
+import { subscribe, useParts } from "../store.js";
 import { COLOURS, clusterNames, coloursOf } from "./colours.js";
 import { discOf, drawPoints, mixed, nearestTo, pixelOf, project } from "./drawing.js";
 import { idOf, labelOf } from "./index.js";
@@ -18,8 +18,7 @@ const FOUND = 2.8; // pixels that the point of a feature that was found is wide 
 const REACH = 9; // pixels from a point at which the pointer means it
 
 export function FeatureMap() {
-  const { index, colour, place, found, feature, pointed, theme, people } = useParts("index", "colour", "place", "found",
-    "feature", "pointed", "theme", "people");
+  const { index, colour, found, theme } = useParts("index", "colour", "found", "theme");
   const holder = useRef(null);
   const scene = useRef(/** @type {any} */ (null));
   const names = useMemo(() => (index.cluster ? clusterNames(index, (i) => labelOf(index, {}, i)) : []), [index]);
@@ -28,7 +27,9 @@ export function FeatureMap() {
     scene.current = sceneOf(holder.current);
     const watch = new ResizeObserver(() => scene.current.draw());
     watch.observe(/** @type {any} */ (holder.current));
-    return () => watch.disconnect();
+    // Not by an effect of what changed, which would come a frame later: a map that is dragged keeps up with the hand.
+    const leave = subscribe(() => scene.current.follow());
+    return () => { watch.disconnect(); leave(); };
   }, []);
   const [dark, setDark] = useState(DARK.matches);
   useEffect(() => {
@@ -37,17 +38,18 @@ export function FeatureMap() {
     return () => DARK.removeEventListener("change", turned);
   }, []);
   useEffect(() => {
-    Object.assign(scene.current, { index, names, order, others, colours: faded(index, coloursOf(index, colour), found) });
+    const colours = faded(index, coloursOf(index, colour), found);
+    Object.assign(scene.current, { index, names, order, others, colours });
     scene.current.draw();
   }, [index, names, order, colour, found, theme, dark]);
-  useEffect(() => { scene.current.draw(); }, [place, feature, pointed, people]);
   return html`<section class="map panel" aria-label="Map of features">
     <div class="map-field" ref=${holder} ...${gestures(scene)}><canvas class="map-points" aria-hidden="true"></canvas>
       <canvas class="map-marks" aria-hidden="true"></canvas></div>
     <footer class="map-foot"><${Choice} label="Colours" lead="colour" options=${COLOURS} value=${colour}
         onChange=${(value) => setAtlas({ colour: value })} />
       <span class="spacer"></span>
-      <button class="icon" onClick=${() => zoomed(1 / 1.6)} aria-label="Further away" title="Further away (-)">−</button>
+      <button class="icon" onClick=${() => zoomed(1 / 1.6)} aria-label="Further away"
+        title="Further away (-)">−</button>
       <button class="icon" onClick=${() => zoomed(1.6)} aria-label="Nearer" title="Nearer (+)">+</button>
       <button class="plain" onClick=${() => setAtlas({ place: { x: 0, y: 0, scale: 1 } })}
         title="Show the whole map (0)">All</button></footer>
@@ -76,8 +78,15 @@ function sceneOf(holder) {
   const [points, marks] = holder.querySelectorAll("canvas");
   const image = { width: 0, height: 0, pixels: new Uint32Array(0), data: /** @type {any} */ (null) };
   const scene = { index: /** @type {any} */ (null), frame: 0, drawn: 0, to: /** @type {any} */ (null),
-    draw: () => { scene.frame ||= requestAnimationFrame(now); } };
-  const now = () => {
+    seen: /** @type {any[]} */ ([]), draw: () => { scene.frame ||= requestAnimationFrame(paintNow); },
+    follow: () => {
+      const { place, feature, pointed, people } = getAtlas();
+      const now = [place, feature, pointed, people];
+      if (now.every((part, i) => part === scene.seen[i])) return;
+      scene.seen = now;
+      scene.draw();
+    } };
+  const paintNow = () => {
     scene.frame = 0;
     const ratio = Math.min(2, devicePixelRatio || 1);
     const [width, height] = [Math.round(holder.clientWidth * ratio), Math.round(holder.clientHeight * ratio)];
@@ -172,8 +181,8 @@ function gestures(scene) {
     const { index, order, to } = scene.current;
     const box = event.currentTarget.getBoundingClientRect();
     if (!to) return null;
-    return nearestTo(index.place, order, to, (event.clientX - box.left) * to.ratio, (event.clientY - box.top) * to.ratio,
-      REACH * to.ratio);
+    const [x, y] = [(event.clientX - box.left) * to.ratio, (event.clientY - box.top) * to.ratio];
+    return nearestTo(index.place, order, to, x, y, REACH * to.ratio);
   };
   return {
     onPointerDown: (event) => {

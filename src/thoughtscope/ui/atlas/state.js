@@ -3,7 +3,7 @@
 import { getState, setState } from "../store.js";
 
 const START = {
-  /** @type {import("./index.js").Index | null} */ index: null, // all features in short
+  /** @type {any} */ index: null, // all features in short: what `readIndex` made
   mapping: false, // the server makes the map
   find: { mode: "words", text: "" },
   /** @type {{ places: number[], notes: string[] | null, of: string } | null} */ found: null, // null: all features

@@ -63,7 +63,8 @@ function asked(prompt, edits) {
 function Offline({ id }) {
   const { index } = useParts("index");
   const why = canWrite() ? "There is no model behind this page." : "This page was opened from disk.";
-  return html`<section class="steering"><h3>Steer</h3><p class="quiet">${why} To turn this feature, or to name it, run${" "}
+  return html`<section class="steering"><h3>Steer</h3><p class="quiet">${why} To turn this feature, or to name it,
+    run${" "}
     <code>thoughtscope serve --model ${plainText(index.model)} --dictionary ${plainText(index.name)}</code> and open
     its atlas at <code>#f=${id}</code>.</p></section>`;
 }
