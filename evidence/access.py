@@ -15,7 +15,7 @@ from _claim import Measured, main
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 BASE = "http://127.0.0.1:8321"
 READ = ("GET", "HEAD")
-NAMES = {"slug": "a", "layer": "0", "index": "0", "number": "0", "part": "0", "scan": "a"}
+NAMES = {"slug": "a", "layer": "0", "index": "0", "number": "0", "part": "0", "scan": "a", "name": "a"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +105,7 @@ def wrong(access: Any) -> dict[str, dict[str, str]]:
 def is_named(probe: Probe) -> bool:
     """The exceptions: /health, the page's own files, and the login, which answers 422 to a body without a token."""
     if probe.method in READ:
-        return probe.path in ("/", "/chat", "/health", "/app.js")
+        return probe.path in ("/", "/chat", "/atlas", "/health", "/app.js")
     return (probe.method, probe.path) == ("POST", "/login")
 
 

@@ -191,6 +191,7 @@ def test_a_command_of_the_pages_runs(
         lambda name, **more: specimen.model if name == "specimen" else load(name, **more),
     )
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.setattr("thoughtscope.atlas.mapping.EPOCHS", 3)
     monkeypatch.setattr("thoughtscope.models.downloads.fetch", lambda name, **_: tmp_path / f"{name}.gguf")
     monkeypatch.setattr(
         "thoughtscope.models.gguf.gguf_model", lambda path, **_: (path.with_suffix(".float32"), "0")

@@ -14,9 +14,9 @@ import pytest
 from tests.tiny_microscope import N_FEATURES, tiny_microscope
 from thoughtscope.atlas import MadeLabel
 from thoughtscope.core.errors import ThoughtscopeError
+from thoughtscope.core.ids import feature_number, place_of_number
 from thoughtscope.core.labels import LabelStore
 from thoughtscope.graphs import Graph, feature_key, graph_to_json, group
-from thoughtscope.graphs.names import feature_number, place_of_number
 from thoughtscope.interventions import Outcome, intervene, plan
 from thoughtscope.microscope import tokens_of, trace
 from thoughtscope.reports import Report, build_report

@@ -32,7 +32,7 @@ def test_every_route_of_the_table_asks_for_the_token(evidence: Any, monkeypatch:
     assert found.control["share answered with the token"] == 1
     assert found.n > 700 and found.details["routes"] >= 22
     assert {*found.details["open"]} == {
-        "GET /", "HEAD /", "GET /chat", "HEAD /chat", "GET /app.js", "HEAD /app.js", "GET /health", "HEAD /health",
+        "GET /", "HEAD /", "GET /chat", "HEAD /chat", "GET /atlas", "HEAD /atlas", "GET /app.js", "HEAD /app.js", "GET /health", "HEAD /health",
         "POST /login",
     }  # fmt: skip
 

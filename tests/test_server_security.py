@@ -66,6 +66,7 @@ ROUTES = [
     ("GET", "/health"),
     ("GET", "/"),
     ("GET", "/chat"),
+    ("GET", "/atlas"),
     ("GET", "/vendor/lib.mjs"),
     ("GET", "/nothing.js"),
     ("GET", "/api/session"),
@@ -79,6 +80,8 @@ ROUTES = [
     ("GET", "/api/features/0/0"),
     ("GET", "/api/search"),
     ("POST", "/api/like"),
+    ("GET", "/api/atlas/a"),
+    ("POST", "/api/effects"),
     ("POST", "/api/readings"),
     ("POST", "/api/activations"),
     ("PUT", "/api/labels/0/0"),
@@ -106,6 +109,7 @@ def test_the_list_of_routes_is_complete(session: Session) -> None:
             ("{index}", "0"),
             ("{number}", "0"),
             ("{scan}", "scan"),
+            ("{name}", "a"),
         ):
             path = path.replace(name, value)
         return path

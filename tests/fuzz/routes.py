@@ -36,6 +36,8 @@ REQUESTS: tuple[tuple[str, str, Any], ...] = (
     ("POST", "/api/readings", {"prompt": "Hi", "n": 2, "bos": None}),
     ("POST", "/api/activations", {"prompt": "Hi", "features": ["1/3"], "bos": None}),
     ("POST", "/api/like", {"prompt": "Hi", "n": 3}),
+    ("GET", "/api/atlas/index", None),
+    ("POST", "/api/effects", {"prompt": "Hi", "n": 2, "bos": None}),
     ("GET", "/api/search?text=Hi&n=2", None),
     ("GET", "/api/features/0/1", None),
     ("PUT", "/api/labels/0/1", {"label": "Texas"}),

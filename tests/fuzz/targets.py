@@ -162,6 +162,13 @@ def bank(folder: Path) -> Any:
     return [found.detail(0, 0), found.auto_label(0, 1)]
 
 
+def feature_map(folder: Path) -> Any:
+    from thoughtscope.atlas import FeatureMap
+
+    found = FeatureMap.load(folder)
+    return [found.near.cosine, found.cluster, found.near.index]
+
+
 def concepts(folder: Path) -> Any:
     from thoughtscope.atlas import load_concepts
 
@@ -292,14 +299,21 @@ def gguf_files(kind: str) -> dict[str, bytes]:
 
 @cache
 def atlas_files(kind: str) -> dict[str, bytes]:
+    import numpy as np
+
     from tests.tiny_microscope import random_dictionary, shared_model
     from thoughtscope.atlas import ConceptTable, Occurrence, collect_examples, learn_concept, save_concepts
+    from thoughtscope.atlas import feature_map as map_of
 
     model = shared_model()
     if kind == "bank":
         texts = ["We saw the cat and the dog", "We saw the red fox by the sea"]
         return folder_of(
             lambda root: collect_examples(model, random_dictionary(model), texts).save(root / "b")
+        )
+    if kind == "map":
+        return folder_of(
+            lambda root: map_of(random_dictionary(model), alive=np.arange(72) < 4).save(root / "b")
         )
     tokens = [Occurrence(text=f"We saw the {word}", position=len(word) + 8, value=value)
               for value, words in {"animal": ("cat", "dog"), "colour": ("red", "tan")}.items() for word in words]  # fmt: skip
@@ -415,6 +429,7 @@ TARGETS: dict[str, Target] = {
         *(Target(name=f"gguf, {kind}", files=lambda kind=kind: gguf_files(kind), read=gguf, weight=2)
           for kind in ("Q4_1", "F16")),
         Target(name="bank", files=lambda: atlas_files("bank"), read=within(bank), seal=seal_artefacts),
+        Target(name="map", files=lambda: atlas_files("map"), read=within(feature_map), seal=seal_artefacts),
         Target(name="concepts", files=lambda: atlas_files("concepts"), read=within(concepts), seal=seal_artefacts),
         Target(name="activations", files=activation_files, read=within(activations), seal=seal_artefacts),
         Target(name="labels", files=label_files, read=labels, naive=naive_json),

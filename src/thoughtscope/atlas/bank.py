@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from thoughtscope.atlas.labels import auto_label
+from thoughtscope.atlas.labels import Shown, auto_label, label_of, plain_word
 from thoughtscope.atlas.made_labels import MadeLabel, MadeLabels
 from thoughtscope.atlas.picking import windows_of
 from thoughtscope.atlas.soundness import check_bank
@@ -132,6 +132,39 @@ class FeatureBank:
         """The same bank with these labels; without those of another dictionary."""
         return replace(self, made=made if made is not None and made.scan == self.scan else None)
 
+    def auto_labels(self, layer: int) -> list[str]:
+        """The labels of all features of a layer, as `auto_label` has them; empty for one that never fired."""
+        records, words = (
+            self.layers[layer],
+            {token: plain_word(piece) for token, piece in self.pieces.items()},
+        )
+        strongest = records.example_group.numpy() == 0
+        ends = np.cumsum(strongest)[records.example_offsets.numpy()[1:] - 1] * (records.count.numpy() > 0)
+        at = records.example_token.numpy()[strongest]
+        around = [[words.get(token, "") for token in row.tolist()] for row in self._around(at)]
+        raised = records.top_logits.tolist()
+        strength = records.output_strength.float().tolist()
+        labels, start = [], 0
+        for feature, end in enumerate(np.maximum.accumulate(ends).tolist()):
+            before, peaks, after = (each[start:end] for each in around)
+            tops = [words[token] for token in raised[feature]]
+            labels.append(
+                label_of(
+                    Shown(
+                        before=before,
+                        peaks=peaks,
+                        after=after,
+                        raised=tops,
+                        strength=round(strength[feature], 3),
+                    )
+                )
+            )
+            start = end
+        made = {} if self.made is None else self.made.labels
+        return [
+            made[layer, index].text if (layer, index) in made else each for index, each in enumerate(labels)
+        ]
+
     def largest(self, layer: int, index: int) -> float | None:
         """The largest activation in the scanned text; None for a feature that never fired. Raises `UnknownFeature`."""
         records = self._records(layer, index)
@@ -202,6 +235,15 @@ class FeatureBank:
                 f"feature {index}."
             )
         return self.layers[layer]
+
+    def _around(self, at: Int[np.ndarray, " example"]) -> Int[np.ndarray, "3 example"]:
+        """The tokens before, at and after some places, -1 beyond a document's ends and beyond what is shown."""
+        ids, starts = self.ids.numpy(), self.starts.numpy()
+        document = np.searchsorted(starts, at, side="right") - 1
+        before = np.where((at > starts[document]) & (self.window[0] > 0), ids[at - 1], -1)
+        last = at + 1 >= starts[document + 1]
+        after = np.where(last | (self.window[1] < 1), -1, ids[np.minimum(at + 1, len(ids) - 1)])
+        return np.stack([before, ids[at], after])
 
     def _example(self, records: LayerRecords, number: int) -> dict[str, Any]:
         peak = int(records.example_token[number])

@@ -166,7 +166,7 @@ def output_tokens(model: Model, part: Part) -> dict[str, Tensor]:
 
     Features that write elsewhere than to the residual stream or to neurons (to heads, say) have empty lists.
     """
-    if not _residual_writes(model, part):
+    if not _reaching_logits(model, part):
         empty = torch.zeros(part.n_features, 0, dtype=torch.int32)
         strength = torch.zeros(part.n_features, dtype=torch.float16)
         return {"top_logits": empty, "bottom_logits": empty, "output_strength": strength}
@@ -193,7 +193,7 @@ def direct_logits(model: Model, part: Part, index: Int[Tensor, " feature"]) -> F
     """
     norm, unembed = model.family.final_norm, model.family.unembed.float()
     rows = part.decoder_rows(index)
-    writes = _residual_writes(model, part)
+    writes = _reaching_logits(model, part)
     direction = torch.stack(
         [_in_residual(model, site, rows[site].to(unembed.device)) for site in writes]
     ).sum(0)
@@ -202,7 +202,12 @@ def direct_logits(model: Model, part: Part, index: Int[Tensor, " feature"]) -> F
     return direction @ unembed.T
 
 
-def _residual_writes(model: Model, part: Part) -> list[Site]:
+def residual_writes(part: Part) -> list[Site]:
+    """The written sites that are sums in the residual stream."""
+    return [site for site in part.writes if site.kind in _TO_RESIDUAL]
+
+
+def _reaching_logits(model: Model, part: Part) -> list[Site]:
     """The written sites that are sums in the residual stream, or become such by a matrix."""
     return [site for site in part.writes if site.kind in _TO_RESIDUAL or _projects(model, site)]
 

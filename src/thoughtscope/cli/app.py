@@ -9,13 +9,14 @@ from typing import Annotated, Any
 
 import typer
 
+from thoughtscope.cli.atlas import atlas
 from thoughtscope.cli.chat import chat
 from thoughtscope.cli.console import emit, printable, reporting, show_what_can_be_shown, untold
 from thoughtscope.cli.convert import convert
 from thoughtscope.cli.curves import curves
 from thoughtscope.cli.doctor import doctor
 from thoughtscope.cli.evaluate import evaluate
-from thoughtscope.cli.features import collect
+from thoughtscope.cli.features import collect, export
 from thoughtscope.cli.features_explain import explain, score
 from thoughtscope.cli.features_label import label
 from thoughtscope.cli.fetch import fetch
@@ -41,7 +42,7 @@ app = typer.Typer(
 
 
 features = typer.Typer(
-    help="What a dictionary's features are: collect examples of them, label them, ask for labels, score labels.",
+    help="What a dictionary's features are: collect examples of them, label them, write them for other tools.",
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -202,6 +203,23 @@ add(
     "features score sae --model ./chat-model --data text:texts --max-tokens 4000 --scorer embedding --scorer surprisal "
     "--folder ./labels",
     group=features,
+)
+add(
+    export,
+    "Write features in other tools' layouts.",
+    "Write a dictionary's features for other tools: SAEDashboard's batches, Neuronpedia's import layout, a Parquet "
+    "table for embedding-atlas, or circuit-tracer's feature files. What people call them goes along.",
+    "features export specimen/clt --format circuit-tracer --part 5 --out ./for-circuit-tracer",
+    "features export specimen/clt --format neuronpedia --part 5 --source-set clt --out ./for-neuronpedia",
+    group=features,
+)
+add(
+    atlas,
+    "Write all features of a dictionary as one page.",
+    "Write every feature of a dictionary as a folder that opens from disk: a list to search, a map, examples, "
+    "neighbours. The page that `thoughtscope serve` has at /atlas can steer features and name them, too.",
+    "atlas specimen/clt --out ./atlas",
+    "atlas specimen/clt --data text:texts --max-tokens 1000 --out ./recorded --no-map",
 )
 add(
     sweep,

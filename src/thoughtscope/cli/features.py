@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -117,3 +118,62 @@ def _with_effects(
             f"{price.n_tokens / bank.n_tokens:.1f} times the text."
         )
     return measured(model, dictionary, bank, n=n, progress=progress)
+
+
+def export(
+    dictionary: Annotated[str, typer.Argument(help="A dictionary's folder or name: specimen/clt, …")],
+    out: Annotated[Path, typer.Option(help="The folder to write into.")],
+    format: Annotated[
+        str,
+        typer.Option(
+            "--format", help="sae-dashboard, neuronpedia, parquet (for embedding-atlas), circuit-tracer."
+        ),
+    ],
+    part: Annotated[
+        list[str] | None,
+        typer.Option("--part", help="Only this part (of transcoders: layer); several are possible."),
+    ] = None,
+    model: ModelName = "specimen",
+    model_id: Annotated[
+        str | None, typer.Option(help="What the other place calls the model (default: its name here).")
+    ] = None,
+    source_set: Annotated[
+        str | None,
+        typer.Option(help="What the other place calls these features (default: the dictionary's name)."),
+    ] = None,
+    device: Device = None,
+    dtype: DType = None,
+    as_json: Json = False,
+) -> None:
+    """Writes all features that ever fired in another tool's layout; people's labels before automatic ones."""
+    from thoughtscope.atlas import Atlas, bank_required, kept_map
+    from thoughtscope.atlas.exports import FEATURE_FORMATS, export_features
+    from thoughtscope.core.files import MAPS, default_folder
+    from thoughtscope.dictionaries import load_dictionary
+    from thoughtscope.microscope import user_labels
+
+    needs = FEATURE_FORMATS[format].needs
+    loaded = opened(model, device, dtype) if "model" in needs else None
+    found = load_dictionary(dictionary, loaded, preflight=False)
+    atlas = Atlas(dictionary=found, bank=bank_required(found))
+    with progress_lines(quiet=as_json) as progress:
+        if "map" in needs:
+            places = kept_map(found, default_folder() / MAPS, alive=atlas.count > 0, progress=progress)
+            atlas = replace(atlas, map=places)
+        labels = user_labels().of(found.name)
+        written = export_features(atlas, out, format=format, labels=labels, parts=part, model=loaded,
+                                  model_id=model_id, source_set=source_set, progress=progress)  # fmt: skip
+    size = sum(path.stat().st_size for path in written)
+    if as_json:
+        emit(
+            {
+                "format": format,
+                "files": len(written),
+                "bytes": size,
+                "labels": len(labels),
+                "folder": str(out),
+            }
+        )
+        return
+    print(f"{len(written):,} files, {size / 1e6:.1f} MB, with {len(labels):,} labels of people")
+    print(f"Written: {printable(str(out))}")

@@ -62,8 +62,8 @@ def trace(
     """Traces, prints the summary and the next commands; writes and opens what was asked for."""
     from thoughtscope import microscope
     from thoughtscope.cli.summary import summary_data, summary_text
+    from thoughtscope.core.ids import plain_name
     from thoughtscope.graphs.json_write import write_text
-    from thoughtscope.graphs.names import plain_name
     from thoughtscope.reports.payload import graph_file
 
     given = asked(prompt, chat, system, answer)

@@ -37,6 +37,10 @@ _counter = itertools.count()
 _held = threading.local()
 
 
+MAPS = "maps"
+"""Where maps of features lie in a data folder."""
+
+
 def default_folder() -> Path:
     """The per-user data folder of this platform: kept work, labels and models."""
     if sys.platform == "darwin":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from enum import StrEnum
@@ -9,6 +10,7 @@ from enum import StrEnum
 from thoughtscope.core.errors import UnknownFeature, describe_choices
 
 _INT = r"(0|[1-9][0-9]*)"
+_LARGEST_NUMBER = 2**53  # scripts cannot hold larger integers
 
 
 @dataclass(frozen=True, order=True)
@@ -107,3 +109,24 @@ class NodeId:
         if len(numbers) != len(fields):
             raise UnknownFeature(f'"{text}" is not a node id: a {kind} node has {", ".join(fields)}.')
         return cls(kind, **dict(zip(fields, numbers, strict=True)))
+
+
+def feature_number(layer: int, index: int) -> int:
+    """Layer and index as one number, `(l + i)(l + i + 1)/2 + i` (Cantor's pairing, schema version 1).
+
+    The index alone where the number would be too large for a script.
+    """
+    pair = (layer + index) * (layer + index + 1) // 2 + index
+    return pair if pair <= _LARGEST_NUMBER else index
+
+
+def place_of_number(number: int) -> tuple[int, int]:
+    """The layer and index whose `feature_number` this is."""
+    diagonal = (math.isqrt(8 * number + 1) - 1) // 2
+    index = number - diagonal * (diagonal + 1) // 2
+    return diagonal - index, index
+
+
+def plain_name(text: str, length: int) -> str:
+    """`text` as a slug: letters, digits, `_`, `.` and `-` only, at most `length` of them; empty when none is left."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-.")[:length].strip("-.")

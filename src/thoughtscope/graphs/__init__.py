@@ -1,5 +1,6 @@
 """Attribution graphs: attribute, prune, score, group, read and write the JSON that the published viewers take."""
 
+from thoughtscope.core.ids import place_of_number as place_of_number
 from thoughtscope.graphs.attribute import Attribution as Attribution
 from thoughtscope.graphs.attribute import attribute as attribute
 from thoughtscope.graphs.attribute import begin_attribution as begin_attribution
@@ -29,7 +30,6 @@ from thoughtscope.graphs.linear import linearise as linearise
 from thoughtscope.graphs.names import feature_key as feature_key
 from thoughtscope.graphs.names import file_ids as file_ids
 from thoughtscope.graphs.names import node_of_file_id as node_of_file_id
-from thoughtscope.graphs.names import place_of_number as place_of_number
 from thoughtscope.graphs.price import Price as Price
 from thoughtscope.graphs.price import require_affordable as require_affordable
 from thoughtscope.graphs.price import require_keepable as require_keepable

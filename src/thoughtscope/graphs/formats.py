@@ -10,12 +10,12 @@ from typing import Any, Protocol, runtime_checkable
 
 from thoughtscope.core.errors import CorruptArtefact
 from thoughtscope.core.files import atomic_write_text
+from thoughtscope.core.ids import plain_name
 from thoughtscope.core.parsing import strict_json
 from thoughtscope.core.registry import Registry
 from thoughtscope.graphs.graph import Graph
 from thoughtscope.graphs.json_read import read_both
 from thoughtscope.graphs.json_write import graph_to_json, write_text
-from thoughtscope.graphs.names import plain_name
 from thoughtscope.graphs.schema import validate_json
 
 METADATA = "graph-metadata.json"

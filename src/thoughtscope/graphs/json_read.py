@@ -29,7 +29,7 @@ from thoughtscope.core.errors import (
     UnknownFeature,
 )
 from thoughtscope.core.files import read_file
-from thoughtscope.core.ids import NodeId
+from thoughtscope.core.ids import NodeId, place_of_number
 from thoughtscope.core.parsing import strict_json
 from thoughtscope.core.turns import Turn, check_turns
 from thoughtscope.graphs.clashes import distinct
@@ -45,7 +45,7 @@ from thoughtscope.graphs.graph import (
 )
 from thoughtscope.graphs.influence import waves
 from thoughtscope.graphs.json_write import EXTRAS_VERSION, MAX_BYTES, MAX_LINKS, MAX_NODES
-from thoughtscope.graphs.names import TYPE_NAMES, feature_of_file_id, place_of_number
+from thoughtscope.graphs.names import TYPE_NAMES, feature_of_file_id
 from thoughtscope.graphs.schema import check_schema
 
 MAX_LAYER = 1_000

@@ -21,10 +21,11 @@ from jaxtyping import Float
 
 from thoughtscope.core.errors import LimitExceeded, ThoughtscopeError
 from thoughtscope.core.files import atomic_write_bytes
+from thoughtscope.core.ids import feature_number, plain_name
 from thoughtscope.core.parsing import JsonLimits
 from thoughtscope.graphs.graph import ERROR, FEATURE, LOGIT, TOKEN, Graph
 from thoughtscope.graphs.influence import cumulative_influence
-from thoughtscope.graphs.names import TYPE_NAMES, feature_number, file_ids, plain_name
+from thoughtscope.graphs.names import TYPE_NAMES, file_ids
 
 MAX_BYTES = JsonLimits.size
 MAX_NODES = 200_000

@@ -6,7 +6,6 @@ token     E_VOCABULARYID_POSITION       logit   LAYERS+1_VOCABULARYID_POSITION
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -22,8 +21,6 @@ TYPE_NAMES = {
     LOGIT: "logit",
 }
 """What every viewer's files call the kinds of nodes; a feature's name is the same whatever the dictionary's kind."""
-
-_LARGEST_NUMBER = 2**53  # scripts cannot hold larger integers
 
 
 def file_ids(graph: Graph) -> list[str]:
@@ -76,24 +73,3 @@ def feature_key(node: Mapping[str, Any]) -> str | None:
         return None
     place = feature_of_file_id(str(node.get("node_id", "")))
     return None if place is None else f"{place[0]}/{place[1]}"
-
-
-def feature_number(layer: int, index: int) -> int:
-    """Layer and index as one number, `(l + i)(l + i + 1)/2 + i` (Cantor's pairing, schema version 1).
-
-    The index alone where the number would be too large for a script.
-    """
-    pair = (layer + index) * (layer + index + 1) // 2 + index
-    return pair if pair <= _LARGEST_NUMBER else index
-
-
-def place_of_number(number: int) -> tuple[int, int]:
-    """The layer and index whose `feature_number` this is."""
-    diagonal = (math.isqrt(8 * number + 1) - 1) // 2
-    index = number - diagonal * (diagonal + 1) // 2
-    return diagonal - index, index
-
-
-def plain_name(text: str, length: int) -> str:
-    """`text` as a slug: letters, digits, `_`, `.` and `-` only, at most `length` of them; empty when none is left."""
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-.")[:length].strip("-.")

@@ -36,7 +36,7 @@ def measure(
     """Everything that an outcome says, from the logits after the prompt without and with the plan."""
     before, after = (x.double().log_softmax(-1) for x in (clean.logits, logits))
     chosen = int(before.argmax()) if answer is None else answer
-    start, end = (_centred(model, x) for x in (clean.logits, logits))
+    start, end = (centred(model, x) for x in (clean.logits, logits))
     moved = float(end[chosen]) - float(start[chosen])
     others = before.clone()
     others[chosen] = -torch.inf
@@ -123,7 +123,7 @@ def _unedited(
     return mask
 
 
-def _centred(model: Model, logits: Float[Tensor, " vocab"]) -> Float[Tensor, " vocab"]:
+def centred(model: Model, logits: Float[Tensor, " vocab"]) -> Float[Tensor, " vocab"]:
     """Logits before any soft cap, less their mean: what a graph's logit nodes stand for."""
     cap = model.family.logit_soft_cap
     logits = logits.double()

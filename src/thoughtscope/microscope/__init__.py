@@ -7,6 +7,10 @@ used.
 from thoughtscope.microscope.answering import answer as answer
 from thoughtscope.microscope.answering import answered as answered
 from thoughtscope.microscope.answering import turned as turned
+from thoughtscope.microscope.atlas import atlas_page as atlas_page
+from thoughtscope.microscope.effects import Effect as Effect
+from thoughtscope.microscope.effects import Effects as Effects
+from thoughtscope.microscope.effects import effects as effects
 from thoughtscope.microscope.features import Known as Known
 from thoughtscope.microscope.features import Largest as Largest
 from thoughtscope.microscope.features import feature as feature

@@ -115,17 +115,17 @@ def _circuit(file: Mapping[str, Any]) -> dict[str, Any] | None:
     return {"nodes": nodes, **payload.circuit_scores(file, nodes)} if nodes else None
 
 
-def render(title: str, data: Mapping[str, Any], *, page: str | None = None) -> str:
+def render(title: str, data: Mapping[str, Any], *, page: str | None = None, also: str = "") -> str:
     """The HTML page, by default the one that shows a graph.
 
     Its one script and its one style sheet are named by hash in the content security policy, so that nothing else can
-    run, whatever the data holds.
+    run, whatever the data holds; except scripts of the sources `also`, for a page that has some beside it.
     """
     script, style = _page_parts(page)
     policy = "; ".join(
         [
             "default-src 'none'",
-            f"script-src {hash_source(script)}",
+            f"script-src {hash_source(script)} {also}".rstrip(),
             "style-src 'unsafe-inline'",
             "img-src data:",
             "font-src data:",

@@ -19,6 +19,7 @@ from thoughtscope import microscope
 from thoughtscope.core.errors import ThoughtscopeError
 from thoughtscope.microscope import Change, Microscope
 from thoughtscope.server.access import Access
+from thoughtscope.server.atlas import add_atlas
 from thoughtscope.server.bodies import StrictRoute, answered
 from thoughtscope.server.errors import Costly, error_of, error_response
 from thoughtscope.server.found import found_json, like_json, readings_json
@@ -81,7 +82,7 @@ def files_of(folder: Path) -> dict[str, Path]:
     root = folder.resolve()
     found = (path for path in sorted(root.rglob("*")) if path.suffix in _MEDIA_TYPES and path.is_file())
     listed = {f"/{path.relative_to(root).as_posix()}": path for path in found if path.resolve() == path}
-    pages = {"/": "/index.html", "/chat": "/chat.html"}
+    pages = {"/": "/index.html", "/chat": "/chat.html", "/atlas": "/atlas.html"}
     return {path: listed[name] for path, name in pages.items() if name in listed} | listed
 
 
@@ -100,6 +101,7 @@ def create_app(session: Session, access: Access | None = None, *, page: Path | N
     _add_model_routes(app, session)
     _add_feature_routes(app, session)
     _add_answer_route(app, session)
+    add_atlas(app, session)
     _add_viewer_routes(app, session)
     _add_page(app, page_files, access)
     return app
@@ -343,6 +345,7 @@ def _add_viewer_routes(app: FastAPI, session: Session) -> None:
 def _add_page(app: FastAPI, page: Mapping[str, Path], access: Access) -> None:
     @app.get("/", include_in_schema=False, response_model=None)
     @app.get("/chat", include_in_schema=False, response_model=None)
+    @app.get("/atlas", include_in_schema=False, response_model=None)
     async def start(request: Request) -> Response:
         return await without_token(request, access) or await page_file(request.url.path.removeprefix("/"))
 

@@ -40,6 +40,7 @@ Text = Annotated[str, AfterValidator(_well_formed)]
 Prompt = Annotated[Text, Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS)]
 Words = Annotated[Text, Field(min_length=1, max_length=MAX_SEARCH)]
 PartName = Annotated[Text, Field(min_length=1, max_length=200)]
+PieceName = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,24}$")]
 Label = Annotated[Text, Field(max_length=MAX_LABEL), AfterValidator(_one_line)]
 Author = Annotated[Text, Field(max_length=MAX_AUTHOR), AfterValidator(_one_line)]
 NodeName = Annotated[str, Field(min_length=1, max_length=100)]
@@ -145,6 +146,11 @@ class ActivationsRequest(PromptRequest):
 
 class LikeRequest(PromptRequest):
     n: Annotated[int, Field(ge=1, le=MAX_FOUND)] = 20
+    bos: bool | None = None
+
+
+class EffectsRequest(PromptRequest):
+    n: Annotated[int, Field(ge=1, le=MAX_FOUND)] = 40
     bos: bool | None = None
 
 

@@ -123,6 +123,9 @@ const server = {
   activations: (asked, ids) => request("activations", { method: "POST", body: { ...asked, features: ids } }),
   /** @returns {Promise<Reading>} */
   readings: (asked, n) => request("readings", { method: "POST", body: { ...asked, n } }),
+  /** @returns {Promise<any>} */ atlas: (name) => request(`atlas/${name}`),
+  /** @returns {Promise<{ answer: string, features: FoundEffect[] }>} */
+  effects: (body) => request("effects", { method: "POST", body }),
   /** @returns {Promise<{ slug: string, warnings?: string[] }>} */
   trace: (body, how) => work("trace", body, "graph", how),
   upload: (json) => request("graphs", { method: "POST", body: json }),
@@ -163,6 +166,7 @@ function embedded(data) {
     },
     login: nothing,
     answer: missing("run the model"), search: missing("run the model"), like: missing("run the model"),
+    effects: missing("run the model"), atlas: missing("show a dictionary"),
     readings: missing("run the model"), activations: missing("run the model"),
     trace: missing("trace a prompt"), upload: missing("take a file"), intervene: missing("run the model"),
     rename: nothing, remove: nothing, restore: nothing,

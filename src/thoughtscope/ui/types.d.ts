@@ -49,6 +49,16 @@ interface FoundFeature extends TalkFeature {
   value?: number; share?: number | null; token?: number;
 }
 
+/** A feature that an answer rests on, from POST api/effects, in logits of the answer over the mean logit. */
+interface FoundEffect extends TalkFeature {
+  /** What it gives to the answer, to first order, over all tokens. */
+  attribution: number;
+  /** How the answer changes without it; null for a feature that was not tried. */
+  ablation: number | null;
+  /** The token at which it gives most. */
+  token: number;
+}
+
 /** POST api/readings: the strongest features of each token. */
 interface Reading {
   tokens: string[];

@@ -167,6 +167,7 @@ function Card() {
     </div>
     ${feature?.tokens?.length > 0 && html`<p class="peaks">${feature.tokens.slice(0, 8).map((text, n) => html`<${Token}
       key=${n} text=${text} />`)}</p>`}
+    <p class="elsewhere"><a href=${`atlas#f=${id}`}>In the atlas</a>: what is near, and where it lies</p>
     <${Detail} answer=${answer} /></section>`;
 }
 

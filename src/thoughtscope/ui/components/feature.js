@@ -4,7 +4,7 @@ import { html } from "../html.js";
 import { useEffect, useState } from "../vendor/hooks.mjs";
 import { useParts } from "../store.js";
 import { featureDetail } from "../actions/features.js";
-import { hasFeatures } from "../actions/source.js";
+import { canWrite, hasFeatures } from "../actions/source.js";
 import { featureKey } from "../model.js";
 import { plainText } from "../text.js";
 import { Examples, Histogram, Logits } from "./examples.js";
@@ -38,6 +38,8 @@ export function FeatureDetail({ node, answer }) {
       <${Logits} name="Raises" list=${detail.top_logits} sign="raises" />
       <${Logits} name="Lowers" list=${detail.bottom_logits} sign="lowers" />
     </div>
+    ${canWrite() && detail.part !== undefined && html`<p class="elsewhere"><a
+      href=${`atlas#f=${detail.part}/${detail.index}`}>In the atlas</a>: what is near, and where it lies</p>`}
     <${Examples} detail=${detail} />
   </div>`;
 }

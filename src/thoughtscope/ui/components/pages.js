@@ -5,7 +5,8 @@ import { setTheme } from "../actions/theme.js";
 import { useStore } from "../store.js";
 
 const PAGES = [{ name: "graph", address: "./", title: "Trace a prompt: which features lead to the answer" },
-  { name: "chat", address: "chat", title: "Talk to the model with its features in hand" }];
+  { name: "chat", address: "chat", title: "Talk to the model with its features in hand" },
+  { name: "atlas", address: "atlas", title: "Every feature of the dictionary: search, map, examples" }];
 
 /** The pages of the server, the one that is `here` marked. */
 export function Pages({ here }) {
