@@ -138,7 +138,8 @@ def in_browser(real: Path, many: Path, empty: Path, visits: list[str]) -> dict[s
         times = [page.evaluate(VISIT, name) for name in visits[OPENED - 1 :] + visits[: OPENED - 1]]
         page, _ = opened((many / "index.html").as_uri(), ".map-field[data-drawn]")
         page.wait_for_selector(".row-peaks .token")
-        told(page.evaluate(PAN, 1.0))
+        told(page.evaluate(PAN, 1.0)["frames"])
+        page.keyboard.press("0")  # all points in sight
         moved = page.evaluate(PAN, PANNED)
         browser.close()
     if None in times:
