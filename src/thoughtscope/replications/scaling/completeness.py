@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from statistics import mean
+from statistics import fmean as mean
 
 import numpy as np
 import torch

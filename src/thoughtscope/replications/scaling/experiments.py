@@ -20,10 +20,10 @@ from thoughtscope.replications.scaling import (
 )
 from thoughtscope.replications.scaling.material import specimen_material
 
-QUICK = laws.Grid(sizes=(64, 128), lengths=(8192, 16_384), seeds=(0,))
+QUICK = laws.Grid(sizes=(64, 128), lengths=(2048, 4096), seeds=(0,))
 DOCUMENTS, HELD_OUT = 12_288, 4096
 """Samples to train on, and others to judge by."""
-QUICK_DOCUMENTS = 128
+QUICK_DOCUMENTS = 96
 MIDDLE = "resid_post.12"
 """The shipped autoencoder of SmolLM2 that stands in the middle of its 30 blocks."""
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from statistics import mean
+from statistics import fmean as mean
 
 import numpy as np
 import torch

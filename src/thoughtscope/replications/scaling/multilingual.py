@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from importlib import resources
 from itertools import combinations
-from statistics import mean
+from statistics import fmean as mean
 
 import torch
 from jaxtyping import Bool

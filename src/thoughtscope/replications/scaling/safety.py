@@ -9,7 +9,7 @@ Safety-Relevant Features).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import mean
+from statistics import fmean as mean
 
 import torch
 from jaxtyping import Float

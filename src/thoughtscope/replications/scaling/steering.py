@@ -14,7 +14,8 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from statistics import mean, median
+from statistics import fmean as mean
+from statistics import median
 
 import torch
 from jaxtyping import Float, Int
