@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from statistics import mean
 from typing import Any
 
 from _claim import ROOT, told
@@ -45,7 +44,7 @@ def shares(
         "median_unigram": middle(each["unigram_f1"] for each in figures),
         "plain": share("plain_f1"), "even": share("even_f1"),
         "outputs": sum(label.side == "output" for label in made.labels.values()),
-        "recall_by_tenth": [mean(each[f"recall_{t}"] for each in figures if f"recall_{t}" in each) for t in range(10)],
+        "recall_by_tenth": [average([each[f"recall_{t}"] for each in figures if f"recall_{t}" in each]) for t in range(10)],
     })  # fmt: skip
 
 
@@ -66,6 +65,10 @@ def beside_random(
             each, made, held_out(), name=f"{name}-{kind}", tokens=tokens, sample=sample, seed=seed
         )
     return found
+
+
+def average(values: list[float]) -> float | None:
+    return round(sum(values) / len(values), 4) if values else None
 
 
 def middle(values: Iterable[float]) -> float:
