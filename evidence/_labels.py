@@ -44,7 +44,9 @@ def shares(
         "median_unigram": middle(each["unigram_f1"] for each in figures),
         "plain": share("plain_f1"), "even": share("even_f1"),
         "outputs": sum(label.side == "output" for label in made.labels.values()),
-        "recall_by_tenth": [average([each[f"recall_{t}"] for each in figures if f"recall_{t}" in each]) for t in range(10)],
+        "recall_by_tenth": [
+            average([each[name] for each in figures if name in each]) for name in (f"recall_{t}" for t in range(10))
+        ],
     })  # fmt: skip
 
 
