@@ -171,9 +171,11 @@ def test_the_folder_opens_from_disk_and_loads_nothing_else(tmp_path):
 
 def test_a_smaller_atlas_leaves_nothing_of_a_larger_one(tmp_path):
     page().save(tmp_path / "atlas")
-    (tmp_path / "atlas" / "data" / "9-9.js").write_text("old")
+    data = tmp_path / "atlas" / "data"
+    (data / "9-9.js").write_text("old")
+    (data / "mine.csv").write_text("1,2")
     page().save(tmp_path / "atlas")
-    assert not (tmp_path / "atlas" / "data" / "9-9.js").exists()
+    assert not (data / "9-9.js").exists() and (data / "mine.csv").read_text() == "1,2"
 
 
 def test_without_examples_the_command_that_makes_them_is_told():

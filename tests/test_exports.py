@@ -303,12 +303,18 @@ def test_what_a_layout_cannot_do_without_is_named(tmp_path):
 
 
 def test_what_lies_beside_an_export_stays_and_an_older_one_goes(tmp_path):
-    (tmp_path / "notes.txt").write_text("mine")
+    """Also in a dictionary's own folder, whose examples are in `features/`."""
+    others = {
+        tmp_path / name: name for name in ("notes.json", "features/manifest.json", "features/tiny-clt/a.txt")
+    }
+    for path, text in others.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
     export(tmp_path, "circuit-tracer", parts=["0"])
     old = feature_number(0, fired(0)[0])
     export(tmp_path, "circuit-tracer", parts=["2"])
-    names = {path.stem for path in tmp_path.glob("features/*/*.json")}
-    assert (tmp_path / "notes.txt").read_text() == "mine"
+    names = {path.stem for path in tmp_path.glob("features/tiny-clt/*.json")}
+    assert {path: path.read_text() for path in others} == others
     assert names == {str(feature_number(2, index)) for index in fired(2)} and str(old) not in names
 
 

@@ -2,7 +2,7 @@
 
 `python -m tests.browser.screenshots [--url URL] [--out FOLDER]`: of the specimen, which it serves itself without a URL,
 or of the stand-in with `--stand-in`. With `--smollm2`, of SmolLM2 and its dictionaries, where they are on the machine:
-a graph, and a conversation with a feature turned up.
+a graph, and a conversation with a feature turned up. With `--atlas`, of all features of the specimen's dictionary.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 PROMPT = "Fact: the capital of the state containing Dallas is"
 REAL_PROMPT = "Question: What is the capital of Japan?\nAnswer: The capital of Japan is"
 QUESTION, TURNED = "Tell me about yourself.", "resid_post.18/7632:3"
+OPENED = "3/151"
 SIZES = {"": (1440, 830), "-small": (1024, 700)}
 THEMES = ("light", "dark")
 
@@ -127,6 +128,20 @@ def shoot_smollm2(out: Path) -> list[Path]:
     return taken
 
 
+def shoot_atlas(out: Path) -> list[Path]:
+    """All features of the specimen's dictionary, one of them open."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver, server("specimen") as url:
+        browser = driver.chromium.launch(executable_path=find_chromium(), args=FLAGS, headless=True)
+        address = f"{url.replace('/?', '/atlas?')}#{urlencode({'f': OPENED})}"
+        taken = in_both_themes(
+            browser, address, ".atlas-work:has(.map-field[data-drawn]):has(.example)", out / "atlas"
+        )
+        browser.close()
+    return taken
+
+
 def in_both_themes(browser: Browser, address: str, ready: str, name: Path) -> list[Path]:
     """A picture of a page in each theme, once `ready` (a selector) is on it."""
     width, height = SIZES[""]
@@ -148,11 +163,15 @@ def main() -> None:
     options.add_argument("--url", help="the link that a running server printed")
     options.add_argument("--stand-in", action="store_true")
     options.add_argument("--smollm2", action="store_true", help="of SmolLM2, in place of the specimen")
+    options.add_argument("--atlas", action="store_true", help="of all features of the specimen's dictionary")
     options.add_argument("--out", type=Path, default=Path(__file__).parents[2] / "docs/screenshots")
     given = options.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     if given.smollm2:
         print(*shoot_smollm2(given.out), sep="\n")
+        return
+    if given.atlas:
+        print(*shoot_atlas(given.out), sep="\n")
         return
     with (
         contextlib.nullcontext(given.url)

@@ -42,7 +42,7 @@ def umap(
     rng = np.random.default_rng(seed)
     graph = fuzzy_graph(index, distance)
     where = spectral_start(graph, dim, rng)
-    edges = sparse.triu(graph, k=1, format="coo")
+    edges = sparse.triu(graph, k=1).tocoo()
     due = edges.data / edges.data.max(initial=1e-12)  # how many times an epoch an edge pulls
     keep = due >= 1 / epochs
     head, tail, due = edges.row[keep], edges.col[keep], due[keep].astype(np.float32)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -33,6 +34,7 @@ from thoughtscope.reports.report import embed_json, render
 FORMAT = 1
 SHARD = 128
 """Features in a piece."""
+_OURS = re.compile(r"index\.html|data/(?:index|text|\d+-\d+)\.js")
 NEAR = 10
 """Neighbours that a feature's page shows."""
 BESIDE = "'self' file:"
@@ -74,11 +76,9 @@ class AtlasPage:
         return shard_json(self.atlas, int(part), int(chunk) * SHARD)
 
     def save(self, folder: str | os.PathLike[str], *, progress: Progress = silent) -> Path:
-        """Writes the folder, as a whole or not at all; returns its `index.html`. What an older atlas had there goes."""
+        """Writes the folder, as a whole or not at all; returns its `index.html`. Only an older atlas goes."""
         target = Path(folder)
-        with replaced_folder(
-            target, belongs=lambda name: Path(name).parts[0] in ("index.html", "data")
-        ) as fresh:
+        with replaced_folder(target, belongs=_OURS.fullmatch) as fresh:
             (fresh / "data").mkdir()
             for done, name in enumerate(self.pieces):
                 (fresh / "data" / f"{name}.js").write_text(

@@ -98,11 +98,16 @@ def export_features(
         model_id=plain_name(model_id or dictionary.model_name, 80) or "model",
         source_set=plain_name(source_set or dictionary.name, 80) or "features",
     )
-    tops: set[str] = set()
-    with replaced_folder(folder, belongs=lambda name: Path(name).parts[0] in tops) as fresh:
+    ours: set[tuple[Path, str]] = set()
+    with replaced_folder(folder, belongs=lambda name: _kind(Path(name)) in ours) as fresh:
         written = [path.relative_to(fresh) for path in chosen.write(exported, fresh, progress)]
-        tops |= {path.parts[0] for path in written}
+        ours |= set(map(_kind, written))
     return [Path(folder) / path for path in written]
+
+
+def _kind(path: Path) -> tuple[Path, str]:
+    """What tells a file of an older export: it lies in a folder of this one, and ends alike; on top, its whole name."""
+    return (path, "") if path.parent == Path() else (path.parent, path.suffix)
 
 
 def write_json(path: Path, content: Any) -> Path:
