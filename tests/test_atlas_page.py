@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from tests.clients import BEARER, TOKEN, client_of
+from tests.clients import BEARER, TOKEN, client_of, events
 from tests.dictionary_oracle import random_coder
 from tests.tiny_atlas import atlas, bank, dictionary, microscope, places, recorded
 from tests.tiny_microscope import shared_model, tiny_microscope
-from thoughtscope.atlas import Atlas, FamilyTree, Splits, bank_required
+from thoughtscope.atlas import Atlas, FamilyTree, MadeLabel, MadeLabels, Splits, bank_required
 from thoughtscope.atlas.exports import export_features
 from thoughtscope.core.errors import DictionaryMismatch, UnknownFeature
+from thoughtscope.core.files import default_folder
 from thoughtscope.core.labels import LabelStore
 from thoughtscope.dictionaries import save_dictionary
 from thoughtscope.interventions import FeatureEdit, Plan
@@ -111,6 +112,19 @@ def test_a_piece_holds_every_example():
         assert [words[t] for t in column(shard["bottom_logits"]).reshape(24, -1)[feature]] == detail[
             "bottom_logits"
         ]
+
+
+def test_labels_that_were_made_come_with_their_figures():
+    made = {(1, 5): MadeLabel(text="“ab”", author="rules", side="input", figures={"f1": 0.75}),
+            (0, 3): MadeLabel(text="a port", author="a model", side="input")}  # fmt: skip
+    labels = MadeLabels(dictionary=dictionary().name, scan=dictionary().scan, labels=made)
+    told = page(bank=bank().called(labels))
+    index, first = told.piece("index"), int(atlas().firsts[1])
+    held = column(index["held"])
+    assert held[first + 5] == 0.75 and np.isfinite(held).sum() == 1
+    assert index["labels"][first + 5] == "“ab”" and index["labels"][3] == "a port"
+    assert told.piece("1-0")["made"][5] == {"author": "rules", "side": "input", "text": "“ab”", "f1": 0.75}
+    assert told.piece("1-0")["made"][4] is None and page().piece("index")["held"] is None
 
 
 def test_what_lies_beside_features_is_numbered_over_all_parts():
@@ -213,6 +227,36 @@ def test_a_label_is_everywhere_at_once(client, session, tmp_path):
     assert sum('"label":"seaside towns"' in path.read_text() for path in written) == 1
     client.put("/api/labels/1/5", json={"label": ""})
     assert client.get("/api/atlas/index").json()["people"] == {}
+
+
+def test_a_label_of_the_page_is_in_the_graph_the_report_and_the_command_line(
+    command: Any, tmp_path: Path
+) -> None:
+    """Given over HTTP; the command line has a process's own store, in the same folder."""
+    root = default_folder()
+    session = Session(lambda: microscope(), folder=WorkFolder(root))
+    try:
+        running = client_of(session)
+        slug = events(running.post("/api/trace", json={"prompt": PROMPT}).text)[-1][1]["slug"]
+        graph = running.get(f"/api/graphs/{slug}").json()
+        node = next(
+            each["node_id"] for each in graph["nodes"] if each["feature_type"] == "cross layer transcoder"
+        )
+        part, index, _ = node.split("_")
+        assert running.put(
+            f"/api/labels/{part}/{index}", json={"label": "seaside", "author": "anna"}
+        ).is_success
+        shown = {
+            each["node_id"]: each["clerp"] for each in running.get(f"/api/graphs/{slug}").json()["nodes"]
+        }
+        assert shown[node] == "seaside"
+        assert "seaside" in running.get(f"/api/reports/{slug}").text
+        command("report", str(session.folder.graph_path(slug)), "--out", "report.html")
+    finally:
+        session.close()
+    data = json.loads((tmp_path / "report.data.json").read_text())
+    assert {each["node_id"]: each["clerp"] for each in data["graph"]["nodes"]}[node] == "seaside"
+    assert user_labels().given(f"{dictionary().name}/{part}/{index}")[0].author == "anna"
 
 
 def test_the_map_comes_when_somebody_waits_for_it(client, session):

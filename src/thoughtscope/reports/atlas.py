@@ -13,6 +13,7 @@ object. The server sends the same objects as JSON.
 from __future__ import annotations
 
 import base64
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -29,6 +30,7 @@ from thoughtscope.atlas.bank import LayerRecords
 from thoughtscope.core.errors import UnknownFeature
 from thoughtscope.core.files import replaced_folder
 from thoughtscope.core.progress import Progress, silent
+from thoughtscope.reports.payload import made_json
 from thoughtscope.reports.report import embed_json, render
 
 FORMAT = 1
@@ -126,6 +128,7 @@ def _columns(atlas: Atlas) -> dict[str, Any]:
         "window": list(bank.window),
         "pieces": pieces,
         "labels": [label for layer in range(len(bank.layers)) for label in bank.auto_labels(layer)],
+        "held": _held(bank),
         "count": column(atlas.count, "u4"),
         "largest": column(np.concatenate([layer.quantiles[:, -1].numpy() for layer in bank.layers]), "f4"),
         "raised": _wide([number[layer.top_logits.numpy()] for layer in bank.layers], len(pieces)),
@@ -133,6 +136,18 @@ def _columns(atlas: Atlas) -> dict[str, Any]:
         "peak_token": column(np.concatenate([tokens for _, tokens in peaks]), "u4"),
         **_map_json(atlas),
     }
+
+
+def _held(bank: FeatureBank) -> dict[str, Any] | None:
+    """How far each label held when it was tried (F1 on other text), NaN for those that were not; None without any."""
+    if bank.made is None:
+        return None
+    found = [
+        math.nan if (made := bank.made_label(layer, index)) is None else made.figures.get("f1", math.nan)
+        for layer, records in enumerate(bank.layers)
+        for index in range(len(records.count))
+    ]
+    return column(np.array(found), "f4")
 
 
 def _map_json(atlas: Atlas) -> dict[str, Any]:
@@ -160,6 +175,10 @@ def shard_json(atlas: Atlas, part: int, first: int) -> dict[str, Any]:
     return {
         "part": part,
         "first": first,
+        "made": [
+            None if (made := atlas.bank.made_label(part, index)) is None else made_json(made)
+            for index in range(first, end)
+        ],
         "histogram": column(records.histogram[rows].numpy(), "u4"),
         "quantiles": column(records.quantiles[rows].float().numpy(), "f4"),
         "top_logits": column(number[records.top_logits[rows].numpy()], "u4"),

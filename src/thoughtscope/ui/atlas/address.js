@@ -5,7 +5,7 @@ import { getAtlas } from "./state.js";
 
 const MODES = ["words", "token", "list", "near", "sentence", "effect"];
 const SORTS = ["strong", "often", "cluster", "number"];
-const COLOURS = ["cluster", "often", "part"];
+const COLOURS = ["cluster", "often", "part", "held"];
 
 let known = ""; // the address as it was last read or written here
 

@@ -9,7 +9,13 @@ const UNPLACED = 0.3; // how much of the ink a point in no cluster has
 
 export const COLOURS = [{ value: "cluster", name: "cluster", title: "Features that lie densely share a hue" },
   { value: "often", name: "how often", title: "Pale features fire on few tokens, dark ones on many" },
-  { value: "part", name: "layer", title: "From the first layer, pale, to the last, dark" }];
+  { value: "part", name: "layer", title: "From the first layer, pale, to the last, dark" },
+  { value: "held", name: "label", title: "Pale where the label did not hold on other text (F1), dark where it did" }];
+
+/** The colours that this atlas has something to say with. */
+export function choices(index) {
+  return COLOURS.filter(({ value }) => value !== "held" || index.held);
+}
 
 /** A colour for each feature, as the theme has it. */
 export function coloursOf(index, kind) {
@@ -28,7 +34,7 @@ export function coloursOf(index, kind) {
     return colours;
   }
   const steps = Array.from({ length: 65 }, (_, i) => mixed(mixed(ground, ink, 0.2), strong, i / 64));
-  const scale = kind === "often" ? oftenScale(index) : partScale(index);
+  const scale = { often: oftenScale, part: partScale, held: heldScale }[kind](index);
   for (let i = 0; i < index.n; i += 1) colours[i] = steps[Math.round(64 * scale(i))];
   return colours;
 }
@@ -44,6 +50,11 @@ function partScale(index) {
   index.parts.forEach((one, number) => part.fill(number / Math.max(1, index.parts.length - 1), one.first,
     one.first + one.n));
   return (i) => part[i];
+}
+
+/** The F1 of the label; a label that was not tried is as pale as one that never held. */
+function heldScale(index) {
+  return (i) => index.held?.[i] || 0;
 }
 
 /** What large clusters are about: the commonest label of their features, and where they are; the largest first. */

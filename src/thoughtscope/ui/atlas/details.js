@@ -35,7 +35,7 @@ export async function detailOf(index, feature) {
     bottom_logits: words(shard.bottom_logits), output_strength: shard.strength[row], quantile_values: quantiles,
     act_min: quantiles[0], act_max: quantiles.at(-1), histogram: [...rowOf(shard.histogram, shard.rows, row)],
     activation_frequency: index.count[feature] / Math.max(1, index.tokens),
-    beside: besideOf(json, shard.rows, row),
+    auto: json.made?.[row] ?? null, beside: besideOf(json, shard.rows, row),
   };
 }
 

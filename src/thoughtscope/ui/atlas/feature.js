@@ -5,6 +5,7 @@ import { useEffect, useState } from "../vendor/hooks.mjs";
 import { notify } from "../actions/notice.js";
 import { canTrace, source } from "../actions/source.js";
 import { Examples, Histogram, Logits } from "../components/examples.js";
+import { Made } from "../components/made.js";
 import { useParts } from "../store.js";
 import { plainNumber, plainText, readTurns, spellTurns } from "../text.js";
 import { Beside, Family, Specificity } from "./beside.js";
@@ -19,7 +20,7 @@ export function Feature() {
   if (feature === null) return html`<section class="atlas-feature panel"><${Welcome} index=${index} /></section>`;
   const label = labelOf(index, people, feature);
   return html`<section class="atlas-feature panel" aria-label="The open feature" data-feature=${idOf(index, feature)}>
-    <${Head} key=${feature} feature=${feature} label=${label} />
+    <${Head} key=${feature} feature=${feature} label=${label} made=${answer.detail?.auto} />
     <${Body} answer=${answer} label=${label} /><${Steering} feature=${feature} />
     ${answer.detail && html`<${Examples} detail=${answer.detail} />`}</section>`;
 }
@@ -48,7 +49,7 @@ function useDetail(index, feature) {
   return answer.feature === feature ? answer : {};
 }
 
-function Head({ feature, label }) {
+function Head({ feature, label, made }) {
   const { index, people } = useParts("index", "people");
   const id = idOf(index, feature);
   const automatic = index.labels[feature];
@@ -59,7 +60,9 @@ function Head({ feature, label }) {
     ${canTrace() ? html`<${Naming} feature=${feature} id=${id} />`
       : html`<h2 class=${label ? "" : "unknown"}>${plainText(label) || "never fired"}</h2>`}
     <p class="quiet">${people[id] ? html`A person’s label. Automatic: ${plainText(automatic) || "none"}`
-      : label ? "Automatic label, from the examples" : "It never fired on the scanned text."}</p></header>`;
+      : made ? html`<${Made} made=${made} />`
+      : label ? "Automatic label, from the examples" : "It never fired on the scanned text."}</p>
+    ${made && made.text !== label && html`<p class="quiet whole">${plainText(made.text)}</p>`}</header>`;
 }
 
 /** A label is kept as soon as the field is left or Enter is pressed; an empty one gives the automatic one back. */

@@ -6,7 +6,7 @@ import { themeColour } from "../colour.js";
 import { Choice } from "../components/choice.js";
 import { clip, plainText } from "../text.js";
 import { subscribe, useParts } from "../store.js";
-import { COLOURS, clusterNames, coloursOf } from "./colours.js";
+import { choices, clusterNames, coloursOf } from "./colours.js";
 import { discOf, drawPoints, mixed, nearestTo, pixelOf, project } from "./drawing.js";
 import { idOf, labelOf } from "./index.js";
 import { openFeature } from "./opening.js";
@@ -45,7 +45,7 @@ export function FeatureMap() {
   return html`<section class="map panel" aria-label="Map of features">
     <div class="map-field" ref=${holder} ...${gestures(scene)}><canvas class="map-points" aria-hidden="true"></canvas>
       <canvas class="map-marks" aria-hidden="true"></canvas></div>
-    <footer class="map-foot"><${Choice} label="Colours" lead="colour" options=${COLOURS} value=${colour}
+    <footer class="map-foot"><${Choice} label="Colours" lead="colour" options=${choices(index)} value=${colour}
         onChange=${(value) => setAtlas({ colour: value })} />
       <span class="spacer"></span>
       <button class="icon" onClick=${() => zoomed(1 / 1.6)} aria-label="Further away"

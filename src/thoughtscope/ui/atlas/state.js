@@ -12,7 +12,7 @@ const START = {
   sort: "strong", // "strong" | "often" | "cluster" | "number"
   /** @type {number | null} */ feature: null, // the feature that is open, by its number
   /** @type {number | null} */ pointed: null, // the feature under the pointer, on the map or in the list
-  colour: "cluster", // "cluster" | "often" | "part"
+  colour: "cluster", // "cluster" | "often" | "part" | "held"
   place: { x: 0, y: 0, scale: 1 }, // the map: what is in the middle, and how near; 1 shows everything
   /** @type {Record<string, string>} */ people: {}, // people's labels, by "part/index"
   steer: { prompt: "", multiple: 4 },
