@@ -181,8 +181,8 @@ add(
     label,
     "Make a label for each feature, and try it.",
     "Find for every feature the rule that says best where it is active, and say how far it holds on other text.",
-    "features label specimen/clt --data text:texts --max-tokens 2000 --sample 20 --out ./labels",
-    "features label ./transcoders --model ./llama --data text:texts --part 1 --out ./labels",
+    "features label specimen/clt --data text:texts --max-tokens 2000 --sample 20 --out ./rules",
+    "features label ./transcoders --model ./llama --data text:texts --part 1 --out ./rules",
     group=features,
 )
 add(

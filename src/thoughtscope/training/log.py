@@ -72,9 +72,8 @@ class Log:
         n_steps = self.recipe.schedule.n_steps
         if step % self.every == 0 or step >= n_steps:
             self._keep(step, n_steps, seconds, shown)
-        self.progress(
-            "train", step, n_steps, **shown
-        )  # last: what it raises stops the training after this step
+        told = {name: float(figure) for name, figure in shown.items()}
+        self.progress("train", step, n_steps, **told)  # last: what it raises stops the training after this step
 
     def _keep(self, step: int, n_steps: int, seconds: float, shown: Mapping[str, float]) -> None:
         line = {"step": step, "n_steps": n_steps, "tokens": step * self.recipe.schedule.batch,
