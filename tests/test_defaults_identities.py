@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from thoughtscope import dictionaries, graphs, interventions, models, training
+from thoughtscope.core import ids
 from thoughtscope.dictionaries import documents
-from thoughtscope.graphs import curve, json_read, json_write, names, schema
+from thoughtscope.graphs import curve, json_read, json_write, schema
 from thoughtscope.interventions import edits, outcome
 from thoughtscope.models import checkpoints, proofs
 from thoughtscope.training import recipes
@@ -93,7 +94,7 @@ def test_limits_are_those_that_the_documentation_states() -> None:
     assert f"{json_read.MAX_BYTES >> 20} MiB" in told and json_read.MAX_BYTES % 2**20 == 0
     assert f"{json_read.MAX_NODES:,} nodes" in told and f"{json_read.MAX_LINKS:,} links" in told
     assert json_read.MAX_LAYER == 1_000
-    assert names._LARGEST_NUMBER == schema._LARGEST == 2**53
+    assert ids._LARGEST_NUMBER == schema._LARGEST == 2**53
     # Indices of features without one of their own: apart from each other, from real ones, and within int32.
     assert 2**28 == json_read.LORSA < 2**29 == json_read.OPAQUE < 2**31 - json_read.MAX_NODES
     assert edits.LARGEST == 1e9 and outcome.NEGLIGIBLE == 1e-3

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
+from thoughtscope.core import ids
 from thoughtscope.core.errors import InvalidGraph, LimitExceeded, ThoughtscopeError, UnknownFeature
 from thoughtscope.core.ids import NodeId
 from thoughtscope.graphs import (
@@ -156,20 +157,20 @@ def test_names_of_files_and_models(tmp_path: Path) -> None:
     assert "”" in path.read_text() and ", " not in path.read_text().replace("Hi (there)!", "")
     with pytest.raises(ThoughtscopeError, match="slug"):
         graph_to_json(graph, slug="a slug")
-    assert names.plain_name("--a b..", 10) == "a-b" and names.plain_name("abc def", 4) == "abc"
+    assert ids.plain_name("--a b..", 10) == "a-b" and ids.plain_name("abc def", 4) == "abc"
 
 
 def test_one_number_for_layer_and_index_is_cantors() -> None:
     """Every whole number stands for one pair, diagonal by diagonal."""
     pairs = [(diagonal - index, index) for diagonal in range(40) for index in range(diagonal + 1)]
-    assert [names.feature_number(*pair) for pair in pairs] == list(range(len(pairs)))
-    assert [names.place_of_number(number) for number in range(len(pairs))] == pairs
+    assert [ids.feature_number(*pair) for pair in pairs] == list(range(len(pairs)))
+    assert [ids.place_of_number(number) for number in range(len(pairs))] == pairs
     for pair in ((25, 1_000_000), (0, 90_000_000), (3, 94_906_264), (61, 2**24)):
-        assert names.place_of_number(names.feature_number(*pair)) == pair
-    assert names.feature_number(0, 2**27) == 2**27  # its pair is over 2**53
+        assert ids.place_of_number(ids.feature_number(*pair)) == pair
+    assert ids.feature_number(0, 2**27) == 2**27  # its pair is over 2**53
     # The diagonal of 2**53 itself: its last numbers are too large by a little.
-    at, largest = names.place_of_number(2**53), names._LARGEST_NUMBER
-    assert names.feature_number(*at) == largest and names.feature_number(at[0] - 1, at[1] + 1) == at[1] + 1
+    at, largest = ids.place_of_number(2**53), ids._LARGEST_NUMBER
+    assert ids.feature_number(*at) == largest and ids.feature_number(at[0] - 1, at[1] + 1) == at[1] + 1
 
 
 def test_names_of_features() -> None:

@@ -73,7 +73,9 @@ class Log:
         if step % self.every == 0 or step >= n_steps:
             self._keep(step, n_steps, seconds, shown)
         told = {name: float(figure) for name, figure in shown.items()}
-        self.progress("train", step, n_steps, **told)  # last: what it raises stops the training after this step
+        self.progress(
+            "train", step, n_steps, **told
+        )  # last: what it raises stops the training after this step
 
     def _keep(self, step: int, n_steps: int, seconds: float, shown: Mapping[str, float]) -> None:
         line = {"step": step, "n_steps": n_steps, "tokens": step * self.recipe.schedule.batch,
