@@ -11,7 +11,8 @@ export function readIndex(json) {
   return {
     name: String(json.name), model: String(json.model), kind: String(json.kind), n: count.length, parts: json.parts,
     shard: json.shard, tokens: json.tokens, groups: json.groups, window: json.window, pieces: json.pieces,
-    labels: json.labels, held: json.held ? column(json.held) : null, count, largest, raised, width, peakStarts: starts(column(json.peak_count)),
+    labels: json.labels, held: json.held ? column(json.held) : null, count, largest, raised, width,
+    peakStarts: starts(column(json.peak_count)),
     peakToken: column(json.peak_token), place, cluster: json.cluster ? column(json.cluster) : null,
     box: place ? boxOf(place) : null,
     /** @type {{ text: Uint32Array, starts: Uint32Array } | null} */ scanned: null, // the text, once it is there
