@@ -115,6 +115,7 @@ class Endpoint:
                 return _read(data)
             why = f"{status or 'no answer'}: {_shown(data)}"
             if status in _HOPELESS:
+                stopped.set()  # at once, before whoever is free takes the next
                 raise NotAnswered(f"{self.name} does not answer: {why}")
             if status and status < 500 and status not in _AGAIN:
                 break
